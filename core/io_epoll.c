@@ -1,0 +1,602 @@
+/* io_epoll.c - completion packets from readiness, for Linux where io_uring is forbidden.
+ *
+ * Every socket is registered once, edge-triggered, for everything. A table by descriptor remembers what the last
+ * edge said, so that an operation is attempted when it can succeed and waits otherwise:
+ *
+ *   send      is attempted by the submit itself; its packet waits in the queue
+ *   receive   goes on the queue when the socket may have something, and is attempted by io_port_next(), which is
+ *             where the one scratch buffer of the port is free
+ *   otherwise the op waits in the table until an edge comes
+ *
+ * The queue holds finished ops and ops to attempt, first come, first served. A socket that always has more goes to
+ * the back of it after each packet.
+ */
+#define _GNU_SOURCE 1
+
+#include "io_backend.h"
+#include "io_posix.h"
+
+#include "base.h"
+#include "mem.h"
+#include "os.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum {
+    EVENTS_MAX = 256,  /* edges taken with one epoll_wait() */
+    PAGE_BITS = 10,    /* entries in one page of the table: 2 to this power */
+    PAGE_ENTRIES = 1 << PAGE_BITS,
+    NS_PER_MS = 1000000
+};
+
+/* What op->flags says of a pending op. */
+enum op_state {
+    OP_WAITING, /* in the table, for an edge */
+    OP_TRY,     /* in the table and on the queue: to be attempted */
+    OP_DONE     /* on the queue, no longer in the table: op->result and op->bytes are final */
+};
+
+/* Words of op->native. */
+enum {
+    WORD_BUFFER, /* receive: the caller's buffer, 0 for the scratch buffer */
+    WORD_LEN,    /* receive: its size */
+    WORD_CHAIN = WORD_BUFFER /* accept: the next accept pending on the same listener */
+};
+
+enum entry_flag {
+    ENTRY_ATTACHED = 1,
+    ENTRY_LISTENER = 2, /* in and out are head and tail of a chain of accepts, the head alone is attempted */
+    ENTRY_READABLE = 4, /* receiving or accepting may succeed; cleared by finding nothing */
+    ENTRY_WRITABLE = 8, /* sending may succeed */
+    ENTRY_HUNG = 16     /* FIN or an error is there, behind whatever bytes remain: stays readable for good */
+};
+
+/* One descriptor. 24 bytes, because every idle connection has one. */
+typedef struct entry {
+    io_op *in;           /* the pending accept, recv or readable */
+    io_op *out;          /* the pending send or connect */
+    uint32_t generation; /* changes when the descriptor is closed: an edge of its last life is recognised */
+    uint16_t error;      /* an errno that the kernel has told once and will not tell again */
+    uint8_t flags;
+} entry;
+
+_Static_assert(sizeof(entry) <= 24, "an idle connection costs one of these");
+
+typedef struct epoll_port {
+    io_port head;
+    int epoll;
+    io_queue queue;
+    entry **pages;
+    uint32_t page_count;
+    uint32_t taken; /* packets of this round */
+    uint8_t *scratch;
+    size_t scratch_bytes;
+    io_mailbox mailbox;
+    struct epoll_event events[EVENTS_MAX];
+} epoll_port;
+
+#define WAKE_DATA UINT64_MAX
+
+static epoll_port *to_epoll(io_port *port)
+{
+    return (epoll_port *)(void *)port;
+}
+
+/* ---- The table ---- */
+
+/* NULL when no descriptor of that page was ever attached. */
+static entry *find_entry(const epoll_port *port, io_socket socket)
+{
+    size_t page = (size_t)socket >> PAGE_BITS;
+    if (page >= port->page_count || port->pages[page] == NULL) return NULL;
+    return &port->pages[page][(size_t)socket & (PAGE_ENTRIES - 1)];
+}
+
+static entry *attached_entry(const epoll_port *port, io_socket socket)
+{
+    entry *e = find_entry(port, socket);
+    assert(e != NULL);
+    assert(e->flags & ENTRY_ATTACHED);
+    return e;
+}
+
+/* NULL: out of memory. */
+static entry *make_entry(epoll_port *port, io_socket socket)
+{
+    size_t page = (size_t)socket >> PAGE_BITS;
+    if (page >= port->page_count) {
+        size_t count = page + 1;
+        entry **pages = mem_realloc(port->pages, count * sizeof *pages);
+        if (pages == NULL) return NULL;
+        memset(pages + port->page_count, 0, (count - port->page_count) * sizeof *pages);
+        port->pages = pages;
+        port->page_count = (uint32_t)count;
+    }
+    if (port->pages[page] == NULL) {
+        port->pages[page] = mem_zalloc(PAGE_ENTRIES * sizeof(entry));
+        if (port->pages[page] == NULL) return NULL;
+    }
+    return find_entry(port, socket);
+}
+
+static uint64_t event_data(io_socket socket, const entry *e)
+{
+    return (uint64_t)e->generation << 32 | (uint32_t)socket;
+}
+
+/* ---- Ops ---- */
+
+static void queue_try(epoll_port *port, io_op *op)
+{
+    assert(op->flags == OP_WAITING);
+    op->flags = OP_TRY;
+    io_queue_push(&port->queue, op);
+}
+
+/* The op has left the table. It may be on the queue already, in the state OP_TRY. */
+static void queue_done(epoll_port *port, io_op *op, int native, uint32_t bytes)
+{
+    bool queued = op->flags == OP_TRY;
+    op->flags = OP_DONE;
+    op->result = native;
+    op->bytes = bytes;
+    if (!queued) io_queue_push(&port->queue, op);
+}
+
+static io_op *chain_next(const io_op *op)
+{
+    return (io_op *)op->native[WORD_CHAIN];
+}
+
+static void chain_push(entry *e, io_op *op)
+{
+    op->native[WORD_CHAIN] = 0;
+    if (e->out != NULL) e->out->native[WORD_CHAIN] = (uintptr_t)op;
+    else e->in = op;
+    e->out = op;
+}
+
+static void chain_pop(entry *e)
+{
+    e->in = chain_next(e->in);
+    if (e->in == NULL) e->out = NULL;
+}
+
+static void note_error(entry *e, int native)
+{
+    e->error = (uint16_t)io_error_keep(e->error, native);
+}
+
+/* Receives what is there. Bytes first; then what is known of the end.
+ * native  EAGAIN: nothing; 0 with 0 bytes: end of stream. */
+static size_t receive(entry *e, int fd, void *buffer, size_t len, int *native)
+{
+    ssize_t got;
+    do {
+        got = recv(fd, buffer, len, MSG_DONTWAIT);
+    } while (got < 0 && errno == EINTR);
+    *native = got < 0 ? errno : 0;
+    if (got > 0) {
+        /* A short count means that the socket is empty (epoll(7), questions and answers, number 9), unless it has
+         * reached its end, of which no further edge would tell. */
+        if ((size_t)got < len && !(e->flags & ENTRY_HUNG)) e->flags &= (uint8_t)~ENTRY_READABLE;
+        return (size_t)got;
+    }
+    if (*native == EAGAIN) {
+        e->flags &= (uint8_t) ~(ENTRY_READABLE | ENTRY_HUNG);
+        return 0;
+    }
+    if (*native != 0) note_error(e, *native);
+    else if (e->error != 0) *native = e->error;
+    e->flags |= ENTRY_READABLE | ENTRY_HUNG;
+    return 0;
+}
+
+/* ---- Edges ---- */
+
+static void wake_in(epoll_port *port, entry *e)
+{
+    io_op *op = e->in;
+    if (op == NULL || op->flags != OP_WAITING) return;
+    if (op->kind == IO_READABLE && !(e->flags & ENTRY_HUNG)) {
+        e->in = NULL; /* Nobody can have taken the bytes since: a draw is not legal while this is pending. */
+        queue_done(port, op, 0, 0);
+        return;
+    }
+    queue_try(port, op);
+}
+
+static void wake_out(epoll_port *port, entry *e)
+{
+    io_op *op = e->out;
+    if (op == NULL || e->flags & ENTRY_LISTENER || op->flags != OP_WAITING) return;
+    if (op->kind == IO_CONNECT) {
+        queue_try(port, op);
+        return;
+    }
+    /* The caller's buffer array is not kept: it submits again. */
+    e->out = NULL;
+    queue_done(port, op, 0, 0);
+}
+
+static void on_edge(epoll_port *port, uint64_t data, uint32_t events)
+{
+    entry *e = find_entry(port, (io_socket)(uint32_t)data);
+    /* A closed socket can still send edges while a forked child holds a copy of it. */
+    if (e == NULL || !(e->flags & ENTRY_ATTACHED) || e->generation != (uint32_t)(data >> 32)) return;
+    if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) e->flags |= ENTRY_HUNG;
+    if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
+        e->flags |= ENTRY_READABLE;
+        wake_in(port, e);
+    }
+    if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) {
+        e->flags |= ENTRY_WRITABLE;
+        wake_out(port, e);
+    }
+}
+
+/* ---- Opening and closing ---- */
+
+static void epoll_close(io_port *head)
+{
+    epoll_port *port = to_epoll(head);
+    assert(port->queue.head == NULL);
+    for (uint32_t i = 0; i < port->page_count; i++) mem_free(port->pages[i]);
+    mem_free(port->pages);
+    io_mailbox_close(&port->mailbox);
+    if (port->epoll >= 0) (void)close(port->epoll);
+    mem_free(port->scratch);
+    mem_free(port);
+}
+
+static io_status epoll_open(io_port **opened, const io_options *options)
+{
+    struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.u64 = WAKE_DATA};
+    epoll_port *port = mem_zalloc(sizeof *port);
+    io_status status = IO_LIMIT;
+    int native = 0;
+    if (port == NULL) return IO_LIMIT;
+    port->epoll = -1;
+    port->scratch_bytes = options->recv_bytes;
+    port->scratch = mem_alloc(port->scratch_bytes);
+    if (port->scratch == NULL) goto fail;
+    status = io_mailbox_open(&port->mailbox, &native);
+    if (status != IO_OK) goto fail;
+    port->epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (port->epoll < 0 || epoll_ctl(port->epoll, EPOLL_CTL_ADD, port->mailbox.wake, &event) != 0) {
+        status = net_map_error(errno);
+        goto fail;
+    }
+    *opened = &port->head;
+    return IO_OK;
+fail:
+    epoll_close(&port->head);
+    return status;
+}
+
+static bool epoll_probe(char *why, size_t why_size)
+{
+    struct epoll_event event;
+    int epoll = epoll_create1(EPOLL_CLOEXEC);
+    int result = epoll < 0 ? -1 : epoll_wait(epoll, &event, 1, 0);
+    if (result < 0) (void)snprintf(why, why_size, "%s: %s", epoll < 0 ? "epoll_create1" : "epoll_wait", strerror(errno));
+    if (epoll >= 0) (void)close(epoll);
+    return result == 0;
+}
+
+static int64_t epoll_now(io_port *head)
+{
+    (void)head;
+    return os_monotonic_ns();
+}
+
+/* ---- Sockets ---- */
+
+static io_status epoll_attach(io_port *head, io_socket socket)
+{
+    epoll_port *port = to_epoll(head);
+    entry *e = make_entry(port, socket);
+    if (e == NULL) return IO_LIMIT;
+    assert(!(e->flags & ENTRY_ATTACHED));
+    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.u64 = event_data(socket, e)};
+    if (epoll_ctl(port->epoll, EPOLL_CTL_ADD, (int)socket, &event) != 0) return net_map_error(errno);
+    /* What is there already comes with a first edge. */
+    e->flags = ENTRY_ATTACHED | ENTRY_WRITABLE;
+    return IO_OK;
+}
+
+static void epoll_close_socket(io_port *head, io_socket socket, bool abort)
+{
+    entry *e = find_entry(to_epoll(head), socket);
+    /* The kernel gives the number to the next socket, which may belong to another port. */
+    if (e != NULL && e->flags & ENTRY_ATTACHED) {
+        assert(e->in == NULL && e->out == NULL);
+        e->flags = 0;
+        e->error = 0;
+        e->generation++;
+    }
+    if (abort) (void)net_set_abort(socket);
+    net_close(socket);
+}
+
+static io_status epoll_shutdown(io_port *head, io_socket socket)
+{
+    (void)head;
+    return net_shutdown_send(socket);
+}
+
+static void epoll_cancel(io_port *head, io_socket socket)
+{
+    epoll_port *port = to_epoll(head);
+    entry *e = attached_entry(port, socket);
+    if (e->flags & ENTRY_LISTENER) {
+        while (e->in != NULL) {
+            io_op *op = e->in;
+            chain_pop(e);
+            queue_done(port, op, ECANCELED, 0);
+        }
+        return;
+    }
+    io_op *in = e->in;
+    io_op *out = e->out;
+    e->in = NULL;
+    e->out = NULL;
+    if (in != NULL) queue_done(port, in, ECANCELED, 0);
+    if (out != NULL) queue_done(port, out, ECANCELED, 0);
+}
+
+/* ---- Submits ---- */
+
+static io_status epoll_accept(io_port *head, io_accept_op *op, io_socket listener)
+{
+    epoll_port *port = to_epoll(head);
+    entry *e = attached_entry(port, listener);
+    assert(e->flags & ENTRY_LISTENER || (e->in == NULL && e->out == NULL));
+    e->flags |= ENTRY_LISTENER;
+    chain_push(e, &op->op);
+    if (e->in == &op->op && e->flags & ENTRY_READABLE) queue_try(port, &op->op);
+    return IO_OK;
+}
+
+static io_status epoll_connect(io_port *head, io_op *op, io_socket socket, const net_addr *peer)
+{
+    epoll_port *port = to_epoll(head);
+    entry *e = attached_entry(port, socket);
+    assert(e->out == NULL);
+    /* A socket that is not connected yet says that it hung up: forget it. */
+    e->flags = ENTRY_ATTACHED;
+    if (connect((int)socket, (const struct sockaddr *)peer, (socklen_t)net_addr_bytes(peer)) == 0) {
+        e->flags |= ENTRY_WRITABLE;
+        queue_done(port, op, 0, 0);
+    } else if (errno == EINPROGRESS || errno == EINTR) {
+        e->out = op; /* An interrupted connect goes on as well: connect(2). */
+    } else {
+        queue_done(port, op, errno, 0);
+    }
+    return IO_OK;
+}
+
+static io_status epoll_recv(io_port *head, io_op *op, io_socket socket, void *buffer, size_t len)
+{
+    epoll_port *port = to_epoll(head);
+    entry *e = attached_entry(port, socket);
+    assert(e->in == NULL);
+    op->native[WORD_BUFFER] = (uintptr_t)buffer;
+    op->native[WORD_LEN] = len;
+    e->in = op;
+    if (e->flags & ENTRY_READABLE) queue_try(port, op);
+    return IO_OK;
+}
+
+static io_status epoll_readable(io_port *head, io_op *op, io_socket socket)
+{
+    epoll_port *port = to_epoll(head);
+    entry *e = attached_entry(port, socket);
+    assert(e->in == NULL);
+    e->in = op;
+    if (e->flags & ENTRY_READABLE) queue_try(port, op);
+    return IO_OK;
+}
+
+static ssize_t send_bufs(int fd, const io_buf *bufs, uint32_t count)
+{
+    struct iovec vectors[IO_BUFS_MAX];
+    struct msghdr message = {.msg_iov = vectors, .msg_iovlen = count};
+    if (count == 1) return send(fd, bufs[0].base, bufs[0].len, MSG_NOSIGNAL | MSG_DONTWAIT);
+    for (uint32_t i = 0; i < count; i++) {
+        vectors[i] = (struct iovec){.iov_base = (void *)(uintptr_t)bufs[i].base, .iov_len = bufs[i].len};
+    }
+    return sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+static io_status epoll_send(io_port *head, io_op *op, io_socket socket, const io_buf *bufs, uint32_t count)
+{
+    epoll_port *port = to_epoll(head);
+    entry *e = attached_entry(port, socket);
+    ssize_t sent;
+    assert(e->out == NULL);
+    if (!(e->flags & ENTRY_WRITABLE)) {
+        e->out = op; /* Full, and the edge that says otherwise has not come. */
+        return IO_OK;
+    }
+    do {
+        sent = send_bufs((int)socket, bufs, count);
+    } while (sent < 0 && errno == EINTR);
+    if (sent >= 0) {
+        if ((size_t)sent < io_bufs_bytes(bufs, count)) e->flags &= (uint8_t)~ENTRY_WRITABLE;
+        queue_done(port, op, 0, (uint32_t)sent);
+    } else if (errno == EAGAIN) {
+        e->flags &= (uint8_t)~ENTRY_WRITABLE;
+        e->out = op;
+    } else {
+        int native = errno;
+        note_error(e, native);
+        queue_done(port, op, native, 0);
+    }
+    return IO_OK;
+}
+
+static io_status epoll_draw(io_port *head, io_socket socket, void *buffer, size_t len, size_t *bytes)
+{
+    entry *e = attached_entry(to_epoll(head), socket);
+    int native;
+    assert(e->in == NULL);
+    *bytes = receive(e, (int)socket, buffer, len, &native);
+    return net_map_error(native);
+}
+
+static void epoll_post(io_port *head, io_op *op)
+{
+    op->flags = OP_DONE;
+    op->result = 0;
+    op->bytes = 0;
+    io_mailbox_put(&to_epoll(head)->mailbox, op);
+}
+
+/* ---- Packets ---- */
+
+/* Rounded up: a wait must not end before its time and be repeated. */
+static int to_milliseconds(int64_t timeout_ns)
+{
+    if (timeout_ns < 0) return -1;
+    if (timeout_ns >= (int64_t)INT_MAX * NS_PER_MS) return INT_MAX;
+    return (int)((timeout_ns + NS_PER_MS - 1) / NS_PER_MS);
+}
+
+static io_status epoll_wait_port(io_port *head, int64_t timeout_ns)
+{
+    epoll_port *port = to_epoll(head);
+    int timeout_ms = port->queue.head != NULL ? 0 : to_milliseconds(timeout_ns);
+    port->taken = 0;
+    int count = epoll_wait(port->epoll, port->events, EVENTS_MAX, timeout_ms);
+    if (count < 0) return errno == EINTR ? IO_OK : net_map_error(errno);
+    for (int i = 0; i < count; i++) {
+        if (port->events[i].data.u64 == WAKE_DATA) io_mailbox_take(&port->mailbox, &port->queue);
+        else on_edge(port, port->events[i].data.u64, port->events[i].events);
+    }
+    return IO_OK;
+}
+
+/* The attempts below end in true with a packet, or in false with the op waiting again. */
+
+static bool try_accept(epoll_port *port, entry *e, io_op *op, io_packet *packet)
+{
+    io_accept_op *accept_op = container_of(op, io_accept_op, op);
+    socklen_t bytes = sizeof accept_op->peer;
+    int fd;
+    accept_op->peer = (net_addr){{0}};
+    do {
+        fd = accept4((int)op->socket, (struct sockaddr *)&accept_op->peer, &bytes, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    } while (fd < 0 && errno == EINTR);
+    if (fd < 0 && errno == EAGAIN) {
+        e->flags &= (uint8_t) ~(ENTRY_READABLE | ENTRY_HUNG);
+        op->flags = OP_WAITING;
+        return false;
+    }
+    if (fd < 0) packet->native = errno;
+    accept_op->peer_bytes = fd < 0 ? 0 : bytes;
+    accept_op->accepted = fd < 0 ? IO_SOCKET_NONE : fd;
+    packet->accepted = accept_op->accepted;
+    chain_pop(e);
+    if (e->in != NULL && e->in->flags == OP_WAITING) queue_try(port, e->in);
+    return true;
+}
+
+static bool try_connect(entry *e, io_op *op, io_packet *packet)
+{
+    socklen_t len = sizeof packet->native;
+    if (getsockopt((int)op->socket, SOL_SOCKET, SO_ERROR, &packet->native, &len) != 0) packet->native = errno;
+    e->out = NULL;
+    return true;
+}
+
+static bool try_recv(epoll_port *port, entry *e, io_op *op, io_packet *packet)
+{
+    uint8_t *buffer = (uint8_t *)op->native[WORD_BUFFER];
+    size_t len = op->native[WORD_LEN];
+    if (buffer == NULL) {
+        buffer = port->scratch;
+        len = port->scratch_bytes;
+    }
+    packet->bytes = (uint32_t)receive(e, (int)op->socket, buffer, len, &packet->native);
+    if (packet->native == EAGAIN) {
+        packet->native = 0;
+        op->flags = OP_WAITING;
+        return false;
+    }
+    packet->data = buffer;
+    e->in = NULL;
+    return true;
+}
+
+static bool try_readable(entry *e, io_op *op, io_packet *packet)
+{
+    packet->native = io_error_peek(op->socket, e->error);
+    if (packet->native == EAGAIN) {
+        e->flags &= (uint8_t) ~(ENTRY_READABLE | ENTRY_HUNG);
+        packet->native = 0;
+        op->flags = OP_WAITING;
+        return false;
+    }
+    note_error(e, packet->native);
+    e->in = NULL;
+    return true;
+}
+
+static bool attempt(epoll_port *port, io_op *op, io_packet *packet)
+{
+    entry *e = attached_entry(port, op->socket);
+    switch (op->kind) {
+    case IO_ACCEPT: return try_accept(port, e, op, packet);
+    case IO_CONNECT: return try_connect(e, op, packet);
+    case IO_RECV: return try_recv(port, e, op, packet);
+    default: assert(op->kind == IO_READABLE); return try_readable(e, op, packet);
+    }
+}
+
+static bool epoll_next(io_port *head, io_packet *packet)
+{
+    epoll_port *port = to_epoll(head);
+    if (port->taken >= IO_ROUND_MAX) return false;
+    for (io_op *op = io_queue_pop(&port->queue); op != NULL; op = io_queue_pop(&port->queue)) {
+        if (op->flags == OP_DONE) {
+            packet->native = op->result;
+            packet->bytes = op->bytes;
+        } else if (!attempt(port, op, packet)) {
+            continue;
+        }
+        packet->op = op;
+        packet->status = net_map_error(packet->native);
+        port->taken++;
+        return true;
+    }
+    return false;
+}
+
+const io_backend io_backend_epoll = {
+    .name = "epoll",
+    .probe = epoll_probe,
+    .open = epoll_open,
+    .close = epoll_close,
+    .now = epoll_now,
+    .attach = epoll_attach,
+    .accept = epoll_accept,
+    .connect = epoll_connect,
+    .recv = epoll_recv,
+    .readable = epoll_readable,
+    .send = epoll_send,
+    .draw = epoll_draw,
+    .cancel = epoll_cancel,
+    .shutdown = epoll_shutdown,
+    .close_socket = epoll_close_socket,
+    .post = epoll_post,
+    .wait = epoll_wait_port,
+    .next = epoll_next,
+};

@@ -1,0 +1,749 @@
+/* io_uring.c - completion packets from an io_uring, through liburing.
+ *
+ * One ring per port. An op is one submission entry whose user data is its address; its completion entry becomes its
+ * packet. Entries gather in the ring until io_port_wait(), or until the ring is full.
+ *
+ *   lent receive   names no buffer: the kernel picks one from the port's buffer ring when bytes are there. It goes
+ *                  back at the next io_port_next() or io_port_wait().
+ *   buffers gone   the kernel answers ENOBUFS, even when the news is end of stream (Linux 6.18). The op then starves:
+ *                  it is submitted again by io_port_wait(), when buffers have come back.
+ *   gather send    the kernel copies message and vectors while it takes the entry (IORING_FEAT_SUBMIT_STABLE), so
+ *                  they live in an arena that is empty again after each submission.
+ *   cancel         by descriptor; its own completion is swallowed.
+ */
+#define _GNU_SOURCE 1
+
+#include "io_backend.h"
+#include "io_posix.h"
+
+#include "base.h"
+#include "mem.h"
+#include "os.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <liburing.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum {
+    CQ_FACTOR = 4,       /* completion entries per submission entry; beyond that the kernel keeps a list */
+    BUFFER_GROUP = 0,    /* a ring has one buffer ring */
+    SLOTS_MIN = 64,      /* first size of the table by descriptor */
+    ARENA_BYTES = 1 << 16, /* for gather sends that have not been submitted */
+    ARENA_ALIGN = 16
+};
+
+/* User data that is not an op's address. */
+enum { USER_WAKE = 1, USER_CANCEL = 2, USER_TAG_MASK = 7 };
+
+/* Words of op->native. */
+enum {
+    WORD_BUFFER,    /* receive: the caller's buffer, 0 for a lent one */
+    WORD_LEN,       /* receive: its size */
+    WORD_POLL_FIRST /* receive: 1 when the last one left the socket empty, so that trying at once is in vain */
+};
+
+/* One descriptor. 8 bytes, because every idle connection has one. */
+typedef struct slot {
+    uint32_t generation; /* changes when the descriptor is closed: a late cancel's completion is recognised */
+    uint16_t cancels;    /* submitted, completion not seen. Until then a receive that found no buffer, which the
+                            cancel did not find, must not be submitted again. */
+    uint16_t error;      /* see io_error_keep() */
+} slot;
+
+_Static_assert(sizeof(slot) == 8, "an idle connection costs one of these");
+_Static_assert(_Alignof(io_op) > USER_TAG_MASK, "an op's address is told from the other user data by its low bits");
+
+typedef struct uring_port {
+    io_port head;
+    struct io_uring ring;
+    struct io_uring_buf_ring *buf_ring; /* followed by the buffers, in one mapping */
+    size_t mapping_bytes;
+    uint8_t *bufs;
+    uint32_t buf_bytes;
+    uint32_t buf_count;
+    int lent; /* the buffer that the last packet lent, or -1 */
+    uint32_t taken; /* packets of this round */
+    io_queue ready;   /* posts, and ops completed without the kernel: op->result is final */
+    io_queue starved; /* receives to be submitted again */
+    io_mailbox mailbox;
+    bool wake_armed; /* a multishot poll watches the mailbox's eventfd */
+    slot *slots;
+    uint32_t slot_count;
+    uint32_t arena_used; /* bytes */
+    _Alignas(ARENA_ALIGN) uint8_t arena[ARENA_BYTES];
+} uring_port;
+
+static uring_port *to_uring(io_port *port)
+{
+    return (uring_port *)(void *)port;
+}
+
+static slot *slot_of(uring_port *port, io_socket socket)
+{
+    assert(socket >= 0 && (size_t)socket < port->slot_count);
+    return &port->slots[socket];
+}
+
+static void note_error(slot *s, int native)
+{
+    s->error = (uint16_t)io_error_keep(s->error, native);
+}
+
+/* ---- Submission entries ---- */
+
+static void submit_all(uring_port *port)
+{
+    /* What fails here stays in the ring and is submitted by the next wait. */
+    (void)io_uring_submit(&port->ring);
+    if (io_uring_sq_ready(&port->ring) == 0) port->arena_used = 0;
+}
+
+/* NULL: the ring is full and the kernel takes nothing now. */
+static struct io_uring_sqe *get_entry(uring_port *port)
+{
+    struct io_uring_sqe *entry = io_uring_get_sqe(&port->ring);
+    if (entry != NULL) return entry;
+    submit_all(port);
+    return io_uring_get_sqe(&port->ring);
+}
+
+static bool prepare_accept(uring_port *port, io_op *op)
+{
+    io_accept_op *accept_op = container_of(op, io_accept_op, op);
+    struct io_uring_sqe *entry = get_entry(port);
+    if (entry == NULL) return false;
+    accept_op->peer = (net_addr){{0}};
+    accept_op->peer_bytes = sizeof accept_op->peer;
+    io_uring_prep_accept(entry, (int)op->socket, (struct sockaddr *)&accept_op->peer, &accept_op->peer_bytes,
+                         SOCK_NONBLOCK | SOCK_CLOEXEC);
+    io_uring_sqe_set_data(entry, op);
+    return true;
+}
+
+static bool prepare_recv(uring_port *port, io_op *op)
+{
+    struct io_uring_sqe *entry = get_entry(port);
+    if (entry == NULL) return false;
+    if (op->native[WORD_BUFFER] != 0) {
+        io_uring_prep_recv(entry, (int)op->socket, (void *)op->native[WORD_BUFFER], op->native[WORD_LEN], 0);
+    } else {
+        io_uring_prep_recv(entry, (int)op->socket, NULL, port->buf_bytes, 0);
+        entry->flags |= IOSQE_BUFFER_SELECT;
+        entry->buf_group = BUFFER_GROUP;
+    }
+    if (op->native[WORD_POLL_FIRST]) entry->ioprio |= IORING_RECVSEND_POLL_FIRST;
+    io_uring_sqe_set_data(entry, op);
+    return true;
+}
+
+static bool prepare_readable(uring_port *port, io_op *op)
+{
+    struct io_uring_sqe *entry = get_entry(port);
+    if (entry == NULL) return false;
+    io_uring_prep_poll_add(entry, (int)op->socket, POLLIN | POLLRDHUP);
+    io_uring_sqe_set_data(entry, op);
+    return true;
+}
+
+/* For the ops that may have to be submitted twice. */
+static bool prepare_again(uring_port *port, io_op *op)
+{
+    switch (op->kind) {
+    case IO_ACCEPT: return prepare_accept(port, op);
+    case IO_RECV: return prepare_recv(port, op);
+    default: assert(op->kind == IO_READABLE); return prepare_readable(port, op);
+    }
+}
+
+static void arm_wake(uring_port *port)
+{
+    struct io_uring_sqe *entry = get_entry(port);
+    if (entry == NULL) return; /* The next wait tries again. */
+    io_uring_prep_poll_multishot(entry, port->mailbox.wake, POLLIN);
+    io_uring_sqe_set_data64(entry, USER_WAKE);
+    port->wake_armed = true;
+}
+
+/* ---- Buffers ---- */
+
+static uint8_t *buf_at(const uring_port *port, int index)
+{
+    return port->bufs + (size_t)index * port->buf_bytes;
+}
+
+static void give_buf(uring_port *port, int index)
+{
+    io_uring_buf_ring_add(port->buf_ring, buf_at(port, index), port->buf_bytes, (unsigned short)index,
+                          io_uring_buf_ring_mask(port->buf_count), 0);
+    io_uring_buf_ring_advance(port->buf_ring, 1);
+}
+
+static void take_back_loan(uring_port *port)
+{
+    if (port->lent < 0) return;
+    give_buf(port, port->lent);
+    port->lent = -1;
+}
+
+/* Returns 0 or an errno. */
+static int open_bufs(uring_port *port)
+{
+    size_t page_bytes = (size_t)sysconf(_SC_PAGESIZE);
+    size_t ring_bytes = port->buf_count * sizeof(struct io_uring_buf);
+    struct io_uring_buf_reg registration = {.ring_entries = port->buf_count, .bgid = BUFFER_GROUP};
+    ring_bytes = (ring_bytes + page_bytes - 1) / page_bytes * page_bytes;
+    port->mapping_bytes = ring_bytes + (size_t)port->buf_count * port->buf_bytes;
+    /* A mapping of its own, because the kernel wants the ring at the start of a page. */
+    void *mapping = mmap(NULL, port->mapping_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapping == MAP_FAILED) return errno;
+    port->buf_ring = mapping;
+    port->bufs = (uint8_t *)mapping + ring_bytes;
+    registration.ring_addr = (uintptr_t)mapping;
+    int result = io_uring_register_buf_ring(&port->ring, &registration, 0);
+    if (result < 0) return -result;
+    io_uring_buf_ring_init(port->buf_ring);
+    for (uint32_t i = 0; i < port->buf_count; i++) give_buf(port, (int)i);
+    return 0;
+}
+
+/* ---- Opening and closing ---- */
+
+/* Best first. An old kernel refuses what it does not know with EINVAL; nobody asks for versions. */
+static const unsigned setup_flags[] = {
+    IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
+    IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN,
+    IORING_SETUP_COOP_TASKRUN,
+    0,
+};
+
+/* Returns 0 or an errno. */
+static int open_ring(struct io_uring *ring, uint32_t entries)
+{
+    int result = -EINVAL;
+    for (size_t i = 0; i < array_count(setup_flags) && result == -EINVAL; i++) {
+        struct io_uring_params params = {
+            .flags = setup_flags[i] | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_SUBMIT_ALL,
+            .cq_entries = entries * CQ_FACTOR,
+        };
+        result = io_uring_queue_init_params(entries, ring, &params);
+    }
+    return -result;
+}
+
+static void uring_close(io_port *head)
+{
+    uring_port *port = to_uring(head);
+    assert(port->ready.head == NULL && port->starved.head == NULL);
+    take_back_loan(port);
+    if (port->ring.ring_fd >= 0) io_uring_queue_exit(&port->ring);
+    if (port->buf_ring != NULL) (void)munmap(port->buf_ring, port->mapping_bytes);
+    io_mailbox_close(&port->mailbox);
+    mem_free(port->slots);
+    mem_free(port);
+}
+
+/* step: what failed, for people; native: its errno, 0 when memory ran out. */
+static uring_port *open_port(const io_options *options, const char **step, int *native)
+{
+    uring_port *port = mem_zalloc(sizeof *port);
+    *step = "memory";
+    *native = ENOMEM;
+    if (port == NULL) return NULL;
+    port->ring.ring_fd = -1;
+    port->lent = -1;
+    port->buf_bytes = options->recv_bytes;
+    port->buf_count = options->recv_buffers;
+    *step = "io_uring_setup";
+    *native = open_ring(&port->ring, options->entries);
+    if (*native != 0) {
+        port->ring.ring_fd = -1;
+        goto fail;
+    }
+    *step = "features";
+    *native = ENOSYS;
+    if (!(port->ring.features & IORING_FEAT_SUBMIT_STABLE)) goto fail;
+    if (!(port->ring.features & IORING_FEAT_NODROP)) goto fail;
+    if (!(port->ring.features & IORING_FEAT_EXT_ARG)) goto fail;
+    *step = "buffer ring";
+    *native = open_bufs(port);
+    if (*native != 0) goto fail;
+    *step = "eventfd";
+    if (io_mailbox_open(&port->mailbox, native) != IO_OK) goto fail;
+    arm_wake(port);
+    /* Saves the kernel a look-up per call; where it is refused, nothing is lost. */
+    (void)io_uring_register_ring_fd(&port->ring);
+    return port;
+fail:
+    uring_close(&port->head);
+    return NULL;
+}
+
+static io_status uring_open(io_port **opened, const io_options *options)
+{
+    const char *step;
+    int native;
+    uring_port *port = open_port(options, &step, &native);
+    if (port == NULL) return native != 0 ? net_map_error(native) : IO_LIMIT;
+    *opened = &port->head;
+    return IO_OK;
+}
+
+static int64_t uring_now(io_port *head)
+{
+    (void)head;
+    return os_monotonic_ns();
+}
+
+/* ---- Sockets ---- */
+
+static io_status uring_attach(io_port *head, io_socket socket)
+{
+    uring_port *port = to_uring(head);
+    if ((size_t)socket < port->slot_count) return IO_OK;
+    size_t count = port->slot_count > 0 ? port->slot_count : SLOTS_MIN;
+    while (count <= (size_t)socket) count *= 2;
+    slot *slots = mem_realloc(port->slots, count * sizeof *slots);
+    if (slots == NULL) return IO_LIMIT;
+    memset(slots + port->slot_count, 0, (count - port->slot_count) * sizeof *slots);
+    port->slots = slots;
+    port->slot_count = (uint32_t)count;
+    return IO_OK;
+}
+
+static void uring_close_socket(io_port *head, io_socket socket, bool abort)
+{
+    uring_port *port = to_uring(head);
+    if ((size_t)socket < port->slot_count) {
+        slot *s = slot_of(port, socket);
+        s->generation++;
+        s->cancels = 0;
+        s->error = 0;
+    }
+    if (abort) (void)net_set_abort(socket);
+    net_close(socket);
+}
+
+static io_status uring_shutdown(io_port *head, io_socket socket)
+{
+    (void)head;
+    return net_shutdown_send(socket);
+}
+
+static void complete(uring_port *port, io_op *op, int native)
+{
+    op->result = native;
+    io_queue_push(&port->ready, op);
+}
+
+/* The starved are not with the kernel: no cancel finds them there. */
+static void cancel_starved(uring_port *port, io_socket socket)
+{
+    io_queue all = port->starved;
+    port->starved = (io_queue){NULL, NULL};
+    for (io_op *op = io_queue_pop(&all); op != NULL; op = io_queue_pop(&all)) {
+        if (op->socket == socket) complete(port, op, ECANCELED);
+        else io_queue_push(&port->starved, op);
+    }
+}
+
+static void uring_cancel(io_port *head, io_socket socket)
+{
+    uring_port *port = to_uring(head);
+    slot *s = slot_of(port, socket);
+    struct io_uring_sqe *entry = get_entry(port);
+    cancel_starved(port, socket);
+    if (entry == NULL || s->cancels == UINT16_MAX) {
+        /* The kernel takes no entries. Whoever cancels wants the operations to end, and this ends them as well. */
+        (void)shutdown((int)socket, SHUT_RDWR);
+        return;
+    }
+    io_uring_prep_cancel_fd(entry, (int)socket, IORING_ASYNC_CANCEL_ALL);
+    /* Tag, descriptor (at most 2^24 or so, fs.nr_open), and the low bits of its generation. */
+    io_uring_sqe_set_data64(entry, USER_CANCEL | (uint64_t)(uint32_t)socket << 3 | (uint64_t)s->generation << 35);
+    s->cancels++;
+}
+
+static void on_cancel_done(uring_port *port, uint64_t data)
+{
+    slot *s = slot_of(port, (io_socket)(uint32_t)(data >> 3));
+    bool same = (data >> 35) == (s->generation & ((UINT64_C(1) << 29) - 1));
+    if (!same) return;
+    assert(s->cancels > 0);
+    s->cancels--;
+}
+
+/* ---- Submits ---- */
+
+static io_status uring_accept(io_port *head, io_accept_op *op, io_socket listener)
+{
+    (void)listener;
+    return prepare_accept(to_uring(head), &op->op) ? IO_OK : IO_LIMIT;
+}
+
+static io_status uring_connect(io_port *head, io_op *op, io_socket socket, const net_addr *peer)
+{
+    struct io_uring_sqe *entry = get_entry(to_uring(head));
+    if (entry == NULL) return IO_LIMIT;
+    io_uring_prep_connect(entry, (int)socket, (const struct sockaddr *)peer, (socklen_t)net_addr_bytes(peer));
+    io_uring_sqe_set_data(entry, op);
+    return IO_OK;
+}
+
+static io_status uring_recv(io_port *head, io_op *op, io_socket socket, void *buffer, size_t len)
+{
+    (void)socket;
+    op->native[WORD_BUFFER] = (uintptr_t)buffer;
+    op->native[WORD_LEN] = len;
+    return prepare_recv(to_uring(head), op) ? IO_OK : IO_LIMIT;
+}
+
+static io_status uring_readable(io_port *head, io_op *op, io_socket socket)
+{
+    (void)socket;
+    return prepare_readable(to_uring(head), op) ? IO_OK : IO_LIMIT;
+}
+
+/* MSG_WAITALL: the kernel goes on after a short count, without the caller's round trip. */
+enum { SEND_FLAGS = MSG_NOSIGNAL | MSG_WAITALL };
+
+/* Room in the ring and in the arena together: making room for one would otherwise submit, and so spoil, the other. */
+static bool reserve_send(uring_port *port, uint32_t arena_bytes)
+{
+    if (io_uring_sq_space_left(&port->ring) > 0 && arena_bytes <= ARENA_BYTES - port->arena_used) return true;
+    submit_all(port);
+    return io_uring_sq_space_left(&port->ring) > 0 && arena_bytes <= ARENA_BYTES - port->arena_used;
+}
+
+/* Takes reserved bytes of the arena. */
+static struct msghdr *make_message(uring_port *port, uint32_t bytes, const io_buf *bufs, uint32_t count)
+{
+    struct msghdr *message = (struct msghdr *)(void *)(port->arena + port->arena_used);
+    struct iovec *vectors = (struct iovec *)(void *)(message + 1);
+    port->arena_used += bytes;
+    *message = (struct msghdr){.msg_iov = vectors, .msg_iovlen = count};
+    for (uint32_t i = 0; i < count; i++) {
+        vectors[i] = (struct iovec){.iov_base = (void *)(uintptr_t)bufs[i].base, .iov_len = bufs[i].len};
+    }
+    return message;
+}
+
+static io_status uring_send(io_port *head, io_op *op, io_socket socket, const io_buf *bufs, uint32_t count)
+{
+    uring_port *port = to_uring(head);
+    uint32_t arena_bytes = 0;
+    if (count > 1) {
+        arena_bytes = (uint32_t)(sizeof(struct msghdr) + count * sizeof(struct iovec));
+        arena_bytes = (arena_bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
+    }
+    if (!reserve_send(port, arena_bytes)) return IO_LIMIT;
+    struct io_uring_sqe *entry = io_uring_get_sqe(&port->ring);
+    if (count == 1) {
+        size_t len = bufs[0].len < INT32_MAX ? bufs[0].len : INT32_MAX;
+        io_uring_prep_send(entry, (int)socket, bufs[0].base, len, SEND_FLAGS);
+    } else {
+        io_uring_prep_sendmsg(entry, (int)socket, make_message(port, arena_bytes, bufs, count), SEND_FLAGS);
+    }
+    io_uring_sqe_set_data(entry, op);
+    return IO_OK;
+}
+
+static io_status uring_draw(io_port *head, io_socket socket, void *buffer, size_t len, size_t *bytes)
+{
+    slot *s = slot_of(to_uring(head), socket);
+    ssize_t got;
+    int native = 0;
+    do {
+        got = recv((int)socket, buffer, len, MSG_DONTWAIT);
+    } while (got < 0 && errno == EINTR);
+    if (got > 0) {
+        *bytes = (size_t)got;
+        return IO_OK;
+    }
+    if (got == 0) return net_map_error(s->error);
+    native = errno;
+    note_error(s, native);
+    return net_map_error(native);
+}
+
+static void uring_post(io_port *head, io_op *op)
+{
+    op->result = 0;
+    io_mailbox_put(&to_uring(head)->mailbox, op);
+}
+
+/* ---- Packets ---- */
+
+/* As many as there are buffers: more would only starve again. */
+static void feed_starved(uring_port *port)
+{
+    for (uint32_t i = 0; i < port->buf_count && port->starved.head != NULL; i++) {
+        io_op *op = io_queue_pop(&port->starved);
+        /* Without data it shall wait for data first, and not for a buffer. */
+        if (op->kind == IO_RECV) op->native[WORD_POLL_FIRST] = 1;
+        if (!prepare_again(port, op)) {
+            io_queue_push(&port->starved, op);
+            return;
+        }
+    }
+}
+
+static int enter(uring_port *port, int64_t timeout_ns)
+{
+    struct io_uring_cqe *completion;
+    struct __kernel_timespec timeout;
+    bool more = port->ready.head != NULL || port->starved.head != NULL || io_uring_cq_ready(&port->ring) > 0;
+    /* With deferred task work the kernel completes nothing unless it is asked for events. */
+    if (timeout_ns == 0 || more) return io_uring_submit_and_get_events(&port->ring);
+    if (timeout_ns < 0) return io_uring_submit_and_wait(&port->ring, 1);
+    timeout.tv_sec = timeout_ns / 1000000000;
+    timeout.tv_nsec = timeout_ns % 1000000000;
+    return io_uring_submit_and_wait_timeout(&port->ring, &completion, 1, &timeout, NULL);
+}
+
+static io_status uring_wait(io_port *head, int64_t timeout_ns)
+{
+    uring_port *port = to_uring(head);
+    port->taken = 0;
+    take_back_loan(port);
+    feed_starved(port);
+    if (!port->wake_armed) arm_wake(port);
+    int result = enter(port, timeout_ns);
+    if (io_uring_sq_ready(&port->ring) == 0) port->arena_used = 0;
+    switch (result < 0 ? -result : 0) {
+    case 0:
+    case ETIME:
+    case EINTR:
+    case EAGAIN: /* No memory for requests just now; the entries stay in the ring. */
+    case EBUSY:  /* The list of overflown completions has to be taken first. */
+        return IO_OK;
+    default: return net_map_error(-result);
+    }
+}
+
+/* A result that says only: not now. */
+static bool is_passing(int result)
+{
+    return result == -ENOBUFS || result == -EAGAIN || result == -EINTR;
+}
+
+/* False: the op was submitted again and there is no packet. */
+static bool on_recv(uring_port *port, io_op *op, int result, unsigned flags, io_packet *packet)
+{
+    slot *s = slot_of(port, op->socket);
+    bool lending = op->native[WORD_BUFFER] == 0;
+    if (flags & IORING_CQE_F_BUFFER) {
+        assert(port->lent < 0);
+        port->lent = (int)(flags >> IORING_CQE_BUFFER_SHIFT);
+    }
+    if (result > 0) {
+        op->native[WORD_POLL_FIRST] = !(flags & IORING_CQE_F_SOCK_NONEMPTY);
+        packet->bytes = (uint32_t)result;
+        packet->data = lending ? buf_at(port, port->lent) : (uint8_t *)op->native[WORD_BUFFER];
+        return true;
+    }
+    if (is_passing(result) && (lending || result != -ENOBUFS)) {
+        if (s->cancels == 0) {
+            take_back_loan(port);
+            io_queue_push(&port->starved, op);
+            return false;
+        }
+        result = -ECANCELED; /* The cancel came too late to find it. */
+    }
+    note_error(s, -result);
+    packet->native = result == 0 ? s->error : -result;
+    return true;
+}
+
+static bool on_accept(uring_port *port, io_op *op, int result, io_packet *packet)
+{
+    io_accept_op *accept_op = container_of(op, io_accept_op, op);
+    if (result == -EAGAIN || result == -EINTR) {
+        if (slot_of(port, op->socket)->cancels == 0) {
+            io_queue_push(&port->starved, op);
+            return false;
+        }
+        result = -ECANCELED;
+    }
+    accept_op->accepted = result >= 0 ? result : IO_SOCKET_NONE;
+    packet->accepted = accept_op->accepted;
+    packet->native = result >= 0 ? 0 : -result;
+    return true;
+}
+
+static bool on_readable(uring_port *port, io_op *op, int result, io_packet *packet)
+{
+    slot *s = slot_of(port, op->socket);
+    packet->native = result >= 0 ? 0 : -result;
+    if (result < 0 || !(result & POLLERR)) return true;
+    /* Bytes that came before the error are still there to be read. */
+    packet->native = io_error_peek(op->socket, s->error);
+    if (packet->native == EAGAIN) packet->native = 0;
+    note_error(s, packet->native);
+    return true;
+}
+
+static bool on_send(uring_port *port, io_op *op, int result, io_packet *packet)
+{
+    if (result >= 0) {
+        packet->bytes = (uint32_t)result;
+    } else if (result != -EAGAIN && result != -EINTR) { /* These are 0 bytes: the caller submits again. */
+        packet->native = -result;
+        note_error(slot_of(port, op->socket), packet->native);
+    }
+    return true;
+}
+
+/* False: nothing that the owner needs to know. */
+static bool on_completion(uring_port *port, const struct io_uring_cqe *completion, io_packet *packet)
+{
+    if (completion->user_data == USER_WAKE) {
+        if (!(completion->flags & IORING_CQE_F_MORE)) port->wake_armed = false;
+        io_mailbox_take(&port->mailbox, &port->ready);
+        return false;
+    }
+    if ((completion->user_data & USER_TAG_MASK) == USER_CANCEL) {
+        on_cancel_done(port, completion->user_data);
+        return false;
+    }
+    io_op *op = (io_op *)(uintptr_t)completion->user_data;
+    packet->op = op;
+    switch (op->kind) {
+    case IO_ACCEPT: return on_accept(port, op, completion->res, packet);
+    case IO_RECV: return on_recv(port, op, completion->res, completion->flags, packet);
+    case IO_READABLE: return on_readable(port, op, completion->res, packet);
+    case IO_SEND: return on_send(port, op, completion->res, packet);
+    default:
+        assert(op->kind == IO_CONNECT);
+        packet->native = completion->res < 0 ? -completion->res : 0;
+        return true;
+    }
+}
+
+/* The next completion entry, copied out of the ring; false: none. */
+static bool take_completion(uring_port *port, struct io_uring_cqe *completion)
+{
+    struct io_uring_cqe *next;
+    unsigned head;
+    io_uring_for_each_cqe(&port->ring, head, next) {
+        *completion = *next;
+        io_uring_cq_advance(&port->ring, 1);
+        return true;
+    }
+    return false;
+}
+
+static bool uring_next(io_port *head, io_packet *packet)
+{
+    uring_port *port = to_uring(head);
+    struct io_uring_cqe completion;
+    take_back_loan(port);
+    if (port->taken >= IO_ROUND_MAX) return false;
+    do {
+        packet->op = io_queue_pop(&port->ready);
+        if (packet->op != NULL) {
+            packet->native = packet->op->result;
+            break;
+        }
+        if (!take_completion(port, &completion)) return false;
+    } while (!on_completion(port, &completion, packet));
+    packet->status = net_map_error(packet->native);
+    port->taken++;
+    return true;
+}
+
+/* ---- The probe: everything that must work, done once for real over a pair of sockets ---- */
+
+/* Runs the port until the op's packet comes. False: it does not. */
+static bool probe_packet(uring_port *port, const io_op *op, io_packet *packet)
+{
+    enum { ROUNDS_MAX = 100 };
+    const int64_t round_ns = 10000000;
+    for (int round = 0; round < ROUNDS_MAX; round++) {
+        if (uring_wait(&port->head, round_ns) != IO_OK) return false;
+        *packet = (io_packet){.accepted = IO_SOCKET_NONE};
+        while (uring_next(&port->head, packet)) {
+            if (packet->op == op) return true;
+            *packet = (io_packet){.accepted = IO_SOCKET_NONE};
+        }
+    }
+    return false;
+}
+
+static const char *probe_receive(uring_port *port, const int pair[2], int *native)
+{
+    static const char word[] = "portico";
+    io_op op = {.kind = IO_RECV, .socket = pair[0]};
+    io_packet packet = {0};
+    *native = 0;
+    if (uring_attach(&port->head, pair[0]) != IO_OK) return "memory";
+    if (uring_recv(&port->head, &op, pair[0], NULL, 0) != IO_OK) return "submission";
+    if (send(pair[1], word, sizeof word, MSG_NOSIGNAL) != (ssize_t)sizeof word) {
+        *native = errno;
+        return "send";
+    }
+    bool came = probe_packet(port, &op, &packet);
+    *native = packet.native;
+    if (!came || packet.bytes != sizeof word || packet.data == NULL || memcmp(packet.data, word, sizeof word) != 0) {
+        return "receive with a provided buffer";
+    }
+    if (uring_recv(&port->head, &op, pair[0], NULL, 0) != IO_OK) return "submission";
+    uring_cancel(&port->head, pair[0]);
+    came = probe_packet(port, &op, &packet);
+    if (came && packet.status == IO_CANCELED) return NULL;
+    *native = packet.native;
+    return "cancel by descriptor";
+}
+
+static bool uring_probe(char *why, size_t why_size)
+{
+    static const io_options options = {.recv_bytes = 64, .recv_buffers = 2, .entries = 8};
+    const char *step;
+    int pair[2];
+    int native;
+    uring_port *port = open_port(&options, &step, &native);
+    if (port != NULL) {
+        step = "socketpair";
+        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0) {
+            step = probe_receive(port, pair, &native);
+            (void)close(pair[0]);
+            (void)close(pair[1]);
+        } else {
+            native = errno;
+        }
+        /* What failed may still be with the kernel, which lets go of it when the ring is closed. */
+        port->ready = (io_queue){NULL, NULL};
+        port->starved = (io_queue){NULL, NULL};
+        uring_close(&port->head);
+    }
+    if (step == NULL) return true;
+    if (native != 0) (void)snprintf(why, why_size, "%s: %s", step, strerror(native));
+    else (void)snprintf(why, why_size, "%s did not work", step);
+    return false;
+}
+
+const io_backend io_backend_uring = {
+    .name = "io_uring",
+    .probe = uring_probe,
+    .open = uring_open,
+    .close = uring_close,
+    .now = uring_now,
+    .attach = uring_attach,
+    .accept = uring_accept,
+    .connect = uring_connect,
+    .recv = uring_recv,
+    .readable = uring_readable,
+    .send = uring_send,
+    .draw = uring_draw,
+    .cancel = uring_cancel,
+    .shutdown = uring_shutdown,
+    .close_socket = uring_close_socket,
+    .post = uring_post,
+    .wait = uring_wait,
+    .next = uring_next,
+};
