@@ -1,0 +1,657 @@
+/* conn.c - the life of a connection. Verbs change state and mark; settle_one() acts; finish() ends. */
+#include "conn.h"
+
+#include "base.h"
+#include "mem.h"
+
+#include <assert.h>
+#include <string.h>
+
+enum { SLAB_CONNS = 64 };
+
+typedef struct conn_slab {
+    struct conn_slab *next;
+    conn conns[SLAB_CONNS];
+} conn_slab;
+
+/* Bytes that came while the connection was held or paused: at most one receive. */
+typedef struct conn_stash {
+    size_t start;
+    size_t end;
+    uint8_t bytes[];
+} conn_stash;
+
+#define SECONDS(n) ((int64_t)(n)*1000000000)
+
+const conn_limits conn_limits_default = {
+    .idle_ns = 0,
+    .first_byte_ns = 0,
+    .write_ns = SECONDS(60),
+    .linger_ns = SECONDS(2),
+    .connect_ns = SECONDS(10),
+    .send_high = 64 * 1024,
+    .send_low = 16 * 1024,
+    .send_max = 16 * 1024 * 1024,
+    .recv_bytes = IO_RECV_BYTES,
+};
+
+const char *conn_reason_name(conn_reason reason)
+{
+    static const char *const names[] = {"eof",      "reset", "local", "idle",    "timeout",
+                                        "overflow", "limit", "error", "shutdown"};
+    assert((size_t)reason < sizeof(names) / sizeof(names[0]));
+    return names[reason];
+}
+
+size_t conn_bytes(void)
+{
+    return sizeof(conn);
+}
+
+/* ---- Slots ---- */
+
+void conn_set_open(conn_set *set, io_port *port, timers *deadlines, uint64_t first_id, uint64_t ids_step)
+{
+    assert(first_id > 0 && ids_step > 0);
+    *set = (conn_set){.port = port, .timers = deadlines, .ids = first_id - ids_step, .ids_step = ids_step};
+    set->now_ns = io_port_now(port);
+    set->drain_ns = SECONDS(10);
+}
+
+void conn_set_close(conn_set *set)
+{
+    assert(set->count == 0 && set->live == NULL);
+    while (set->slabs != NULL) {
+        conn_slab *slab = set->slabs;
+        set->slabs = slab->next;
+        mem_free(slab);
+    }
+    sendq_cache_close(&set->cache);
+    *set = (conn_set){0};
+}
+
+static bool add_slab(conn_set *set)
+{
+    conn_slab *slab = mem_zalloc(sizeof(*slab));
+    if (slab == NULL) return false;
+    slab->next = set->slabs;
+    set->slabs = slab;
+    for (size_t i = SLAB_CONNS; i-- > 0;) {
+        slab->conns[i].live_next = set->free;
+        set->free = &slab->conns[i];
+    }
+    return true;
+}
+
+static conn *slot_take(conn_set *set)
+{
+    if (set->free == NULL && !add_slab(set)) return NULL;
+    conn *c = set->free;
+    set->free = c->live_next;
+    /* A slot can be given back while it is still on the dirty list; its place there serves the next connection. */
+    conn *dirty_next = c->dirty_next;
+    bool dirty = c->dirty;
+    *c = (conn){.set = set, .dirty_next = dirty_next, .dirty = dirty, .socket = IO_SOCKET_NONE};
+    c->live_next = set->live;
+    if (set->live != NULL) set->live->live_prev = c;
+    set->live = c;
+    set->count++;
+    set->opened++;
+    set->ids += set->ids_step;
+    c->id = set->ids;
+    c->opened_ns = c->active_ns = c->progress_ns = set->now_ns;
+    return c;
+}
+
+static void slot_give(conn *c)
+{
+    conn_set *set = c->set;
+    assert(c->recv_op.kind == IO_IDLE && c->send_op.kind == IO_IDLE && c->socket == IO_SOCKET_NONE);
+    assert(!timer_running(&c->deadline) && c->out.bytes == 0 && c->buffer == NULL && c->stash == NULL);
+    if (c->own_limits) mem_free((void *)(uintptr_t)c->limits);
+    if (c->live_prev != NULL) c->live_prev->live_next = c->live_next;
+    else set->live = c->live_next;
+    if (c->live_next != NULL) c->live_next->live_prev = c->live_prev;
+    c->state = CONN_FREE;
+    c->live_next = set->free;
+    set->free = c;
+    set->count--;
+    set->closed++;
+}
+
+static void mark_dirty(conn *c)
+{
+    if (c->dirty) return;
+    conn_set *set = c->set;
+    c->dirty = true;
+    c->dirty_next = NULL;
+    if (set->dirty_tail != NULL) set->dirty_tail->dirty_next = c;
+    else set->dirty_head = c;
+    set->dirty_tail = c;
+}
+
+/* ---- Deadlines: one timer a connection. It is moved forward only when it fires, so that a message costs none. ---- */
+
+static int64_t earlier(int64_t a, int64_t start, int64_t period)
+{
+    return period > 0 && start + period < a ? start + period : a;
+}
+
+static int64_t due_ns(const conn *c)
+{
+    const conn_limits *limits = c->limits;
+    int64_t due = INT64_MAX;
+    switch ((conn_state)c->state) {
+    case CONN_CONNECTING:
+        return earlier(due, c->opened_ns, limits->connect_ns);
+    case CONN_OPEN:
+        if (c->received == 0 && !c->outbound) due = earlier(due, c->opened_ns, limits->first_byte_ns);
+        due = earlier(due, c->active_ns, limits->idle_ns);
+        if (c->out.bytes > 0) due = earlier(due, c->progress_ns, limits->write_ns);
+        return due;
+    case CONN_DRAINING:
+        due = c->drain_ns;
+        if (c->out.bytes > 0) due = earlier(due, c->progress_ns, limits->write_ns);
+        else if (c->fin_sent) due = earlier(due, c->progress_ns, limits->linger_ns);
+        return due;
+    case CONN_FREE:
+    case CONN_CLOSING:
+    case CONN_CLOSED:
+        break;
+    }
+    return due;
+}
+
+/* Makes sure that the timer fires no later than what is due. */
+static void arm(conn *c)
+{
+    int64_t due = due_ns(c);
+    if (due == INT64_MAX || (timer_running(&c->deadline) && c->deadline.deadline_ns <= due)) return;
+    if (!timer_start(c->set->timers, &c->deadline, due)) conn_abort(c, CONN_LIMIT, IO_LIMIT);
+}
+
+static void on_deadline(timer *t, int64_t now_ns)
+{
+    conn *c = container_of(t, conn, deadline);
+    const conn_limits *limits = c->limits;
+    if (due_ns(c) > now_ns) { /* bytes have moved since */
+        arm(c);
+        return;
+    }
+    if (c->state == CONN_CONNECTING) {
+        conn_abort(c, CONN_TIMEOUT, IO_TIMEOUT);
+    } else if (c->state == CONN_DRAINING && c->out.bytes == 0) { /* all sent; the peer keeps its side open */
+        c->state = CONN_CLOSING;
+        mark_dirty(c);
+    } else if (c->state == CONN_DRAINING || (c->out.bytes > 0 && earlier(INT64_MAX, c->progress_ns, limits->write_ns) <= now_ns)) {
+        conn_abort(c, CONN_TIMEOUT, IO_TIMEOUT);
+    } else if (c->received == 0 && !c->outbound && earlier(INT64_MAX, c->opened_ns, limits->first_byte_ns) <= now_ns) {
+        conn_close(c, CONN_TIMEOUT);
+    } else {
+        conn_close(c, CONN_IDLE);
+    }
+}
+
+/* ---- Opening ---- */
+
+static void configure(conn *c, const conn_config *config)
+{
+    assert(config->events != NULL && config->limits != NULL);
+    c->events = config->events;
+    c->limits = config->limits;
+    c->listener = config->listener;
+    c->user = config->user;
+    c->receive = (uint8_t)config->receive;
+    c->half_open = config->half_open;
+    c->deadline.fire = on_deadline;
+}
+
+conn *conn_open(conn_set *set, io_socket socket, const net_addr *peer, const conn_config *config)
+{
+    conn *c = slot_take(set);
+    if (c == NULL || io_attach(set->port, socket) != IO_OK) {
+        io_close(set->port, socket, true);
+        if (c != NULL) slot_give(c);
+        return NULL;
+    }
+    configure(c, config);
+    c->socket = socket;
+    if (peer != NULL) c->peer = *peer;
+    c->state = CONN_OPEN;
+    mark_dirty(c);
+    arm(c);
+    return c;
+}
+
+conn *conn_connect(conn_set *set, const net_addr *peer, const conn_config *config, io_status *status)
+{
+    int native = 0;
+    io_socket socket = IO_SOCKET_NONE;
+    *status = net_open_stream(&socket, peer, &native);
+    if (*status != IO_OK) return NULL;
+    conn *c = slot_take(set);
+    if (c == NULL) *status = IO_LIMIT;
+    else *status = io_attach(set->port, socket);
+    if (*status == IO_OK) {
+        configure(c, config);
+        c->outbound = true;
+        c->peer = *peer;
+        *status = io_connect(set->port, &c->send_op, socket, &c->peer);
+    }
+    if (*status != IO_OK) {
+        io_close(set->port, socket, true);
+        if (c != NULL) slot_give(c);
+        return NULL;
+    }
+    c->socket = socket;
+    c->state = CONN_CONNECTING;
+    arm(c);
+    return c;
+}
+
+/* ---- Ending ---- */
+
+/* The system says that the connection is broken. */
+static void fail(conn *c, io_status status)
+{
+    if (c->state == CONN_CLOSING || c->state == CONN_CLOSED) return;
+    /* After our FIN and with nothing left to send, a peer that resets instead of closing changes nothing. */
+    bool done = c->state == CONN_DRAINING && c->out.bytes == 0;
+    if (!done) {
+        c->reason = status == IO_RESET || status == IO_TIMEOUT || status == IO_UNREACHABLE ? CONN_RESET
+                    : status == IO_LIMIT                                                    ? CONN_LIMIT
+                                                                                            : CONN_ERROR;
+        c->status = (int16_t)status;
+    }
+    c->abortive = true;
+    c->state = CONN_CLOSING;
+    mark_dirty(c);
+}
+
+/* Nothing is pending: gives the socket back. on_close follows when no handler waits. */
+static void finish(conn *c)
+{
+    conn_set *set = c->set;
+    assert(c->state == CONN_CLOSING && c->recv_op.kind == IO_IDLE && c->send_op.kind == IO_IDLE);
+    io_close(set->port, c->socket, c->abortive);
+    c->socket = IO_SOCKET_NONE;
+    timer_stop(set->timers, &c->deadline);
+    sendq_clear(&c->out, &set->cache);
+    mem_free(c->buffer);
+    mem_free(c->stash);
+    c->buffer = NULL;
+    c->stash = NULL;
+    c->state = CONN_CLOSED;
+}
+
+/* CLOSED: tells the owner, or frees a slot that nobody has heard of. c may be gone afterwards. */
+static void tell_close(conn *c)
+{
+    if (c->close_told || c->holds > 0) return;
+    c->close_told = true;
+    if (c->open_told) {
+        c->events->on_close(c, (conn_reason)c->reason, (io_status)c->status);
+        return;
+    }
+    if (c->outbound) c->events->on_open(c, c->status == IO_OK ? IO_CANCELED : (io_status)c->status);
+    slot_give(c);
+}
+
+void conn_release(conn *c)
+{
+    assert(c->state == CONN_CLOSED && c->close_told && c->open_told);
+    slot_give(c);
+}
+
+/* ---- Receiving ---- */
+
+static bool wants_receive(const conn *c)
+{
+    if (c->eof_seen || c->recv_op.kind != IO_IDLE) return false;
+    if (c->state == CONN_DRAINING) return true; /* to see the peer's FIN; bytes are dropped */
+    return c->state == CONN_OPEN && c->open_told && !c->paused && c->holds == 0 && !c->above_high && c->stash == NULL &&
+           !(c->receive == CONN_READY && c->undrawn);
+}
+
+static void submit_receive(conn *c)
+{
+    io_port *port = c->set->port;
+    io_status status;
+    bool posted = c->receive == CONN_POSTED && c->state == CONN_OPEN;
+    if (posted && c->buffer == NULL) c->buffer = mem_alloc(c->limits->recv_bytes);
+    if (!posted && c->buffer != NULL) {
+        mem_free(c->buffer);
+        c->buffer = NULL;
+    }
+    if (posted && c->buffer != NULL) {
+        status = io_recv_into(port, &c->recv_op, c->socket, c->buffer, c->limits->recv_bytes);
+    } else if (c->receive == CONN_READY && c->state == CONN_OPEN) {
+        status = io_readable(port, &c->recv_op, c->socket);
+    } else {
+        status = io_recv(port, &c->recv_op, c->socket);
+    }
+    if (status != IO_OK) fail(c, status);
+}
+
+/* Keeps bytes for later. */
+static void stash(conn *c, const uint8_t *data, size_t len)
+{
+    assert(c->stash == NULL); /* nothing is received while there is one */
+    conn_stash *kept = mem_alloc(sizeof(*kept) + len);
+    if (kept == NULL) {
+        conn_abort(c, CONN_LIMIT, IO_LIMIT);
+        return;
+    }
+    kept->start = 0;
+    kept->end = len;
+    memcpy(kept->bytes, data, len);
+    c->stash = kept;
+}
+
+static void on_recv(conn *c, const io_packet *packet)
+{
+    if (c->state != CONN_OPEN && c->state != CONN_DRAINING) return;
+    if (packet->status != IO_OK) {
+        fail(c, packet->status);
+        return;
+    }
+    if (packet->kind == IO_READABLE) {
+        /* Level-triggered: a held or paused connection submits it again later, and it completes at once. */
+        if (c->state != CONN_OPEN || c->holds > 0 || c->paused || c->receive != CONN_READY) return;
+        c->undrawn = true;
+        c->events->on_readable(c);
+        return;
+    }
+    if (packet->bytes == 0) {
+        c->eof_seen = true;
+        return;
+    }
+    c->received += packet->bytes;
+    c->active_ns = c->set->now_ns;
+    if (c->state == CONN_DRAINING) return;
+    if (c->holds > 0 || c->paused) {
+        stash(c, packet->data, packet->bytes);
+    } else {
+        c->messages++;
+        c->events->on_data(c, packet->data, packet->bytes);
+    }
+}
+
+io_status conn_draw(conn *c, void *buffer, size_t len, size_t *bytes)
+{
+    *bytes = 0;
+    if (c->state != CONN_OPEN) return IO_CLOSED;
+    if (len == 0) return IO_AGAIN; /* 0 bytes would read as FIN */
+    c->undrawn = false;
+    mark_dirty(c);
+    if (c->stash != NULL) {
+        conn_stash *kept = c->stash;
+        *bytes = len < kept->end - kept->start ? len : kept->end - kept->start;
+        memcpy(buffer, kept->bytes + kept->start, *bytes);
+        kept->start += *bytes;
+        if (kept->start == kept->end) {
+            mem_free(kept);
+            c->stash = NULL;
+        }
+        c->messages++;
+        return IO_OK;
+    }
+    if (c->eof_seen) return IO_OK;
+    if (c->recv_op.kind != IO_IDLE) return IO_AGAIN; /* what comes goes to it first */
+    io_status status = io_draw(c->set->port, c->socket, buffer, len, bytes);
+    if (status == IO_OK && *bytes == 0) {
+        c->eof_seen = true;
+    } else if (status == IO_OK) {
+        c->received += *bytes;
+        c->active_ns = c->set->now_ns;
+        c->messages++;
+    } else if (status != IO_AGAIN) {
+        fail(c, status);
+    }
+    return status;
+}
+
+/* ---- Sending ---- */
+
+io_status conn_send(conn *c, const void *data, size_t len)
+{
+    if (c->state != CONN_OPEN || c->fin_wanted) return IO_CLOSED;
+    if (len == 0) return IO_OK;
+    bool was_empty = c->out.bytes == 0;
+    if (!sendq_push(&c->out, &c->set->cache, data, len)) return IO_LIMIT;
+    if (was_empty) c->progress_ns = c->set->now_ns;
+    if (c->out.bytes > c->limits->send_high) c->above_high = true;
+    if (c->limits->send_max > 0 && c->out.bytes > c->limits->send_max) {
+        conn_abort(c, CONN_OVERFLOW, IO_LIMIT);
+        return IO_LIMIT;
+    }
+    mark_dirty(c);
+    return IO_OK;
+}
+
+static void submit_send(conn *c)
+{
+    if (c->out.bytes > 0 && c->send_op.kind == IO_IDLE) {
+        io_buf bufs[IO_BUFS_MAX];
+        uint32_t count = sendq_view(&c->out, bufs);
+        io_status status = io_send(c->set->port, &c->send_op, c->socket, bufs, count);
+        if (status != IO_OK) fail(c, status);
+        else arm(c);
+    }
+    /* With the peer's FIN already here, closing the socket says the same as a FIN of ours. */
+    if (c->fin_wanted && !c->fin_sent && c->out.bytes == 0 && !(c->state == CONN_DRAINING && c->eof_seen)) {
+        assert(c->send_op.kind == IO_IDLE);
+        io_status status = io_shutdown(c->set->port, c->socket);
+        c->fin_sent = true;
+        c->progress_ns = c->set->now_ns;
+        if (status != IO_OK) fail(c, status);
+        else arm(c);
+    }
+}
+
+static void on_send(conn *c, const io_packet *packet)
+{
+    conn_set *set = c->set;
+    if (packet->bytes > 0) {
+        sendq_consume(&c->out, &set->cache, packet->bytes);
+        c->sent += packet->bytes;
+        c->active_ns = c->progress_ns = set->now_ns;
+    }
+    if (packet->status != IO_OK) {
+        fail(c, packet->status);
+    } else if (c->above_high && c->out.bytes <= c->limits->send_low) {
+        c->above_high = false;
+        c->drain_due = true;
+    }
+}
+
+static void on_connect(conn *c, const io_packet *packet)
+{
+    if (c->state != CONN_CONNECTING) return; /* given up meanwhile: settling ends it */
+    if (packet->status == IO_OK) {
+        c->state = CONN_OPEN;
+        c->opened_ns = c->active_ns = c->progress_ns = c->set->now_ns;
+        arm(c);
+    } else {
+        c->status = (int16_t)packet->status;
+        c->state = CONN_CLOSING;
+    }
+}
+
+void conn_on_packet(const io_packet *packet)
+{
+    conn *c;
+    switch (packet->kind) {
+    case IO_RECV:
+    case IO_READABLE:
+        c = container_of(packet->op, conn, recv_op);
+        on_recv(c, packet);
+        break;
+    case IO_SEND:
+        c = container_of(packet->op, conn, send_op);
+        on_send(c, packet);
+        break;
+    case IO_CONNECT:
+        c = container_of(packet->op, conn, send_op);
+        on_connect(c, packet);
+        break;
+    case IO_IDLE:
+    case IO_ACCEPT:
+    case IO_POST:
+    default:
+        assert(false && "a packet that is not a connection's");
+        return;
+    }
+    mark_dirty(c);
+}
+
+/* ---- Settling ---- */
+
+/* Calls what is due, in order, until a handler waits or nothing is left. */
+static void tell(conn *c)
+{
+    if (c->holds > 0) return;
+    if (!c->open_told) {
+        c->open_told = true;
+        c->events->on_open(c, IO_OK);
+    }
+    if (c->stash != NULL && c->state == CONN_OPEN && c->holds == 0 && !c->paused) {
+        conn_stash *kept = c->stash;
+        c->stash = NULL;
+        c->messages++;
+        c->events->on_data(c, kept->bytes + kept->start, kept->end - kept->start);
+        mem_free(kept);
+    }
+    if (c->drain_due && c->state == CONN_OPEN && c->holds == 0) {
+        c->drain_due = false;
+        if (!c->above_high) c->events->on_drain(c);
+    }
+    if (c->eof_seen && !c->eof_told && c->stash == NULL && c->state == CONN_OPEN && c->holds == 0 && !c->paused) {
+        c->eof_told = true;
+        if (c->half_open) c->events->on_eof(c);
+        else conn_close(c, CONN_EOF);
+    }
+}
+
+static void settle_one(conn *c)
+{
+    if (c->state == CONN_FREE) return; /* given back while it waited here */
+    if (c->state == CONN_OPEN) tell(c);
+    if (c->state == CONN_OPEN || c->state == CONN_DRAINING) submit_send(c);
+    if (c->state == CONN_OPEN && c->eof_told && c->fin_sent) { /* half-closed both ways */
+        c->reason = CONN_EOF;
+        c->state = CONN_CLOSING;
+    }
+    if (c->state == CONN_DRAINING && c->eof_seen && c->out.bytes == 0) c->state = CONN_CLOSING;
+    if (wants_receive(c)) submit_receive(c);
+    if (c->state == CONN_CLOSING) {
+        bool pending = c->recv_op.kind != IO_IDLE || c->send_op.kind != IO_IDLE;
+        if (pending && !c->canceled) {
+            c->canceled = true;
+            io_cancel(c->set->port, c->socket);
+        }
+        if (!pending) finish(c);
+    }
+    if (c->state == CONN_CLOSED) tell_close(c);
+}
+
+bool conn_settle(conn_set *set)
+{
+    conn *last = set->dirty_tail;
+    for (conn *c = set->dirty_head; c != NULL; c = set->dirty_head) {
+        set->dirty_head = c->dirty_next;
+        if (set->dirty_head == NULL) set->dirty_tail = NULL;
+        c->dirty = false;
+        bool end = c == last;
+        settle_one(c);
+        if (end) break;
+    }
+    return set->dirty_head != NULL;
+}
+
+/* ---- Verbs ---- */
+
+void conn_pause(conn *c)
+{
+    c->paused = true;
+}
+
+void conn_resume(conn *c)
+{
+    c->paused = false;
+    c->undrawn = false;
+    mark_dirty(c);
+}
+
+void conn_hold(conn *c)
+{
+    assert(c->holds < UINT8_MAX);
+    c->holds++;
+}
+
+void conn_unhold(conn *c)
+{
+    assert(c->holds > 0);
+    if (--c->holds == 0) mark_dirty(c);
+}
+
+void conn_shutdown(conn *c)
+{
+    if (c->state != CONN_OPEN) return;
+    c->fin_wanted = true;
+    mark_dirty(c);
+}
+
+void conn_close(conn *c, conn_reason reason)
+{
+    if (c->state == CONN_CONNECTING) {
+        conn_abort(c, reason, IO_CANCELED);
+        return;
+    }
+    if (c->state != CONN_OPEN) return;
+    c->state = CONN_DRAINING;
+    c->reason = (uint8_t)reason;
+    c->fin_wanted = true;
+    c->drain_ns = c->set->now_ns + c->set->drain_ns;
+    mem_free(c->stash); /* input is dropped from here on */
+    c->stash = NULL;
+    arm(c);
+    mark_dirty(c);
+}
+
+void conn_abort(conn *c, conn_reason reason, io_status status)
+{
+    if (c->state != CONN_CONNECTING && c->state != CONN_OPEN && c->state != CONN_DRAINING) return;
+    /* A drained connection that only waits for the peer's FIN loses nothing, and its peer need not see a reset. */
+    c->abortive = !(c->state == CONN_DRAINING && c->out.bytes == 0);
+    if (c->abortive) {
+        c->reason = (uint8_t)reason;
+        c->status = (int16_t)status;
+    }
+    c->state = CONN_CLOSING;
+    mark_dirty(c);
+}
+
+void conn_set_receive(conn *c, conn_receive receive)
+{
+    c->receive = (uint8_t)receive;
+    c->undrawn = false;
+    mark_dirty(c);
+}
+
+conn_limits *conn_own_limits(conn *c)
+{
+    if (!c->own_limits) {
+        conn_limits *own = mem_alloc(sizeof(*own));
+        if (own == NULL) return NULL;
+        *own = *c->limits;
+        c->limits = own;
+        c->own_limits = true;
+    }
+    return (conn_limits *)(uintptr_t)c->limits;
+}
+
+void conn_limits_changed(conn *c)
+{
+    arm(c);
+}

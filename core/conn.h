@@ -1,0 +1,247 @@
+/* conn.h - one connection: its receive, its send queue, its deadlines and its end.
+ *
+ * States:
+ *
+ *   FREE --conn_connect--> CONNECTING --connected--> OPEN
+ *   FREE --conn_open-----> OPEN --conn_close, or FIN when not half-open--> DRAINING --all sent, peer's FIN or deadline--> CLOSING
+ *                          OPEN, DRAINING, CONNECTING --reset, conn_abort, conn_fail, a limit----------------------------> CLOSING
+ *                          CLOSING --no op pending--> CLOSED (socket closed, on_close called) --conn_release--> FREE
+ *
+ * Events are functions that the owner of the connection passes in (the Lua host; tests bring their own). They are
+ * called from conn_settle() and conn_on_packet() only, never from inside a verb: a verb changes state, marks the
+ * connection dirty, and what follows happens when the worker settles its dirty connections at the tail of the event.
+ *
+ * Guarantees:
+ *   - on_open first; then any number of on_data, on_readable, on_drain, at most one on_eof; then exactly one on_close,
+ *     and nothing after it. When on_open says that connecting failed, it is the only event.
+ *   - Between conn_hold() and conn_unhold() no event is called: it is remembered (bytes in the stash, at most one
+ *     receive) and comes afterwards, in order. The host holds a connection while one of its handlers waits.
+ *   - Bytes are delivered in order; nothing is read while the connection is held, paused, or its queue is above
+ *     the high mark.
+ *
+ * thread  everything here: the worker that owns the connection.
+ */
+#ifndef PORTICO_CONN_H
+#define PORTICO_CONN_H
+
+#include "io.h"
+#include "sendq.h"
+#include "timer.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct conn conn;
+typedef struct conn_set conn_set;
+
+typedef enum conn_state {
+    CONN_FREE,
+    CONN_CONNECTING, /* send_op is a connect, or has just completed */
+    CONN_OPEN,
+    CONN_DRAINING, /* nothing more is accepted for sending; what is queued goes out, then FIN; input is dropped */
+    CONN_CLOSING,  /* canceled; waiting for the pending ops' packets */
+    CONN_CLOSED    /* on_close was called; waiting for conn_release() */
+} conn_state;
+
+/* Why a connection ended. */
+typedef enum conn_reason {
+    CONN_EOF,      /* the peer sent FIN, and what was queued for it was sent */
+    CONN_RESET,    /* the peer or the network broke it */
+    CONN_LOCAL,    /* conn_close() or conn_abort() */
+    CONN_IDLE,     /* no byte either way for limits.idle */
+    CONN_TIMEOUT,  /* no first byte, or the peer did not take what was sent, in time */
+    CONN_OVERFLOW, /* more queued than limits.send_max: the peer does not read */
+    CONN_LIMIT,    /* refused for want of something: memory, descriptors */
+    CONN_ERROR,    /* a handler raised, or an error of the system that is none of these */
+    CONN_SHUTDOWN  /* the server is stopping */
+} conn_reason;
+
+/* "eof", "reset", "local", …: what scripts and logs see. */
+const char *conn_reason_name(conn_reason reason);
+
+/* How bytes come in; can be changed at any time, in force from the next receive. */
+typedef enum conn_receive {
+    CONN_LENT,  /* the port lends a buffer with the packet: an idle connection pins no memory */
+    CONN_READY, /* the zero-byte read: on_readable, and the owner draws with conn_draw() */
+    CONN_POSTED /* a buffer of the connection's own stays in flight */
+} conn_receive;
+
+typedef struct conn_limits {
+    int64_t idle_ns;       /* no byte either way; 0: no limit, here and below */
+    int64_t first_byte_ns; /* from on_open to the first byte received */
+    int64_t write_ns;      /* the peer takes not one byte of what is queued */
+    int64_t linger_ns;     /* after our FIN, for the peer's */
+    int64_t connect_ns;    /* conn_connect() to the answer */
+    uint32_t send_high;    /* bytes queued above which receiving stops; > send_low */
+    uint32_t send_low;     /* … and at or below which it goes on and on_drain is called */
+    uint32_t send_max;     /* above this after a send: CONN_OVERFLOW; 0: no limit */
+    uint32_t recv_bytes;   /* size of the buffer in CONN_POSTED */
+} conn_limits;
+
+/* The defaults that the command line shows. */
+extern const conn_limits conn_limits_default;
+
+typedef struct conn_events {
+    /* The connection is open, or, for conn_connect() only, status says why it is not and the slot is freed when this
+     * returns. */
+    void (*on_open)(conn *c, io_status status);
+    /* data is valid until this returns. CONN_LENT and CONN_POSTED. */
+    void (*on_data)(conn *c, const uint8_t *data, size_t len);
+    /* Something is there to be drawn. Comes again only after a conn_draw(): who does not draw now is asked again
+     * when it has drawn, or called conn_resume(). */
+    void (*on_readable)(conn *c);
+    /* The peer will send no more. Called for half-open connections only; others flush and close. */
+    void (*on_eof)(conn *c);
+    /* The queue fell to the low mark after it had been above the high one. */
+    void (*on_drain)(conn *c);
+    /* The end. The slot stays until conn_release(), which may be called from inside. */
+    void (*on_close)(conn *c, conn_reason reason, io_status status);
+} conn_events;
+
+struct conn {
+    io_op recv_op;
+    io_op send_op; /* also the connect */
+    sendq out;
+    timer deadline;
+    conn_set *set;
+    conn *dirty_next;
+    conn *live_next; /* the set's list of all that are not FREE; in FREE the next free slot */
+    conn *live_prev;
+    const conn_events *events;
+    const conn_limits *limits; /* shared until conn_own_limits() */
+    const char *listener;      /* name of the listener, or of the target for an outbound one; outlives it */
+    void *user;                /* the owner's */
+    uint8_t *buffer;           /* CONN_POSTED: the receive buffer; else NULL */
+    struct conn_stash *stash;  /* bytes that came while held or paused; else NULL */
+    io_socket socket;
+    uint64_t id; /* never reused in this process, above 0 */
+    net_addr peer;
+    uint64_t received; /* bytes */
+    uint64_t sent;     /* bytes that the kernel took */
+    int64_t opened_ns;
+    int64_t active_ns;   /* last byte either way */
+    int64_t progress_ns; /* when the kernel last took bytes, or the queue began to fill; after our FIN: when it went */
+    int64_t drain_ns;    /* DRAINING: the deadline for all of it */
+    uint32_t messages;   /* on_data and draws that brought bytes */
+    int16_t status;      /* an io_status: what broke it */
+    uint8_t state;       /* a conn_state */
+    uint8_t reason;      /* a conn_reason; final from CLOSING on */
+    uint8_t receive;     /* a conn_receive */
+    uint8_t holds;       /* conn_hold() less conn_unhold() */
+    bool outbound : 1;
+    bool half_open : 1;    /* FIN is reported and not answered by closing */
+    bool paused : 1;       /* conn_pause() */
+    bool above_high : 1;   /* since the queue passed the high mark, until on_drain */
+    bool undrawn : 1;      /* on_readable was called and nothing drawn since */
+    bool eof_seen : 1;     /* FIN has been received; nothing more will come */
+    bool eof_told : 1;     /* … and on_eof called, or closing begun */
+    bool fin_wanted : 1;   /* send FIN when the queue is empty */
+    bool fin_sent : 1;
+    bool abortive : 1;     /* close with RST */
+    bool dirty : 1;        /* on the set's dirty list */
+    bool own_limits : 1;
+    bool canceled : 1;     /* io_cancel() was called in CLOSING */
+    bool drain_due : 1;    /* on_drain is owed */
+    bool open_told : 1;    /* on_open was called */
+    bool close_told : 1;   /* on_close was called */
+};
+
+/* The connections of one worker. */
+struct conn_set {
+    io_port *port;
+    timers *timers;
+    void *context;      /* the owner's: the worker */
+    int64_t now_ns;     /* the clock as of this round of packets */
+    int64_t drain_ns;   /* how long a conn_close() may take to send what is queued */
+    sendq_cache cache;
+    conn *dirty_head;   /* to settle, in order */
+    conn *dirty_tail;
+    conn *live;
+    conn *free;
+    struct conn_slab *slabs;
+    uint32_t count;     /* not FREE */
+    uint64_t opened;    /* since start */
+    uint64_t closed;
+    uint64_t ids;       /* the last id given; ids of different workers interleave */
+    uint64_t ids_step;
+};
+
+void conn_set_open(conn_set *set, io_port *port, timers *deadlines, uint64_t first_id, uint64_t ids_step);
+/* All connections are FREE. */
+void conn_set_close(conn_set *set);
+
+/* What a new connection gets. */
+typedef struct conn_config {
+    const conn_events *events;
+    const conn_limits *limits; /* outlives the connection */
+    const char *listener;      /* outlives the connection */
+    void *user;
+    conn_receive receive;
+    bool half_open;
+} conn_config;
+
+/* Takes over an accepted socket, attaches it and makes it dirty; on_open comes with the settling.
+ * peer    may be NULL.
+ * result  NULL when out of memory or the socket cannot be attached; the socket is then closed. */
+conn *conn_open(conn_set *set, io_socket socket, const net_addr *peer, const conn_config *config);
+
+/* Begins an outbound connection. on_open reports how it went.
+ * result  NULL when there is no memory or no descriptor: *status says which. */
+conn *conn_connect(conn_set *set, const net_addr *peer, const conn_config *config, io_status *status);
+
+/* The worker hands in packets of kind IO_RECV, IO_READABLE, IO_SEND and IO_CONNECT. */
+void conn_on_packet(const io_packet *packet);
+
+/* Brings every dirty connection to rest: events that are due, sends, the next receive, closing. Bounded: a
+ * connection that makes itself dirty again and again waits for the next call. True: some are still dirty. */
+bool conn_settle(conn_set *set);
+
+/* ---- Verbs. All may be called from inside events, and on any connection of the same worker. ---- */
+
+/* Queues a copy of len bytes.
+ * result  IO_OK: queued; ask conn_is_high() whether to slow down. IO_CLOSED: not OPEN, or FIN was sent or asked for.
+ *         IO_LIMIT: no memory, or the queue passed limits.send_max, which also ends the connection (overflow). */
+io_status conn_send(conn *c, const void *data, size_t len);
+
+/* Draws bytes that have arrived, without waiting; for CONN_READY, and for paused connections in any mode.
+ * bytes   moved, at most len; 0 with IO_OK: the peer has sent FIN.
+ * result  IO_OK; IO_AGAIN: nothing now; IO_CLOSED; IO_RESET. */
+io_status conn_draw(conn *c, void *buffer, size_t len, size_t *bytes);
+
+/* Stops and restarts receiving. What was on its way when it stopped is kept and delivered on resume. */
+void conn_pause(conn *c);
+void conn_resume(conn *c);
+
+/* Defers all events; nests. */
+void conn_hold(conn *c);
+void conn_unhold(conn *c);
+
+/* FIN after what is queued; receiving goes on. */
+void conn_shutdown(conn *c);
+/* Sends what is queued, then FIN, then closes when the peer's FIN has come or the deadline has passed. reason: LOCAL
+ * or SHUTDOWN. In any state but OPEN and CONNECTING nothing changes. */
+void conn_close(conn *c, conn_reason reason);
+/* Ends it now: drops the queue, closes with RST. */
+void conn_abort(conn *c, conn_reason reason, io_status status);
+/* After on_close: gives the slot back. Exactly once; c is gone. */
+void conn_release(conn *c);
+
+void conn_set_receive(conn *c, conn_receive receive);
+/* Limits of this connection alone, to be changed by the caller, which then calls conn_limits_changed(). NULL: out
+ * of memory. */
+conn_limits *conn_own_limits(conn *c);
+void conn_limits_changed(conn *c);
+
+static inline bool conn_is_high(const conn *c)
+{
+    return c->above_high;
+}
+static inline size_t conn_queued(const conn *c)
+{
+    return c->out.bytes;
+}
+/* Bytes of C memory that one connection takes while idle. */
+size_t conn_bytes(void);
+
+#endif

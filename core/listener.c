@@ -1,0 +1,186 @@
+/* listener.c - a ring of accepts. Each is at any time pending, parked with a socket that nobody had room for, or
+ * waiting for the retry timer. */
+#include "listener.h"
+
+#include "base.h"
+#include "log.h"
+#include "mem.h"
+
+#include <assert.h>
+#include <stdio.h>
+
+typedef struct posted_accept {
+    io_accept_op accept;
+    listener *owner;
+    io_socket parked; /* accepted, not yet taken; IO_SOCKET_NONE otherwise */
+} posted_accept;
+
+struct listener {
+    posted_accept accepts[LISTENER_ACCEPTS];
+    const listener_events *events;
+    void *context;
+    io_socket socket;
+    io_port *port; /* NULL until started */
+    timers *deadlines;
+    timer retry;
+    uint32_t pending;
+    bool stopping;
+    bool short_of; /* descriptors or memory: said, and not yet over */
+    bool full;     /* the limit of connections: the same */
+    char name[LISTENER_NAME_MAX];
+};
+
+static void wait_and_retry(listener *l)
+{
+    if (timer_running(&l->retry) || l->stopping) return;
+    /* Out of memory for the heap of timers: the next packet or stop looks again. */
+    (void)timer_start(l->deadlines, &l->retry, io_port_now(l->port) + LISTENER_RETRY_NS);
+}
+
+static void say_short(listener *l, io_status status, int native)
+{
+    if (l->short_of) return;
+    l->short_of = true;
+    log_write(LOG_WARN, "%s: accepting pauses: %s (system code %d); raise the limit of open files or lower --max-connections",
+              l->name, io_status_text(status), native);
+}
+
+/* Deals a socket; parks it when there is no room. */
+static void deal(listener *l, posted_accept *a, io_socket socket)
+{
+    if (l->events->on_accept(l->context, l, socket, &a->accept.peer)) {
+        a->parked = IO_SOCKET_NONE;
+        return;
+    }
+    a->parked = socket;
+    if (!l->full) log_write(LOG_WARN, "%s: accepting pauses: the limit of connections is reached", l->name);
+    l->full = true;
+    wait_and_retry(l);
+}
+
+static void submit(listener *l, posted_accept *a)
+{
+    if (l->stopping || a->parked != IO_SOCKET_NONE || a->accept.op.kind != IO_IDLE) return;
+    io_status status = io_accept(l->port, &a->accept, l->socket);
+    if (status == IO_OK) {
+        l->pending++;
+        return;
+    }
+    say_short(l, status, 0);
+    wait_and_retry(l);
+}
+
+static void on_retry(timer *t, int64_t now_ns)
+{
+    listener *l = container_of(t, listener, retry);
+    (void)now_ns;
+    bool parked = false;
+    for (size_t i = 0; i < LISTENER_ACCEPTS; i++) {
+        posted_accept *a = &l->accepts[i];
+        if (a->parked != IO_SOCKET_NONE) deal(l, a, a->parked);
+        parked = parked || a->parked != IO_SOCKET_NONE;
+        submit(l, a);
+    }
+    if (!parked && l->full) {
+        l->full = false;
+        log_write(LOG_INFO, "%s: accepting again", l->name);
+    }
+}
+
+io_status listener_open(listener **out, const net_addr *addr, const listener_events *events, void *context, int *native)
+{
+    *out = NULL;
+    *native = 0;
+    listener *l = mem_zalloc(sizeof(*l));
+    if (l == NULL) return IO_LIMIT;
+    io_status status = net_listen(&l->socket, addr, native);
+    net_addr bound;
+    if (status == IO_OK && (status = net_local(&bound, l->socket)) != IO_OK) net_close(l->socket);
+    if (status != IO_OK) {
+        mem_free(l);
+        return status;
+    }
+    char text[NET_ADDR_TEXT_MAX];
+    snprintf(l->name, sizeof(l->name), "tcp://%s", net_addr_format(&bound, text, sizeof(text)));
+    l->events = events;
+    l->context = context;
+    l->retry.fire = on_retry;
+    for (size_t i = 0; i < LISTENER_ACCEPTS; i++) {
+        l->accepts[i].owner = l;
+        l->accepts[i].parked = IO_SOCKET_NONE;
+    }
+    *out = l;
+    return IO_OK;
+}
+
+void listener_close(listener *l)
+{
+    if (l == NULL) return;
+    assert(l->pending == 0);
+    if (l->socket != IO_SOCKET_NONE) net_close(l->socket);
+    mem_free(l);
+}
+
+const char *listener_name(const listener *l)
+{
+    return l->name;
+}
+
+io_status listener_start(listener *l, io_port *port, timers *deadlines)
+{
+    assert(l->port == NULL);
+    l->port = port;
+    l->deadlines = deadlines;
+    io_status status = io_attach(port, l->socket);
+    if (status != IO_OK) return status;
+    for (size_t i = 0; i < LISTENER_ACCEPTS; i++) submit(l, &l->accepts[i]);
+    return IO_OK;
+}
+
+/* The last step of stopping. */
+static void end_if_joined(listener *l)
+{
+    if (!l->stopping || l->pending > 0 || l->socket == IO_SOCKET_NONE) return;
+    io_close(l->port, l->socket, false);
+    l->socket = IO_SOCKET_NONE;
+    l->events->on_stopped(l->context, l);
+}
+
+void listener_stop(listener *l)
+{
+    assert(l->port != NULL);
+    if (l->stopping) return;
+    l->stopping = true;
+    timer_stop(l->deadlines, &l->retry);
+    for (size_t i = 0; i < LISTENER_ACCEPTS; i++) {
+        if (l->accepts[i].parked == IO_SOCKET_NONE) continue;
+        net_close(l->accepts[i].parked);
+        l->accepts[i].parked = IO_SOCKET_NONE;
+    }
+    if (l->pending > 0) io_cancel(l->port, l->socket);
+    end_if_joined(l);
+}
+
+void listener_on_packet(const io_packet *packet)
+{
+    posted_accept *a = container_of(packet->op, posted_accept, accept.op);
+    listener *l = a->owner;
+    assert(l->pending > 0);
+    l->pending--;
+    if (packet->status == IO_OK && l->stopping) {
+        net_close(packet->accepted);
+    } else if (packet->status == IO_OK) {
+        if (l->short_of) {
+            l->short_of = false;
+            log_write(LOG_INFO, "%s: accepting again", l->name);
+        }
+        deal(l, a, packet->accepted);
+        submit(l, a);
+    } else if (packet->status == IO_RESET) {
+        submit(l, a); /* the peer was gone before it was accepted: its own affair */
+    } else if (packet->status != IO_CANCELED) {
+        say_short(l, packet->status, packet->native);
+        wait_and_retry(l);
+    }
+    end_if_joined(l);
+}

@@ -1,0 +1,50 @@
+/* listener.h - one listening socket that keeps accepts posted and hands sockets to whoever deals them out.
+ *
+ * A peer that is gone before it is accepted costs its own accept and nothing else. Out of descriptors, or with the
+ * limit of connections reached, accepting pauses, says so once, and tries again every LISTENER_RETRY_NS: meanwhile
+ * peers wait in the kernel's queue.
+ *
+ * thread  listener_open and listener_close: any. The rest: the worker whose port it was started on.
+ */
+#ifndef PORTICO_LISTENER_H
+#define PORTICO_LISTENER_H
+
+#include "io.h"
+#include "net.h"
+#include "timer.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum {
+    LISTENER_ACCEPTS = 32, /* kept posted: on Windows that many connections can come in before the worker runs */
+    LISTENER_NAME_MAX = NET_ADDR_TEXT_MAX + 8
+};
+#define LISTENER_RETRY_NS INT64_C(100000000)
+
+typedef struct listener listener;
+
+typedef struct listener_events {
+    /* Takes over a socket. False: no room for a connection now; the socket stays with the listener, which asks again. */
+    bool (*on_accept)(void *context, listener *l, io_socket socket, const net_addr *peer);
+    /* Nothing is pending any more, after listener_stop(). */
+    void (*on_stopped)(void *context, listener *l);
+} listener_events;
+
+/* Binds and listens. native: the system's code on failure. IO_LIMIT when out of memory. */
+io_status listener_open(listener **out, const net_addr *addr, const listener_events *events, void *context,
+                        int *native);
+/* Not started, or stopped. NULL is fine. */
+void listener_close(listener *l);
+
+/* "tcp://127.0.0.1:7777", with the port that the system chose. Valid until listener_close(). */
+const char *listener_name(const listener *l);
+
+/* Begins to accept on the caller's port. */
+io_status listener_start(listener *l, io_port *port, timers *deadlines);
+/* Cancels the accepts, closes the socket; on_stopped follows, perhaps before this returns. */
+void listener_stop(listener *l);
+
+void listener_on_packet(const io_packet *packet);
+
+#endif

@@ -1,0 +1,63 @@
+/* server.h - the whole of it: workers, listeners, starting, draining, stopping.
+ *
+ *   server_open()    starts the worker threads; each opens its port and its app (worker 0 first: if the script does not
+ *                    load there, the others do not try)
+ *   server_listen()  binds and listens; ports chosen by the system are known from here on
+ *   server_start()   begins to accept
+ *   server_stop()    stops accepting and drains; again: at once. Any thread
+ *   server_wait()    until all workers have ended
+ *   server_close()
+ *
+ * thread  the main thread, but for what says otherwise.
+ */
+#ifndef PORTICO_SERVER_H
+#define PORTICO_SERVER_H
+
+#include "conn.h"
+#include "io.h"
+#include "net.h"
+#include "worker.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { SERVER_LISTENERS_MAX = 64 };
+
+typedef struct server_options {
+    const io_backend *backend;
+    uint32_t workers;         /* 1 to WORKER_MAX */
+    uint32_t max_connections; /* in all; 0: no limit but the descriptors */
+    int64_t drain_ns;         /* from server_stop() to cutting off */
+    io_options io;
+} server_options;
+
+typedef enum server_end {
+    SERVER_CLEAN,
+    SERVER_FAILED, /* a worker could not go on */
+    SERVER_CUT_OFF /* the drain's deadline came while bytes were still queued or handlers still waited */
+} server_end;
+
+/* On failure, NULL, and what is wrong has been logged. *app_failed: it was the app's open. */
+server *server_open(const server_options *options, const worker_app *app, void *app_context, bool *app_failed);
+/* native: the system's code on failure. Before server_start(). */
+io_status server_listen(server *s, const net_addr *addr, int *native);
+uint32_t server_listener_count(const server *s);
+/* "tcp://127.0.0.1:7777": the name that scripts see as conn.listener, with the real port. */
+const char *server_listener_name(const server *s, uint32_t index);
+void server_start(server *s);
+/* Any thread, before server_wait(). */
+void server_stop(server *s);
+/* True once server_stop() was called. Any thread. */
+bool server_stopping(const server *s);
+/* True once all workers are done, or one has failed, so that server_wait() returns at once. A piece of OS_NEWS_WAKE is
+ * posted when this or server_stopping() becomes true. Any thread. */
+bool server_ended(const server *s);
+/* Connections of all workers, those on their way to one included. Any thread. */
+uint32_t server_connections(const server *s);
+server_end server_wait(server *s);
+void server_close(server *s); /* after server_wait() */
+
+worker *server_worker(server *s, uint32_t index);
+const server_options *server_get_options(const server *s);
+
+#endif
