@@ -1,0 +1,41 @@
+/* host_alloc.c - the allocator of a Lua state: its own heap, with a cap. */
+#include "host_internal.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+void *host_allocate(void *context, void *block, size_t old_bytes, size_t bytes)
+{
+    host *h = context;
+    if (block == NULL) old_bytes = 0; /* it tells the type of the new object then (Lua manual, lua_Alloc) */
+    if (bytes == 0) {
+        if (block != NULL) mem_heap_free(h->heap, block, old_bytes);
+        h->heap_bytes -= old_bytes;
+        return NULL;
+    }
+    if (bytes > old_bytes) {
+        size_t growth = bytes - old_bytes;
+        if (h->heap_bytes > h->heap_cap || growth > h->heap_cap - h->heap_bytes) return NULL;
+    }
+    void *moved = mem_heap_realloc(h->heap, block, old_bytes, bytes);
+    /* Lua relies on shrinking to succeed; the larger block will do. */
+    if (moved == NULL && bytes <= old_bytes) moved = block;
+    if (moved == NULL) return NULL;
+    h->heap_bytes = h->heap_bytes - old_bytes + bytes;
+    if (h->heap_bytes > h->heap_peak) h->heap_peak = h->heap_bytes;
+    return moved;
+}
+
+void host_reserve(host *h, bool on)
+{
+    h->heap_cap = h->config->lua_memory + (on ? HOST_RESERVE_BYTES : 0);
+}
+
+char *host_cap_text(const host *h, char *text, size_t size)
+{
+    size_t cap = h->config->lua_memory;
+    if (cap % (1 << 20) == 0) snprintf(text, size, "%zu MiB", cap >> 20);
+    else if (cap % (1 << 10) == 0) snprintf(text, size, "%zu KiB", cap >> 10);
+    else snprintf(text, size, "%zu bytes", cap);
+    return text;
+}

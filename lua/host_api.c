@@ -1,0 +1,158 @@
+/* host_api.c - the global `portico`: what a script can do that does not start from a connection. */
+#include "host_internal.h"
+
+#include "log.h"
+#include "os.h"
+#include "server.h"
+
+static int api_now(lua_State *L)
+{
+    lua_pushnumber(L, (lua_Number)os_realtime_ns() / 1e9);
+    return 1;
+}
+
+static int api_monotonic(lua_State *L)
+{
+    lua_pushnumber(L, (lua_Number)io_port_now(host_of(L)->worker->port) / 1e9);
+    return 1;
+}
+
+static int api_shutdown(lua_State *L)
+{
+    server_stop(host_of(L)->worker->server);
+    return 0;
+}
+
+/* ---- conns() ---- */
+
+/* The iterator: upvalue 1 the list, 2 how far it has come. */
+static int next_conn(lua_State *L)
+{
+    lua_Integer i = lua_tointeger(L, lua_upvalueindex(2));
+    for (;;) {
+        i++;
+        if (lua_rawgeti(L, lua_upvalueindex(1), i) == LUA_TNIL) return 1;
+        const host_conn *hc = lua_touserdata(L, -1);
+        if (hc->c != NULL && hc->c->state == CONN_OPEN) break; /* it may have ended since the list was made */
+        lua_pop(L, 1);
+    }
+    lua_pushinteger(L, i);
+    lua_replace(L, lua_upvalueindex(2));
+    return 1;
+}
+
+/* Takes a list at once, so that the loop's body may close connections, or wait. */
+static int api_conns(lua_State *L)
+{
+    const conn_set *conns = &host_of(L)->worker->conns;
+    lua_Integer count = 0;
+    lua_createtable(L, (int)conns->count, 0);
+    for (conn *c = conns->live; c != NULL; c = c->live_next) {
+        if (c->state != CONN_OPEN || !c->open_told) continue;
+        host_conn_push(L, c);
+        lua_rawseti(L, -2, ++count);
+    }
+    lua_pushinteger(L, 0);
+    lua_pushcclosure(L, next_conn, 2);
+    return 1;
+}
+
+/* ---- log ---- */
+
+/* Logs the arguments from first on, as text with blanks between. */
+static int log_values(lua_State *L, log_level level, int first)
+{
+    int top = lua_gettop(L);
+    luaL_Buffer text;
+    if (!log_wants(level)) return 0;
+    luaL_buffinit(L, &text);
+    for (int i = first; i <= top; i++) {
+        if (i > first) luaL_addchar(&text, ' ');
+        luaL_tolstring(L, i, NULL);
+        luaL_addvalue(&text);
+    }
+    luaL_pushresult(&text);
+    size_t len;
+    const char *line = lua_tolstring(L, -1, &len);
+    log_text(level, line, len);
+    return 0;
+}
+
+static int log_call(lua_State *L)
+{
+    return log_values(L, LOG_INFO, 2); /* 1 is the table portico.log */
+}
+
+static int log_debug(lua_State *L)
+{
+    return log_values(L, LOG_DEBUG, 1);
+}
+
+static int log_info(lua_State *L)
+{
+    return log_values(L, LOG_INFO, 1);
+}
+
+static int log_warn(lua_State *L)
+{
+    return log_values(L, LOG_WARN, 1);
+}
+
+static int log_error(lua_State *L)
+{
+    return log_values(L, LOG_ERROR, 1);
+}
+
+static void push_log(lua_State *L)
+{
+    static const luaL_Reg functions[] = {
+        {"debug", log_debug}, {"info", log_info}, {"warn", log_warn}, {"error", log_error}, {NULL, NULL}};
+    luaL_newlib(L, functions);
+    lua_createtable(L, 0, 1);
+    lua_pushcfunction(L, log_call);
+    lua_setfield(L, -2, "__call");
+    lua_setmetatable(L, -2);
+}
+
+/* ---- The module ---- */
+
+static void push_args(lua_State *L, const host_config *config)
+{
+    lua_createtable(L, config->arg_count, 1);
+    lua_pushstring(L, config->script);
+    lua_rawseti(L, -2, 0);
+    for (int i = 0; i < config->arg_count; i++) {
+        lua_pushstring(L, config->args[i]);
+        lua_rawseti(L, -2, i + 1);
+    }
+}
+
+void host_api_open(lua_State *L)
+{
+    static const luaL_Reg functions[] = {
+        {"now", api_now},          {"monotonic", api_monotonic}, {"sleep", host_api_sleep},
+        {"after", host_api_after}, {"every", host_api_every},    {"connect", host_api_connect},
+        {"conns", api_conns},      {"shutdown", api_shutdown},   {NULL, NULL},
+    };
+    const host *h = host_of(L);
+    luaL_newlib(L, functions); /* stack: portico */
+    push_log(L);
+    lua_setfield(L, -2, "log");
+    push_args(L, h->config);
+    lua_pushvalue(L, -1);
+    lua_setglobal(L, "arg"); /* as in the interpreter lua */
+    lua_setfield(L, -2, "args");
+    lua_pushstring(L, h->config->version);
+    lua_setfield(L, -2, "version");
+    lua_createtable(L, 0, 2);
+    lua_pushinteger(L, h->worker->id);
+    lua_setfield(L, -2, "id");
+    lua_pushinteger(L, h->worker->count);
+    lua_setfield(L, -2, "count");
+    lua_setfield(L, -2, "worker");
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE); /* for require "portico" */
+    lua_pushvalue(L, -2);
+    lua_setfield(L, -2, "portico");
+    lua_pop(L, 1);
+    lua_setglobal(L, "portico");
+}

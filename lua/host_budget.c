@@ -1,0 +1,243 @@
+/* host_budget.c - ends handlers that run for too long, at no cost to the others.
+ *
+ * A slice costs two stores of a sequence number: odd while it runs. One thread of the process, the watchdog, looks at the
+ * numbers now and then. A slice that it sees for longer than the budget is overdue: the watchdog interrupts the worker
+ * and arms a count hook, which raises at the next instruction of the coroutine that runs. And at each one after that, for
+ * as long as the slice lasts: a loop of pcalls ends too.
+ *
+ * The hook is armed on one coroutine. Those further out get it when control comes back to them (host_budget_carry()); a
+ * coroutine that was entered in between is found by the watchdog at its next look. One that keeps a hook from an earlier
+ * slice takes it off itself.
+ *
+ * No hook runs inside a C function (string.find with a bad pattern can take minutes) nor in a finaliser. The watchdog
+ * can only say so.
+ */
+#include "host_internal.h"
+
+#include "log.h"
+#include "os.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+enum {
+    TICK_NS_MIN = 2000000,
+    TICK_NS_MAX = 25000000,
+    TICKS_PER_BUDGET = 4,
+    STUCK_BUDGETS = 10 /* so many budgets late, and at least STUCK_NS_MIN: logged */
+};
+#define STUCK_NS_MIN INT64_C(1000000000)
+
+/* The key in the registry of the message and traceback of a slice's first error. */
+static const char overrun_key;
+
+/* ---- On the worker's thread ---- */
+
+/* A count hook. raises */
+static void end_slice(lua_State *L, lua_Debug *where)
+{
+    host *h = host_of(L);
+    (void)where;
+    if (!host_is_overdue(h)) {
+        lua_sethook(L, NULL, 0, 0);
+        return;
+    }
+    host_kind kind = (host_kind)atomic_load_explicit(&h->watch.kind, memory_order_relaxed);
+    double budget = (double)atomic_load_explicit(&h->watch.budget_ns, memory_order_relaxed) / 1e9;
+    char text[64];
+    snprintf(text, sizeof(text), "%s budget of %g s exceeded", kind <= HOST_EVERY ? "callback" : "load", budget);
+    luaL_where(L, 0); /* no frame of the hook's own is on the stack: level 0 is the function that was interrupted */
+    lua_pushstring(L, text);
+    lua_concat(L, 2);
+    unsigned long long slice = atomic_load_explicit(&h->watch.sequence, memory_order_relaxed);
+    if (h->overrun_slice != slice) {
+        /* Later errors of this slice come from further out. What the log should show is this place. */
+        h->overrun_slice = slice;
+        h->overruns++;
+        lua_createtable(L, 2, 0);
+        lua_pushvalue(L, -2);
+        lua_rawseti(L, -2, 1);
+        host_push_traceback(L, L, 0);
+        lua_rawseti(L, -2, 2);
+        lua_rawsetp(L, LUA_REGISTRYINDEX, &overrun_key);
+    }
+    lua_error(L);
+}
+
+/* Runs while the worker is stopped at some instruction. lua_sethook() may be called like this: lua.c does, from a signal
+ * handler. */
+static void arm(void *argument)
+{
+    host *h = argument;
+    if (!host_is_overdue(h)) return;
+    lua_State *running = atomic_load_explicit(&h->running, memory_order_acquire);
+    lua_sethook(running, end_slice, LUA_MASKCOUNT, 1);
+}
+
+void host_budget_carry(host *h, lua_State *L)
+{
+    if (host_is_overdue(h)) lua_sethook(L, end_slice, LUA_MASKCOUNT, 1);
+}
+
+void host_budget_clear(host *h, lua_State *L)
+{
+    atomic_store_explicit(&h->watch.overdue, 0, memory_order_relaxed);
+    lua_sethook(L, NULL, 0, 0);
+}
+
+bool host_budget_overrun(lua_State *L)
+{
+    bool found = lua_rawgetp(L, LUA_REGISTRYINDEX, &overrun_key) == LUA_TTABLE;
+    lua_pushnil(L);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &overrun_key);
+    if (!found) { /* there was no memory to note it */
+        lua_pop(L, 1);
+        return false;
+    }
+    lua_rawgeti(L, -1, 1);
+    lua_rawgeti(L, -2, 2);
+    lua_remove(L, -3);
+    return true;
+}
+
+/* ---- The watchdog ---- */
+
+static struct watchdog {
+    atomic_flag lock; /* guards opening and closing; those are rare */
+    unsigned users;
+    os_thread *thread;
+    os_mutex *mutex; /* guards what follows */
+    os_cond *wake;
+    host *hosts;
+    int64_t tick_ns;
+    bool stop;
+} watchdog = {.lock = ATOMIC_FLAG_INIT};
+
+static void say_stuck(const host *h, int64_t late_ns)
+{
+    const host_watch *watch = &h->watch;
+    host_kind kind = (host_kind)atomic_load_explicit(&watch->kind, memory_order_relaxed);
+    unsigned long long id = atomic_load_explicit(&watch->conn_id, memory_order_relaxed);
+    char conn_text[48] = "";
+    if (id != 0) snprintf(conn_text, sizeof(conn_text), " of conn %llu", id);
+    log_write(LOG_ERROR,
+              "%s: %s%s has not come back for %.1f s: it is inside a C function (string.find, string.rep, io.read, …) or a "
+              "finaliser, which no budget can end; worker %" PRIu32 " serves nobody meanwhile",
+              h->config->script, host_kind_name(kind), conn_text, (double)late_ns / 1e9, h->worker->id);
+}
+
+static void look(host *h, int64_t now_ns)
+{
+    host_watch *watch = &h->watch;
+    unsigned long long sequence = atomic_load_explicit(&watch->sequence, memory_order_acquire);
+    if (sequence != watch->seen || sequence % 2 == 0) {
+        watch->seen = sequence;
+        watch->since_ns = now_ns;
+        watch->told = false;
+        return;
+    }
+    int64_t budget_ns = atomic_load_explicit(&watch->budget_ns, memory_order_relaxed);
+    int64_t late_ns = now_ns - watch->since_ns;
+    if (budget_ns == 0 || late_ns < budget_ns) return;
+    atomic_store_explicit(&watch->overdue, sequence, memory_order_relaxed);
+    os_thread_interrupt(h->worker->thread, arm, h);
+    if (!watch->told && late_ns >= STUCK_NS_MIN && late_ns / STUCK_BUDGETS >= budget_ns) {
+        watch->told = true;
+        say_stuck(h, late_ns);
+    }
+}
+
+static void watch_hosts(void *argument)
+{
+    struct watchdog *dog = argument;
+    os_mutex_lock(dog->mutex);
+    while (!dog->stop) {
+        os_cond_wait(dog->wake, dog->mutex, dog->tick_ns);
+        int64_t now_ns = os_monotonic_ns();
+        for (host *h = dog->hosts; h != NULL; h = h->watch.next) look(h, now_ns);
+    }
+    os_mutex_unlock(dog->mutex);
+}
+
+static int64_t tick_for(const host_config *config)
+{
+    int64_t budget = config->callback_budget_ns;
+    if (budget == 0 || (config->load_budget_ns != 0 && config->load_budget_ns < budget)) budget = config->load_budget_ns;
+    int64_t tick = budget / TICKS_PER_BUDGET;
+    return tick < TICK_NS_MIN ? TICK_NS_MIN : tick > TICK_NS_MAX ? TICK_NS_MAX : tick;
+}
+
+static void stop_watchdog(struct watchdog *dog)
+{
+    if (dog->thread != NULL) {
+        os_mutex_lock(dog->mutex);
+        dog->stop = true;
+        os_cond_signal(dog->wake);
+        os_mutex_unlock(dog->mutex);
+        os_thread_join(dog->thread);
+    }
+    if (dog->wake != NULL) os_cond_close(dog->wake);
+    if (dog->mutex != NULL) os_mutex_close(dog->mutex);
+    dog->thread = NULL;
+    dog->wake = NULL;
+    dog->mutex = NULL;
+    dog->stop = false;
+}
+
+static bool start_watchdog(struct watchdog *dog)
+{
+    dog->mutex = os_mutex_open();
+    dog->wake = os_cond_open();
+    dog->tick_ns = TICK_NS_MAX;
+    if (dog->mutex != NULL && dog->wake != NULL) dog->thread = os_thread_start("watchdog", watch_hosts, dog);
+    if (dog->thread != NULL) return true;
+    stop_watchdog(dog);
+    return false;
+}
+
+static void lock_watchdog(struct watchdog *dog)
+{
+    while (atomic_flag_test_and_set_explicit(&dog->lock, memory_order_acquire)) {
+    }
+}
+
+static void unlock_watchdog(struct watchdog *dog)
+{
+    atomic_flag_clear_explicit(&dog->lock, memory_order_release);
+}
+
+bool host_budget_open(host *h)
+{
+    struct watchdog *dog = &watchdog;
+    if (h->config->callback_budget_ns == 0 && h->config->load_budget_ns == 0) return true;
+    lock_watchdog(dog);
+    bool ok = dog->users > 0 || start_watchdog(dog);
+    if (ok) {
+        dog->users++;
+        os_mutex_lock(dog->mutex);
+        int64_t tick_ns = tick_for(h->config);
+        if (tick_ns < dog->tick_ns) dog->tick_ns = tick_ns;
+        h->watch.next = dog->hosts;
+        h->watch.registered = true;
+        dog->hosts = h;
+        os_cond_signal(dog->wake);
+        os_mutex_unlock(dog->mutex);
+    }
+    unlock_watchdog(dog);
+    return ok;
+}
+
+void host_budget_close(host *h)
+{
+    struct watchdog *dog = &watchdog;
+    if (!h->watch.registered) return;
+    lock_watchdog(dog);
+    os_mutex_lock(dog->mutex);
+    host **link = &dog->hosts;
+    while (*link != h) link = &(*link)->watch.next;
+    *link = h->watch.next;
+    h->watch.registered = false;
+    os_mutex_unlock(dog->mutex);
+    if (--dog->users == 0) stop_watchdog(dog);
+    unlock_watchdog(dog);
+}

@@ -1,0 +1,410 @@
+/* host_conn.c - conn, the userdata through which scripts see a connection.
+ *
+ * One per connection, made when a handler first needs it, and anchored in the registry for as long as the connection
+ * lives. When on_close is over its pointer is cleared: it is stale, and a method on it returns nil, "closed".
+ */
+#include "host_internal.h"
+
+#include "net.h"
+#include "os.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+static host_conn *check(lua_State *L)
+{
+    return host_check_userdata(L, 1, host_of(L)->conn_meta, "conn");
+}
+
+static int push_closed(lua_State *L)
+{
+    return host_push_failure(L, "closed", "closed");
+}
+
+static int push_true(lua_State *L)
+{
+    lua_pushboolean(L, true);
+    return 1;
+}
+
+/* ---- Life ---- */
+
+host_conn *host_conn_new(lua_State *L, int user_values)
+{
+    host *h = host_of(L);
+    host_conn *hc = lua_newuserdatauv(L, sizeof(*hc), user_values);
+    *hc = (host_conn){.ref = LUA_NOREF};
+    lua_rawgeti(L, LUA_REGISTRYINDEX, h->conn_meta_ref);
+    lua_setmetatable(L, -2);
+    lua_pushvalue(L, -1);
+    hc->ref = luaL_ref(L, LUA_REGISTRYINDEX);
+    return hc;
+}
+
+void host_conn_push(lua_State *L, conn *c)
+{
+    if (c->user != NULL) {
+        lua_rawgeti(L, LUA_REGISTRYINDEX, ((const host_conn *)c->user)->ref);
+        return;
+    }
+    host_conn *hc = host_conn_new(L, 1);
+    hc->c = c;
+    hc->id = c->id;
+    c->user = hc;
+}
+
+void host_conn_drop(host *h, host_conn *hc)
+{
+    lua_State *L = h->L;
+    hc->c = NULL;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, hc->ref);
+    for (int value = 1; value <= 3; value++) {
+        lua_pushnil(L);
+        lua_setiuservalue(L, -2, value); /* one that it does not have: nothing happens */
+    }
+    lua_pop(L, 1);
+    luaL_unref(L, LUA_REGISTRYINDEX, hc->ref);
+    hc->ref = LUA_NOREF;
+}
+
+void host_conn_detach(host *h, conn *c)
+{
+    if (c->user != NULL) host_conn_drop(h, c->user);
+    c->user = NULL;
+}
+
+/* ---- Methods ---- */
+
+static int method_send(lua_State *L)
+{
+    conn *c = check(L)->c;
+    int top = lua_gettop(L);
+    for (int i = 2; i <= top; i++) luaL_checkstring(L, i); /* all of it, or nothing */
+    if (c == NULL) return push_closed(L);
+    io_status status = c->state == CONN_OPEN ? IO_OK : IO_CLOSED;
+    for (int i = 2; i <= top && status == IO_OK; i++) {
+        size_t len;
+        const char *data = lua_tolstring(L, i, &len);
+        status = conn_send(c, data, len);
+    }
+    if (status == IO_OK) {
+        lua_pushboolean(L, !conn_is_high(c));
+        return 1;
+    }
+    if (status == IO_CLOSED) return push_closed(L);
+    if (c->reason == CONN_OVERFLOW && c->state != CONN_OPEN) return host_push_failure(L, "overflow", "overflow");
+    return host_push_failure(L, "out of memory", "limit");
+}
+
+static int method_recv(lua_State *L)
+{
+    host *h = host_of(L);
+    conn *c = check(L)->c;
+    lua_Integer max = luaL_optinteger(L, 2, HOST_DRAW_DEFAULT);
+    luaL_argcheck(L, max > 0, 2, "a number of bytes above 0 expected");
+    if (c == NULL) return push_closed(L);
+    if (c->receive != CONN_READY && !c->paused) {
+        return luaL_error(L, "conn:recv is for scripts with on_readable, and for paused connections");
+    }
+    size_t bytes;
+    io_status status = conn_draw(c, h->scratch, max < HOST_DRAW_MAX ? (size_t)max : HOST_DRAW_MAX, &bytes);
+    if (status == IO_OK && bytes > 0) {
+        lua_pushlstring(L, (const char *)h->scratch, bytes);
+        return 1;
+    }
+    if (status == IO_OK) return host_push_failure(L, "eof", "eof");
+    if (status == IO_AGAIN) return host_push_failure(L, "again", "again");
+    if (status == IO_CLOSED) return push_closed(L);
+    return host_push_failure(L, io_status_text(status), io_status_name(status));
+}
+
+static int method_pause(lua_State *L)
+{
+    conn *c = check(L)->c;
+    if (c == NULL) return push_closed(L);
+    conn_pause(c);
+    return push_true(L);
+}
+
+static int method_resume(lua_State *L)
+{
+    conn *c = check(L)->c;
+    if (c == NULL) return push_closed(L);
+    conn_resume(c);
+    return push_true(L);
+}
+
+static int method_shutdown(lua_State *L)
+{
+    static const char *const ways[] = {"w", NULL};
+    conn *c = check(L)->c;
+    luaL_checkoption(L, 2, "w", ways);
+    if (c == NULL || c->state != CONN_OPEN) return push_closed(L);
+    conn_shutdown(c);
+    return push_true(L);
+}
+
+static int method_close(lua_State *L)
+{
+    conn *c = check(L)->c;
+    if (c == NULL) return push_closed(L);
+    conn_close(c, CONN_LOCAL);
+    return push_true(L);
+}
+
+static int method_abort(lua_State *L)
+{
+    conn *c = check(L)->c;
+    if (c == NULL) return push_closed(L);
+    conn_abort(c, CONN_LOCAL, IO_OK);
+    return push_true(L);
+}
+
+/* ---- set{…} ---- */
+
+typedef struct settings {
+    conn_limits limits;
+    uint32_t given; /* HOST_LIMIT_* */
+    bool has_nodelay, has_keepalive, has_receive, has_half_open;
+    bool nodelay;
+    bool half_open;
+    unsigned keepalive;
+    conn_receive receive;
+} settings;
+
+static const char *const setting_names[] = {"idle",     "first_byte", "write",   "send_high", "send_low", "send_max",
+                                            "nodelay",  "keepalive",  "receive", "half_open", NULL};
+
+/* raises: the setting at index is wrong */
+static void refuse(lua_State *L, const char *name, const char *expected, int index)
+{
+    luaL_argerror(L, 2, lua_pushfstring(L, "%s: %s expected, got %s", name, expected, luaL_typename(L, index)));
+}
+
+static conn_receive check_receive(lua_State *L, const conn *c, int index)
+{
+    const char *mode = lua_type(L, index) == LUA_TSTRING ? lua_tostring(L, index) : "";
+    uint32_t handlers = c->outbound ? ((const host_conn *)c->user)->handlers : host_of(L)->handlers;
+    bool is_ready = strcmp(mode, "ready") == 0;
+    if (!is_ready && strcmp(mode, "lent") != 0 && strcmp(mode, "posted") != 0) {
+        refuse(L, "receive", "'lent', 'ready' or 'posted'", index);
+    }
+    if (is_ready && (handlers & HOST_BIT(HOST_ON_MESSAGE))) luaL_argerror(L, 2, "receive: 'ready' is for on_readable");
+    if (!is_ready && (handlers & HOST_BIT(HOST_ON_READABLE))) luaL_argerror(L, 2, "receive: on_readable needs 'ready'");
+    return is_ready ? CONN_READY : mode[0] == 'l' ? CONN_LENT : CONN_POSTED;
+}
+
+/* Reads one setting: its name at -2, its value at -1. raises */
+static void read_setting(lua_State *L, settings *s, const conn *c)
+{
+    int value = lua_gettop(L);
+    if (lua_type(L, -2) != LUA_TSTRING) luaL_argerror(L, 2, "names of settings expected as keys");
+    const char *name = lua_tostring(L, -2);
+    uint32_t bit = host_limit_set(L, &s->limits, name, value);
+    if (bit == HOST_LIMIT_WRONG) luaL_argerror(L, 2, lua_pushfstring(L, "%s: %s", name, lua_tostring(L, -1)));
+    s->given |= bit;
+    if (bit != 0) return;
+    if (strcmp(name, "nodelay") == 0) {
+        if (!lua_isboolean(L, value)) refuse(L, name, "boolean", value);
+        s->nodelay = lua_toboolean(L, value);
+        s->has_nodelay = true;
+    } else if (strcmp(name, "half_open") == 0) {
+        if (!lua_isboolean(L, value)) refuse(L, name, "boolean", value);
+        s->half_open = lua_toboolean(L, value);
+        s->has_half_open = true;
+    } else if (strcmp(name, "keepalive") == 0) {
+        bool is_off = lua_isboolean(L, value) && !lua_toboolean(L, value);
+        lua_Number seconds = is_off ? 0 : lua_type(L, value) == LUA_TNUMBER ? lua_tonumber(L, value) : -1;
+        if (!is_off && !(seconds >= 1 && seconds <= 32767)) refuse(L, name, "seconds from 1 to 32767, or false,", value);
+        s->keepalive = (unsigned)seconds;
+        s->has_keepalive = true;
+    } else if (strcmp(name, "receive") == 0) {
+        s->receive = check_receive(L, c, value);
+        s->has_receive = true;
+    } else {
+        host_push_hint(L, name, setting_names);
+        luaL_argerror(L, 2, lua_pushfstring(L, "unknown setting '%s'%s", name, lua_tostring(L, -1)));
+    }
+}
+
+static int method_set(lua_State *L)
+{
+    conn *c = check(L)->c;
+    luaL_checktype(L, 2, LUA_TTABLE);
+    if (c == NULL || c->socket == IO_SOCKET_NONE) return push_closed(L);
+    settings s = {.limits = *c->limits};
+    lua_settop(L, 2);
+    for (lua_pushnil(L); lua_next(L, 2); lua_settop(L, 3)) read_setting(L, &s, c);
+    if (s.given != 0) {
+        const char *wrong = host_limits_settle(&s.limits, s.given);
+        if (wrong != NULL) luaL_argerror(L, 2, wrong);
+        conn_limits *own = conn_own_limits(c);
+        if (own == NULL) return host_push_failure(L, "out of memory", "limit");
+        *own = s.limits;
+        conn_limits_changed(c);
+    }
+    io_status status = IO_OK;
+    if (s.has_receive) conn_set_receive(c, s.receive);
+    if (s.has_half_open) c->half_open = s.half_open;
+    if (s.has_nodelay) status = net_set_nodelay(c->socket, s.nodelay);
+    if (s.has_keepalive && status == IO_OK) status = net_set_keepalive(c->socket, s.keepalive);
+    if (status != IO_OK) return host_push_failure(L, io_status_text(status), io_status_name(status));
+    return push_true(L);
+}
+
+/* ---- Fields ---- */
+
+typedef enum field {
+    FIELD_ID = 1,
+    FIELD_PEER,
+    FIELD_ADDR,
+    FIELD_LISTENER,
+    FIELD_STATE,
+    FIELD_STATS,
+    FIELD_GENERATION
+} field;
+
+static void push_addr(lua_State *L, const net_addr *addr)
+{
+    char text[NET_ADDR_TEXT_MAX];
+    lua_pushstring(L, net_addr_format(addr, text, sizeof(text)));
+}
+
+static void push_local(lua_State *L, const conn *c)
+{
+    net_addr addr;
+    if (c->socket != IO_SOCKET_NONE && net_local(&addr, c->socket) == IO_OK) push_addr(L, &addr);
+    else lua_pushnil(L);
+}
+
+static void push_state(lua_State *L)
+{
+    if (lua_getiuservalue(L, 1, 1) != LUA_TNIL) return;
+    lua_pop(L, 1);
+    lua_newtable(L);
+    lua_pushvalue(L, -1);
+    lua_setiuservalue(L, 1, 1);
+}
+
+static void push_stats(lua_State *L, const host *h, const conn *c)
+{
+    int64_t age_ns = io_port_now(h->worker->port) - c->opened_ns;
+    lua_createtable(L, 0, 5);
+    lua_pushinteger(L, (lua_Integer)c->received);
+    lua_setfield(L, -2, "received");
+    lua_pushinteger(L, (lua_Integer)c->sent);
+    lua_setfield(L, -2, "sent");
+    lua_pushinteger(L, c->messages);
+    lua_setfield(L, -2, "messages");
+    lua_pushinteger(L, (lua_Integer)conn_queued(c));
+    lua_setfield(L, -2, "queued");
+    lua_pushnumber(L, (lua_Number)(os_realtime_ns() - age_ns) / 1e9);
+    lua_setfield(L, -2, "opened");
+}
+
+static int push_field(lua_State *L, const host_conn *hc, field which)
+{
+    const conn *c = hc->c;
+    if (which == FIELD_ID) {
+        lua_pushinteger(L, (lua_Integer)hc->id);
+        return 1;
+    }
+    if (c == NULL) return 0;
+    switch (which) {
+    case FIELD_PEER:
+        push_addr(L, &c->peer);
+        break;
+    case FIELD_ADDR:
+        push_local(L, c);
+        break;
+    case FIELD_LISTENER:
+        lua_pushstring(L, c->listener);
+        break;
+    case FIELD_STATE:
+        push_state(L);
+        break;
+    case FIELD_STATS:
+        push_stats(L, host_of(L), c);
+        break;
+    case FIELD_GENERATION:
+        lua_pushinteger(L, 1);
+        break;
+    case FIELD_ID:
+    default:
+        return 0;
+    }
+    return 1;
+}
+
+/* __index: one lookup in a table that has methods as functions and fields as numbers. */
+static int read_member(lua_State *L)
+{
+    const host_conn *hc = check(L);
+    lua_settop(L, 2);
+    lua_rawget(L, lua_upvalueindex(1));
+    if (lua_type(L, 2) != LUA_TNUMBER) return 1;
+    return push_field(L, hc, (field)lua_tointeger(L, 2));
+}
+
+static int write_member(lua_State *L)
+{
+    const host_conn *hc = check(L);
+    if (lua_type(L, 2) != LUA_TSTRING || strcmp(lua_tostring(L, 2), "state") != 0) {
+        return luaL_error(L, "conn.%s cannot be assigned to; conn.state holds what is yours",
+                          lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : luaL_typename(L, 2));
+    }
+    if (hc->c == NULL) return 0;
+    lua_settop(L, 3);
+    lua_setiuservalue(L, 1, 1);
+    return 0;
+}
+
+static int to_string(lua_State *L)
+{
+    const host_conn *hc = check(L);
+    char peer[NET_ADDR_TEXT_MAX] = "closed";
+    char text[NET_ADDR_TEXT_MAX + 32];
+    if (hc->c != NULL) net_addr_format(&hc->c->peer, peer, sizeof(peer));
+    snprintf(text, sizeof(text), "conn %" PRIu64 " (%s)", hc->id, peer);
+    lua_pushstring(L, text);
+    return 1;
+}
+
+void host_conn_library(lua_State *L)
+{
+    static const luaL_Reg methods[] = {
+        {"send", method_send},         {"recv", method_recv},   {"pause", method_pause}, {"resume", method_resume},
+        {"shutdown", method_shutdown}, {"close", method_close}, {"abort", method_abort}, {"set", method_set},
+        {NULL, NULL},
+    };
+    static const struct {
+        const char *name;
+        field which;
+    } fields[] = {
+        {"id", FIELD_ID},       {"peer", FIELD_PEER},   {"addr", FIELD_ADDR},            {"listener", FIELD_LISTENER},
+        {"state", FIELD_STATE}, {"stats", FIELD_STATS}, {"generation", FIELD_GENERATION},
+    };
+    host *h = host_of(L);
+    lua_createtable(L, 0, 6); /* stack: metatable */
+    h->conn_meta = lua_topointer(L, -1);
+    lua_createtable(L, 0, (int)(array_count(methods) + array_count(fields)));
+    luaL_setfuncs(L, methods, 0);
+    for (size_t i = 0; i < array_count(fields); i++) {
+        lua_pushinteger(L, fields[i].which);
+        lua_setfield(L, -2, fields[i].name);
+    }
+    lua_pushcclosure(L, read_member, 1); /* stack: metatable, __index */
+    lua_setfield(L, -2, "__index");
+    lua_pushcfunction(L, write_member);
+    lua_setfield(L, -2, "__newindex");
+    lua_pushcfunction(L, to_string);
+    lua_setfield(L, -2, "__tostring");
+    lua_pushcfunction(L, method_close);
+    lua_setfield(L, -2, "__close");
+    lua_pushliteral(L, "conn");
+    lua_setfield(L, -2, "__name");
+    lua_pushliteral(L, "conn"); /* what getmetatable() says */
+    lua_setfield(L, -2, "__metatable");
+    h->conn_meta_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+}

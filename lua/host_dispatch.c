@@ -1,0 +1,493 @@
+/* host_dispatch.c - from an event to the script's handler and back.
+ *
+ * Each handler runs in a pooled coroutine, whose stack holds the dispatcher in slot 1: a C closure that has the script's
+ * handlers as upvalues. Per event it is copied to the top and resumed. Inside, all is protected: it pushes the handler, the
+ * conn and the message, and calls, with a continuation, so that the handler may be suspended. What it needs is in the task;
+ * a message's bytes are looked at before the handler runs, so never after a wait.
+ */
+#include "host_internal.h"
+
+#include "log.h"
+#include "net.h"
+
+#include <assert.h>
+#include <string.h>
+
+static const char *const kind_names[HOST_KINDS] = {
+    [HOST_NOTHING] = "nothing",
+    [HOST_ON_CONNECT] = "on_connect",
+    [HOST_ON_MESSAGE] = "on_message",
+    [HOST_ON_READABLE] = "on_readable",
+    [HOST_ON_EOF] = "on_eof",
+    [HOST_ON_DRAIN] = "on_drain",
+    [HOST_ON_CLOSE] = "on_close",
+    [HOST_ON_ERROR] = "on_error",
+    [HOST_ON_LOAD] = "on_load",
+    [HOST_ON_UNLOAD] = "on_unload",
+    [HOST_AFTER] = "the function of portico.after",
+    [HOST_EVERY] = "the function of portico.every",
+    [HOST_TOP] = "the script's top level",
+    [HOST_CLEANUP] = "clearing up",
+};
+
+const char *host_kind_name(host_kind kind)
+{
+    assert(kind < HOST_KINDS);
+    return kind_names[kind];
+}
+
+host_kind host_kind_find(const char *name)
+{
+    for (host_kind kind = HOST_ON_CONNECT; kind <= HOST_ON_UNLOAD; kind++) {
+        if (strcmp(name, kind_names[kind]) == 0) return kind;
+    }
+    return HOST_NOTHING;
+}
+
+static host *host_of_conn(conn *c)
+{
+    return container_of(c->set, worker, conns)->app_state;
+}
+
+/* ---- Inside: what runs in the coroutine ---- */
+
+static void push_handler(lua_State *L, host_task *t)
+{
+    if (t->c != NULL && t->c->outbound && t->kind != HOST_ON_ERROR) {
+        const host_conn *hc = t->c->user;
+        lua_rawgeti(L, LUA_REGISTRYINDEX, hc->ref);
+        lua_getiuservalue(L, -1, 2);
+        lua_rawgeti(L, -1, t->kind);
+    } else {
+        lua_pushvalue(L, lua_upvalueindex(t->kind));
+    }
+}
+
+static void push_context(lua_State *L, const host *h)
+{
+    lua_createtable(L, 0, 5);
+    lua_createtable(L, h->config->arg_count, 0);
+    for (int i = 0; i < h->config->arg_count; i++) {
+        lua_pushstring(L, h->config->args[i]);
+        lua_rawseti(L, -2, i + 1);
+    }
+    lua_setfield(L, -2, "args");
+    lua_pushinteger(L, h->worker->id);
+    lua_setfield(L, -2, "worker");
+    lua_pushinteger(L, h->worker->count);
+    lua_setfield(L, -2, "workers");
+    lua_pushinteger(L, 1);
+    lua_setfield(L, -2, "generation");
+    lua_pushboolean(L, false);
+    lua_setfield(L, -2, "reload");
+}
+
+/* Pushes the handler's arguments; returns how many. */
+static int push_arguments(lua_State *L, host_task *t)
+{
+    switch ((host_kind)t->kind) {
+    case HOST_ON_MESSAGE:
+        host_conn_push(L, t->c);
+        lua_pushlstring(L, t->data, t->len);
+        return 2;
+    case HOST_ON_CONNECT:
+    case HOST_ON_READABLE:
+    case HOST_ON_EOF:
+    case HOST_ON_DRAIN:
+        host_conn_push(L, t->c);
+        return 1;
+    case HOST_ON_CLOSE:
+        host_conn_push(L, t->c);
+        lua_pushstring(L, conn_reason_name((conn_reason)t->reason));
+        if (t->status == IO_OK) return 2;
+        lua_pushstring(L, io_status_text(t->status));
+        return 3;
+    case HOST_ON_ERROR: /* the error's table came as the coroutine's argument */
+        if (t->c != NULL) host_conn_push(L, t->c);
+        else lua_pushnil(L);
+        lua_pushvalue(L, 1);
+        return 2;
+    case HOST_ON_LOAD:
+    case HOST_ON_UNLOAD:
+        push_context(L, t->host);
+        return 1;
+    case HOST_NOTHING:
+    case HOST_AFTER:
+    case HOST_EVERY:
+    case HOST_TOP:
+    case HOST_CLEANUP:
+    case HOST_KINDS:
+    default:
+        assert(false && "not a handler");
+        return 0;
+    }
+}
+
+/* The handler has returned, its first result on top. */
+static int take_result(lua_State *L, int status, lua_KContext context)
+{
+    host_task *t = (host_task *)context;
+    (void)status;
+    switch ((host_kind)t->kind) {
+    case HOST_ON_MESSAGE:
+        if (lua_type(L, -1) == LUA_TSTRING) {
+            size_t len;
+            const char *reply = lua_tolstring(L, -1, &len);
+            /* Closed meanwhile: nobody to tell. A queue that ran over has ended the connection already. */
+            if (conn_send(t->c, reply, len) == IO_LIMIT) conn_abort(t->c, CONN_LIMIT, IO_LIMIT);
+        }
+        break;
+    case HOST_ON_CONNECT:
+        if (lua_isboolean(L, -1) && !lua_toboolean(L, -1)) conn_close(t->c, CONN_LOCAL);
+        break;
+    case HOST_ON_ERROR:
+        t->keep = lua_type(L, -1) == LUA_TSTRING && strcmp(lua_tostring(L, -1), "keep") == 0;
+        break;
+    default:
+        break;
+    }
+    return 0;
+}
+
+static int dispatch(lua_State *L)
+{
+    host_task *t = host_of(L)->task;
+    int arguments;
+    if (t->timer != NULL) {
+        arguments = host_timer_push(L, t->timer);
+    } else {
+        push_handler(L, t);
+        arguments = push_arguments(L, t);
+    }
+    lua_callk(L, arguments, 1, (lua_KContext)t, take_result);
+    return take_result(L, LUA_OK, (lua_KContext)t);
+}
+
+void host_dispatcher_push(lua_State *L)
+{
+    lua_pushcclosure(L, dispatch, HOST_ON_UNLOAD);
+}
+
+/* ---- Protected calls of the host's own ---- */
+
+int host_protect(host *h, lua_CFunction function, void *argument, int results)
+{
+    lua_State *L = h->L;
+    lua_pushcfunction(L, function);
+    lua_pushlightuserdata(L, argument);
+    host_slice_begin(h, HOST_CLEANUP, 0, L); /* a collection may run finalisers */
+    int status = lua_pcall(L, 1, results, 0);
+    host_slice_end(h, L);
+    return status;
+}
+
+static int collect(lua_State *L)
+{
+    lua_gc(L, LUA_GCCOLLECT);
+    return 0;
+}
+
+/* ---- Tasks ---- */
+
+/* Protected: makes one, and leaves it in *argument. */
+static int task_open(lua_State *L)
+{
+    host_task **made = lua_touserdata(L, 1);
+    host_task *t = lua_newuserdatauv(L, sizeof(*t), 1);
+    lua_State *co = lua_newthread(L);
+    host_mark(co, true);
+    lua_sethook(co, NULL, 0, 0); /* inherited from a main thread that was overdue */
+    lua_setiuservalue(L, -2, 1);
+    *t = (host_task){.host = host_of(L), .co = co, .ref = luaL_ref(L, LUA_REGISTRYINDEX)};
+    *made = t;
+    return 0;
+}
+
+/* Puts the dispatcher into slot 1, the only thing there. */
+static void task_reset(host_task *t)
+{
+    lua_settop(t->co, 0);
+    lua_pushvalue(t->host->L, 1);
+    lua_xmove(t->host->L, t->co, 1);
+}
+
+/* A task from the pool, or a new one; NULL when there is no memory for it, which has been logged. */
+static host_task *task_take(host *h, host_kind kind, conn *c)
+{
+    host_task *t = h->idle;
+    if (t != NULL) {
+        h->idle = t->next;
+        h->idle_count--;
+    } else {
+        if (host_protect(h, task_open, &t, 0) != LUA_OK) {
+            lua_pop(h->L, 1);
+            h->errors++;
+            host_report_memory(h, kind, c);
+            return NULL;
+        }
+        task_reset(t);
+    }
+    t->kind = (uint8_t)kind;
+    t->c = c;
+    t->timer = NULL;
+    return t;
+}
+
+static void task_give(host *h, host_task *t)
+{
+    assert(lua_gettop(t->co) == 1 && t->waiting == HOST_RUNS && !t->held);
+    if (h->idle_count == HOST_POOL_MAX) {
+        luaL_unref(h->L, LUA_REGISTRYINDEX, t->ref);
+        return;
+    }
+    t->next = h->idle;
+    h->idle = t;
+    h->idle_count++;
+}
+
+static void suspend(host *h, host_task *t)
+{
+    t->prev = NULL;
+    t->next = h->waiting;
+    if (t->next != NULL) t->next->prev = t;
+    h->waiting = t;
+    if (t->c == NULL) return;
+    h->busy++;
+    if (!t->held && t->kind != HOST_ON_CLOSE) { /* after on_close comes nothing that would have to be held */
+        t->held = true;
+        conn_hold(t->c);
+    }
+}
+
+static void unsuspend(host *h, host_task *t)
+{
+    if (t->prev != NULL) t->prev->next = t->next;
+    else h->waiting = t->next;
+    if (t->next != NULL) t->next->prev = t->prev;
+    if (t->c != NULL) h->busy--;
+    t->waiting = HOST_RUNS;
+}
+
+/* on_close has run, or there is none. */
+static void end_conn(host *h, conn *c)
+{
+    host_conn_detach(h, c);
+    conn_release(c);
+}
+
+/* The handler has returned, or has been ended. */
+static void task_over(host *h, host_task *t)
+{
+    conn *c = t->c;
+    if (t->kind == HOST_ON_ERROR && c != NULL && !t->keep) conn_abort(c, CONN_ERROR, IO_OK);
+    if (t->held) conn_unhold(c);
+    t->held = false;
+    if (t->timer != NULL) host_timer_over(h, t->timer);
+    else if (t->kind == HOST_ON_CLOSE || (t->kind == HOST_ON_ERROR && t->origin == HOST_ON_CLOSE)) end_conn(h, c);
+    task_give(h, t);
+}
+
+static bool run(host *h, host_task *t, int arguments);
+
+/* The coroutine has died. */
+static void task_failed(host *h, host_task *t, int status)
+{
+    bool has_table = host_report(h, t, status); /* main stack: …, table? */
+    host_slice_begin(h, HOST_CLEANUP, 0, t->co);
+    lua_closethread(t->co, h->L); /* runs pending __close */
+    host_slice_end(h, t->co);
+    task_reset(t);
+    if (status == LUA_ERRMEM && host_protect(h, collect, NULL, 0) != LUA_OK) lua_pop(h->L, 1);
+    if (!has_table) {
+        if (t->c != NULL) conn_abort(t->c, CONN_ERROR, IO_OK);
+        task_over(h, t);
+        return;
+    }
+    /* The same task goes on as on_error. A timer does not wait for that. */
+    if (t->timer != NULL) host_timer_over(h, t->timer);
+    t->timer = NULL;
+    t->origin = t->kind;
+    t->kind = HOST_ON_ERROR;
+    t->keep = false;
+    lua_pushvalue(t->co, 1);
+    lua_xmove(h->L, t->co, 1);
+    run(h, t, 1);
+}
+
+/* One slice. The function and arguments are on the coroutine's stack, or it is suspended. False: it raised. */
+static bool run(host *h, host_task *t, int arguments)
+{
+    int results;
+    assert(h->task == NULL);
+    h->task = t;
+    h->blocked = false;
+    h->slices++;
+    host_slice_begin(h, (host_kind)t->kind, t->c != NULL ? t->c->id : 0, t->co);
+    int status = lua_resume(t->co, h->L, arguments, &results);
+    host_slice_end(h, t->co);
+    h->task = NULL;
+    if (status == LUA_OK) {
+        lua_settop(t->co, 1);
+        task_over(h, t);
+        return true;
+    }
+    if (status == LUA_YIELD) {
+        assert(t->waiting != HOST_RUNS); /* scripts cannot yield out of a task: coroutine.yield is replaced */
+        lua_pop(t->co, results);
+        suspend(h, t);
+        return true;
+    }
+    task_failed(h, t, status);
+    return false;
+}
+
+static bool start(host *h, host_task *t)
+{
+    lua_pushvalue(t->co, 1);
+    return run(h, t, 0);
+}
+
+/* ---- Waiting ---- */
+
+void host_check_wait(lua_State *L, const char *function)
+{
+    host *h = host_of(L);
+    const char *why = NULL;
+    if (h->task == NULL) {
+        why = "no handler runs; at load time leave it to portico.after(0, function() ... end)";
+    } else if (h->cut) {
+        why = "the server is stopping at once";
+    } else if (h->task->kind == HOST_ON_LOAD) {
+        why = "on_load ends before the server starts; leave it to portico.after(0, function() ... end)";
+    } else if (h->task->kind == HOST_ON_UNLOAD) {
+        why = "on_unload is the end";
+    } else if (h->blocked || !lua_isyieldable(L)) {
+        why = "it was called through a C function that cannot wait (table.sort, string.gsub, tostring, require, __gc, …)";
+    }
+    if (why != NULL) luaL_error(L, "%s cannot wait here: %s", function, why);
+}
+
+void host_task_wake(host_task *t)
+{
+    unsuspend(t->host, t);
+    run(t->host, t, 0);
+}
+
+void host_kill_waiting(host *h)
+{
+    while (h->waiting != NULL) {
+        host_task *t = h->waiting;
+        timer_stop(&h->worker->timers, &t->wake);
+        if (t->waiting == HOST_CONNECTS) t->connecting->waiter = NULL;
+        unsuspend(h, t);
+        host_slice_begin(h, HOST_CLEANUP, 0, t->co);
+        int status = lua_closethread(t->co, h->L); /* runs pending __close */
+        host_slice_end(h, t->co);
+        if (status != LUA_OK) {
+            h->errors++;
+            log_write(LOG_ERROR, "%s\n  in a __close of %s, which was ended while it waited",
+                      lua_type(t->co, -1) == LUA_TSTRING ? lua_tostring(t->co, -1) : "(error object is not a string)",
+                      host_kind_name((host_kind)t->kind));
+        }
+        task_reset(t);
+        t->keep = false;
+        task_over(h, t);
+    }
+}
+
+/* ---- Events ---- */
+
+static uint32_t handlers_of(const host *h, const conn *c)
+{
+    return c->outbound ? ((const host_conn *)c->user)->handlers : h->handlers;
+}
+
+static void call(host *h, host_kind kind, conn *c)
+{
+    host_task *t = task_take(h, kind, c);
+    if (t != NULL) start(h, t);
+    else conn_abort(c, CONN_ERROR, IO_LIMIT);
+}
+
+static void on_open(conn *c, io_status status)
+{
+    host *h = host_of_conn(c);
+    if (c->outbound && status != IO_OK) host_connect_opened(h, c, status);
+    else if (handlers_of(h, c) & HOST_BIT(HOST_ON_CONNECT)) call(h, HOST_ON_CONNECT, c);
+    if (c->outbound && status == IO_OK) host_connect_opened(h, c, status);
+}
+
+static void on_data(conn *c, const uint8_t *data, size_t len)
+{
+    host *h = host_of_conn(c);
+    if (!(handlers_of(h, c) & HOST_BIT(HOST_ON_MESSAGE))) return;
+    host_task *t = task_take(h, HOST_ON_MESSAGE, c);
+    if (t == NULL) {
+        conn_abort(c, CONN_ERROR, IO_LIMIT);
+        return;
+    }
+    t->data = data;
+    t->len = len;
+    start(h, t);
+}
+
+static void on_readable(conn *c)
+{
+    host *h = host_of_conn(c);
+    if (handlers_of(h, c) & HOST_BIT(HOST_ON_READABLE)) call(h, HOST_ON_READABLE, c);
+}
+
+static void on_eof(conn *c)
+{
+    host *h = host_of_conn(c);
+    if (handlers_of(h, c) & HOST_BIT(HOST_ON_EOF)) call(h, HOST_ON_EOF, c);
+}
+
+static void on_drain(conn *c)
+{
+    host *h = host_of_conn(c);
+    if (handlers_of(h, c) & HOST_BIT(HOST_ON_DRAIN)) call(h, HOST_ON_DRAIN, c);
+}
+
+static void on_close(conn *c, conn_reason reason, io_status status)
+{
+    host *h = host_of_conn(c);
+    host_task *t = NULL;
+    if (handlers_of(h, c) & HOST_BIT(HOST_ON_CLOSE)) t = task_take(h, HOST_ON_CLOSE, c);
+    if (t == NULL) {
+        end_conn(h, c);
+        return;
+    }
+    t->reason = (uint8_t)reason;
+    t->status = status;
+    start(h, t);
+}
+
+const conn_events host_events = {on_open, on_data, on_readable, on_eof, on_drain, on_close};
+
+/* ---- Other calls ---- */
+
+bool host_call_load(host *h)
+{
+    if (!(h->handlers & HOST_BIT(HOST_ON_LOAD))) return true;
+    host_task *t = task_take(h, HOST_ON_LOAD, NULL);
+    return t != NULL && start(h, t);
+}
+
+void host_call_unload(host *h)
+{
+    if (!(h->handlers & HOST_BIT(HOST_ON_UNLOAD))) return;
+    host_task *t = task_take(h, HOST_ON_UNLOAD, NULL);
+    if (t != NULL) start(h, t);
+}
+
+void host_call_timer(host *h, host_timer *ht)
+{
+    host_task *t = task_take(h, host_timer_kind(ht), NULL);
+    if (t == NULL) {
+        host_timer_over(h, ht);
+        return;
+    }
+    t->timer = ht;
+    start(h, t);
+}

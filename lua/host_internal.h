@@ -1,0 +1,320 @@
+/* host_internal.h - what the files of the Lua host share. Nobody else includes it.
+ *
+ * Words
+ *   handler   a function of the script that the host calls: on_message and its kin, or what a timer was given.
+ *   task      one call of a handler: a pooled coroutine and what belongs to it. A task whose handler waits (in
+ *             portico.sleep, portico.connect) is suspended; its connection is held meanwhile.
+ *   slice     the time a task runs between two waits. The budget is per slice.
+ *
+ * Rules
+ *   - Whatever can raise is marked "raises" and runs in a protected call: a task's coroutine, or host_protect().
+ *   - The registry anchors what C must find: a conn, a timer, a task's coroutine, by luaL_ref().
+ *   - The extra space of every lua_State holds the host; its lowest bit is set while the thread may not be resumed or
+ *     closed by the script: always in a task's coroutine, and in one of the script's own while it waits in the host.
+ *
+ * thread  everything here belongs to the worker's thread, but for what host_watch says.
+ */
+#ifndef PORTICO_HOST_INTERNAL_H
+#define PORTICO_HOST_INTERNAL_H
+
+#include "host.h"
+
+#include "base.h"
+#include "mem.h"
+
+#include <lauxlib.h>
+#include <lua.h>
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    HOST_POOL_MAX = 256,           /* idle coroutines that are kept */
+    HOST_DRAW_MAX = 65536,         /* bytes of one conn:recv() */
+    HOST_DRAW_DEFAULT = 16384,     /* … when the script names no number */
+    HOST_LISTEN_MAX = 64,          /* addresses in the script's `listen` */
+    HOST_TIMER_ARGS_MAX = 64,      /* extra arguments of portico.after() */
+    HOST_SECONDS_MAX = 1000000000, /* 31 years: more is a mistake */
+    HOST_RESERVE_BYTES = 256 << 10 /* above the cap, for reporting that the cap was reached */
+};
+
+typedef struct host host;
+typedef struct host_task host_task;
+typedef struct host_conn host_conn;
+typedef struct host_timer host_timer;
+
+/* What runs. Those up to HOST_ON_UNLOAD are the script's handlers and index the upvalues of the dispatcher. */
+typedef enum host_kind {
+    HOST_NOTHING,
+    HOST_ON_CONNECT,
+    HOST_ON_MESSAGE,
+    HOST_ON_READABLE,
+    HOST_ON_EOF,
+    HOST_ON_DRAIN,
+    HOST_ON_CLOSE,
+    HOST_ON_ERROR,
+    HOST_ON_LOAD,
+    HOST_ON_UNLOAD,
+    HOST_AFTER,   /* the function of portico.after() */
+    HOST_EVERY,   /* … of portico.every() */
+    HOST_TOP,     /* the script's top level */
+    HOST_CLEANUP, /* collecting garbage, closing variables */
+    HOST_KINDS
+} host_kind;
+
+#define HOST_BIT(kind) (UINT32_C(1) << (kind))
+
+/* "on_message", "the function of portico.after", … */
+const char *host_kind_name(host_kind kind);
+/* The handler of that name, or HOST_NOTHING. */
+host_kind host_kind_find(const char *name);
+
+/* What the watchdog looks at. The worker writes sequence, kind, conn_id and budget_ns; the watchdog overdue. */
+typedef struct host_watch {
+    atomic_ullong sequence;  /* odd exactly while a slice runs */
+    atomic_ullong overdue;   /* the slice that is to end, or an old one, or 0 */
+    atomic_llong budget_ns;  /* 0: none */
+    atomic_ullong conn_id;   /* of the connection whose handler runs; 0: none */
+    atomic_uint kind;        /* a host_kind */
+    bool registered;         /* the watchdog knows this host */
+    bool told;               /* the watchdog's: the slice was logged as stuck */
+    unsigned long long seen; /* the watchdog's: the slice it saw last … */
+    int64_t since_ns;        /* … and since when */
+    host *next;              /* the watchdog's list */
+} host_watch;
+
+struct host {
+    lua_State *L;                 /* the main thread; its stack holds the dispatcher in slot 1, else nothing at rest */
+    _Atomic(lua_State *) running; /* while a slice runs, the coroutine that runs now; never dangling meanwhile */
+    host_task *task;              /* whose slice runs; NULL: none */
+    host_task *idle;              /* the pool, through next */
+    host_task *waiting;           /* suspended tasks, through next and prev */
+    worker *worker;
+    const host_config *config;
+    const void *conn_meta;  /* identity of the metatables … */
+    const void *timer_meta;
+    int conn_meta_ref;      /* … and where they are */
+    int timer_meta_ref;
+    uint32_t handlers;      /* HOST_BIT() of those that the script has */
+    uint32_t idle_count;
+    uint32_t busy;          /* waiting tasks that belong to a connection */
+    bool blocked;           /* waiting is impossible: between the task and here somebody cannot yield */
+    bool cut;               /* the drain was cut off: nothing may wait any more */
+    bool closing;           /* the state is being closed */
+    bool half_open;         /* the script has on_eof */
+    conn_receive receive;   /* mode of accepted connections */
+    conn_limits limits;     /* of accepted and outbound connections */
+    uint8_t *scratch;       /* HOST_DRAW_MAX bytes */
+    char **listen;          /* NULL-terminated; NULL: the script names none */
+    mem_heap *heap;
+    size_t heap_bytes;      /* allocated by Lua now */
+    size_t heap_peak;
+    size_t heap_cap;        /* what Lua may have now: the configured cap, with the reserve while reporting */
+    host_watch watch;
+    unsigned long long overrun_slice; /* the last slice in which the budget's hook raised */
+    uint64_t slices;
+    uint64_t errors;        /* handlers that raised */
+    uint64_t overruns;      /* … because their budget was over */
+    char warning[512];      /* a warning of Lua's that is still being put together */
+    size_t warning_len;
+};
+
+typedef enum host_waiting { HOST_RUNS, HOST_SLEEPS, HOST_CONNECTS } host_waiting;
+
+/* Lives in a userdata whose user value is the coroutine. */
+struct host_task {
+    host *host;
+    lua_State *co; /* at rest: the dispatcher in slot 1, nothing else */
+    host_task *next;
+    host_task *prev;
+    timer wake;
+    conn *c;               /* the connection whose handler this is, or NULL; it stays until the task is over */
+    const void *data;      /* HOST_ON_MESSAGE: until the first wait */
+    size_t len;
+    host_timer *timer;     /* HOST_AFTER, HOST_EVERY */
+    host_conn *connecting; /* HOST_CONNECTS: the outbound connection */
+    int ref;
+    io_status status;      /* HOST_ON_CLOSE: what broke it; after HOST_CONNECTS: how it went */
+    uint8_t reason;        /* HOST_ON_CLOSE: a conn_reason */
+    uint8_t kind;          /* a host_kind */
+    uint8_t origin;        /* HOST_ON_ERROR: the kind that failed */
+    uint8_t waiting;       /* a host_waiting */
+    bool held;             /* conn_hold(c) is in force */
+    bool keep;             /* HOST_ON_ERROR: the handler said "keep" */
+};
+
+/* The userdata that scripts see as conn. User value 1 is conn.state; an outbound one has 2, its handlers by kind, and 3,
+ * the address it was given. */
+struct host_conn {
+    conn *c;          /* NULL: the connection is over, for scripts at least */
+    host_task *waiter; /* the task that waits in portico.connect() */
+    uint64_t id;
+    uint32_t handlers; /* outbound: its own */
+    int ref;
+};
+
+/* ---- Threads ---- */
+
+static inline host *host_of(lua_State *L)
+{
+    return (host *)(*(uintptr_t *)lua_getextraspace(L) & ~(uintptr_t)1);
+}
+static inline bool host_is_marked(lua_State *L)
+{
+    return (*(uintptr_t *)lua_getextraspace(L) & 1) != 0;
+}
+static inline void host_mark(lua_State *L, bool on)
+{
+    uintptr_t *extra = lua_getextraspace(L);
+    *extra = on ? *extra | 1 : *extra & ~(uintptr_t)1;
+}
+static inline void host_set_running(host *h, lua_State *L)
+{
+    atomic_store_explicit(&h->running, L, memory_order_release);
+}
+
+/* ---- host_alloc.c ---- */
+/* A lua_Alloc; context is the host. */
+void *host_allocate(void *context, void *block, size_t old_bytes, size_t bytes);
+/* Lets Lua go over its cap by HOST_RESERVE_BYTES, or not. */
+void host_reserve(host *h, bool on);
+/* "64 MiB". Returns text. */
+char *host_cap_text(const host *h, char *text, size_t size);
+
+/* ---- host_budget.c ---- */
+/* Registers the host with the process's watchdog, which is started for the first one. False: out of memory or threads. */
+bool host_budget_open(host *h);
+void host_budget_close(host *h);
+/* The slice that runs has been told to end. */
+static inline bool host_is_overdue(const host *h)
+{
+    return atomic_load_explicit(&h->watch.overdue, memory_order_relaxed) ==
+           atomic_load_explicit(&h->watch.sequence, memory_order_relaxed);
+}
+/* Makes L end at its next instruction, when the slice is overdue: for coroutines whose inner one has come back. */
+void host_budget_carry(host *h, lua_State *L);
+/* Leaving a slice that was, or had just become, overdue: takes the hook off L. */
+void host_budget_clear(host *h, lua_State *L);
+/* The slice that ended last had been told to end, and raised. */
+static inline bool host_has_overrun(const host *h)
+{
+    return h->overrun_slice + 1 == atomic_load_explicit(&h->watch.sequence, memory_order_relaxed);
+}
+/* Pushes what the first error of that slice said, and its traceback. False, and nothing: there was no memory to note
+ * it. raises */
+bool host_budget_overrun(lua_State *L);
+
+static inline void host_slice_begin(host *h, host_kind kind, uint64_t conn_id, lua_State *L)
+{
+    host_watch *watch = &h->watch;
+    atomic_store_explicit(&watch->kind, (unsigned)kind, memory_order_relaxed);
+    atomic_store_explicit(&watch->conn_id, conn_id, memory_order_relaxed);
+    atomic_store_explicit(&h->running, L, memory_order_relaxed);
+    unsigned long long sequence = atomic_load_explicit(&watch->sequence, memory_order_relaxed);
+    atomic_store_explicit(&watch->sequence, sequence + 1, memory_order_release);
+}
+static inline void host_slice_end(host *h, lua_State *L)
+{
+    host_watch *watch = &h->watch;
+    unsigned long long sequence = atomic_load_explicit(&watch->sequence, memory_order_relaxed);
+    atomic_store_explicit(&watch->sequence, sequence + 1, memory_order_release);
+    if (atomic_load_explicit(&watch->overdue, memory_order_relaxed) != 0) host_budget_clear(h, L);
+}
+
+/* ---- host_dispatch.c ---- */
+/* Calls function(L) with the light userdata argument, protected and watched, on the main thread. Its results, as many as
+ * asked for, or on an error its message, are left on the stack. */
+int host_protect(host *h, lua_CFunction function, void *argument, int results);
+/* Makes the dispatcher of the functions and nils on top of L's stack, HOST_ON_UNLOAD of them, and replaces them by it.
+ * raises */
+void host_dispatcher_push(lua_State *L);
+/* The host's events of connections. */
+extern const conn_events host_events;
+/* False: it raised, which has been logged. */
+bool host_call_load(host *h);
+void host_call_unload(host *h);
+void host_call_timer(host *h, host_timer *ht);
+/* A function that waits calls this first. raises unless the task can be suspended from here. */
+void host_check_wait(lua_State *L, const char *function);
+/* Then it sets the task's waiting, and yields. This goes on with it. */
+void host_task_wake(host_task *t);
+/* Ends all suspended tasks. */
+void host_kill_waiting(host *h);
+
+/* ---- host_report.c ---- */
+/* Logs why a task's coroutine died, once; counts it; and, when the script has on_error for it, leaves the table that
+ * on_error gets on the main thread's stack. True: it did. */
+bool host_report(host *h, host_task *t, int status);
+/* Logs that there was no memory to call a handler. */
+void host_report_memory(host *h, host_kind kind, const conn *c);
+/* Pushes an error value as text, without calling metamethods. From and to may be the same. raises */
+void host_push_error_text(lua_State *to, lua_State *from, int index);
+/* Pushes the traceback of a thread, without the host's own frames at its end. raises */
+void host_push_traceback(lua_State *L, lua_State *of, int level);
+
+/* ---- host_conn.c ---- */
+/* Makes the metatable. raises */
+void host_conn_library(lua_State *L);
+/* Pushes a new userdata that belongs to no connection yet and is anchored. raises */
+host_conn *host_conn_new(lua_State *L, int user_values);
+/* Pushes the connection's userdata, which is made at its first use. raises */
+void host_conn_push(lua_State *L, conn *c);
+/* The userdata of a connection that is over, for scripts: from here on it is stale. Without one, nothing. */
+void host_conn_detach(host *h, conn *c);
+/* The same for one that never belonged to a connection. */
+void host_conn_drop(host *h, host_conn *hc);
+
+/* ---- host_connect.c: portico.connect ---- */
+int host_api_connect(lua_State *L);
+void host_connect_opened(host *h, conn *c, io_status status);
+
+/* ---- host_timer.c ---- */
+void host_timer_library(lua_State *L); /* raises */
+int host_api_after(lua_State *L);
+int host_api_every(lua_State *L);
+int host_api_sleep(lua_State *L);
+/* Pushes function and arguments; returns how many arguments. raises */
+int host_timer_push(lua_State *L, host_timer *ht);
+/* Its function has returned: start again, or forget it. */
+void host_timer_over(host *h, host_timer *ht);
+host_kind host_timer_kind(const host_timer *ht);
+
+/* ---- host_coroutine.c, host_library.c, host_api.c ---- */
+void host_coroutine_library(lua_State *L); /* raises */
+/* Opens the standard libraries, and changes what does not fit a server. raises */
+void host_library_open(lua_State *L);
+/* Makes the global `portico`. raises */
+void host_api_open(lua_State *L);
+
+/* ---- host_script.c ---- */
+/* Loads and runs the script, checks what it defines, and makes the dispatcher. False: it has been logged why not. */
+bool host_script_load(host *h);
+
+/* ---- host_settings.c: values that scripts give ---- */
+/* The nearest of names (NULL-terminated) to a misspelt one, or NULL when none is near. */
+const char *host_nearest(const char *name, const char *const *names);
+/* Pushes " (did you mean 'x'?)", or "" when there is nothing near. raises */
+void host_push_hint(lua_State *L, const char *name, const char *const *names);
+/* Seconds in a number, as ns. raises luaL_argerror for NaN, negative or huge ones. */
+int64_t host_check_seconds(lua_State *L, int arg);
+/* Names of what host_limit_set() knows. */
+extern const char *const host_limit_names[];
+/* Sets the limit of that name from the value at index. Returns its bit; 0: there is no limit of that name; when the value
+ * is wrong, it pushes what is expected, and returns HOST_LIMIT_WRONG. raises */
+enum {
+    HOST_LIMIT_SEND_HIGH = 8,
+    HOST_LIMIT_SEND_LOW = 16,
+    HOST_LIMIT_SEND_MAX = 32,
+    HOST_LIMIT_WRONG = 64
+};
+uint32_t host_limit_set(lua_State *L, conn_limits *limits, const char *name, int index);
+/* Makes the queue's marks fit each other: those that were not given follow the ones that were. NULL, or what is wrong. */
+const char *host_limits_settle(conn_limits *limits, uint32_t given);
+/* The userdata at arg if its metatable is that one. raises a type error that names type. */
+void *host_check_userdata(lua_State *L, int arg, const void *meta, const char *type);
+/* Pushes nil, message, code, as scripts get it; returns 3. raises */
+int host_push_failure(lua_State *L, const char *message, const char *code);
+
+#endif

@@ -1,0 +1,208 @@
+/* host_library.c - the standard libraries, and what of them does not fit a server.
+ *
+ *   load, loadfile, dofile, require  text only: the loader of Lua 5.4 can be crashed by altered bytecode
+ *   require                          looks in the script's directory first, and not for C modules: Lua is linked in
+ *   os.exit                          would end the server
+ *   print, warn                      go to the log, line by line
+ *   xpcall                           without its handler once the budget is over, since no hook runs in handlers
+ *   debug.sethook                    the budget's
+ *   coroutine                        see host_coroutine.c
+ */
+#include "host_internal.h"
+
+#include "log.h"
+
+#include <lualib.h>
+#include <string.h>
+
+/* ---- Text only ---- */
+
+/* load(chunk, name, mode, env) and loadfile(file, mode, env), by way of Lua's own: upvalue 1 is that, 2 the place of mode. */
+static int load_text(lua_State *L)
+{
+    int place = (int)lua_tointeger(L, lua_upvalueindex(2));
+    if (lua_gettop(L) < place) lua_settop(L, place);
+    const char *mode = luaL_optstring(L, place, "t");
+    if (strchr(mode, 't') == NULL) return host_push_failure(L, "only text can be loaded, not bytecode", "denied");
+    lua_pushliteral(L, "t");
+    lua_replace(L, place);
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_insert(L, 1);
+    lua_call(L, lua_gettop(L) - 1, LUA_MULTRET);
+    return lua_gettop(L);
+}
+
+static void guard_load(lua_State *L, const char *name, int place_of_mode)
+{
+    lua_getglobal(L, name);
+    lua_pushinteger(L, place_of_mode);
+    lua_pushcclosure(L, load_text, 2);
+    lua_setglobal(L, name);
+}
+
+static int do_file_over(lua_State *L, int status, lua_KContext context)
+{
+    (void)status;
+    (void)context;
+    return lua_gettop(L) - 1;
+}
+
+static int do_file(lua_State *L)
+{
+    const char *name = luaL_checkstring(L, 1);
+    lua_settop(L, 1);
+    if (luaL_loadfilex(L, name, "t") != LUA_OK) return lua_error(L);
+    lua_callk(L, 0, LUA_MULTRET, 0, do_file_over);
+    return do_file_over(L, LUA_OK, 0);
+}
+
+/* ---- require ---- */
+
+/* A searcher: the upvalue is `package`. */
+static int search_text(lua_State *L)
+{
+    const char *name = luaL_checkstring(L, 1);
+    lua_settop(L, 1);
+    lua_getfield(L, lua_upvalueindex(1), "searchpath");
+    lua_pushvalue(L, 1);
+    lua_getfield(L, lua_upvalueindex(1), "path");
+    if (!lua_isstring(L, -1)) return luaL_error(L, "package.path is not a string");
+    lua_call(L, 2, 2); /* stack: name, file or nil, error */
+    if (lua_isnil(L, 2)) return 1;
+    const char *file = lua_tostring(L, 2);
+    if (luaL_loadfilex(L, file, "t") != LUA_OK) {
+        return luaL_error(L, "error loading module '%s' from file '%s':\n\t%s", name, file, lua_tostring(L, -1));
+    }
+    lua_pushvalue(L, 2);
+    return 2; /* loader, file */
+}
+
+static void change_package(lua_State *L, const char *dir)
+{
+    lua_getglobal(L, LUA_LOADLIBNAME); /* stack: package */
+    lua_getfield(L, -1, "searchers");
+    lua_pushvalue(L, -2);
+    lua_pushcclosure(L, search_text, 1);
+    lua_rawseti(L, -2, 2);
+    lua_pushnil(L);
+    lua_rawseti(L, -2, 4);
+    lua_pushnil(L);
+    lua_rawseti(L, -2, 3);
+    lua_pop(L, 1);
+    lua_pushnil(L);
+    lua_setfield(L, -2, "loadlib");
+    lua_pushliteral(L, "");
+    lua_setfield(L, -2, "cpath");
+    if (dir != NULL) {
+        lua_getfield(L, -1, "path");
+        lua_pushfstring(L, "%s%s?.lua;%s%s?%sinit.lua;%s", dir, LUA_DIRSEP, dir, LUA_DIRSEP, LUA_DIRSEP, lua_tostring(L, -1));
+        lua_setfield(L, -3, "path");
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 1);
+}
+
+/* ---- xpcall ---- */
+
+/* The message handler: the upvalue is the script's. */
+static int handle_error(lua_State *L)
+{
+    lua_settop(L, 1);
+    if (host_is_overdue(host_of(L))) return 1;
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_insert(L, 1);
+    lua_call(L, 1, 1);
+    return 1;
+}
+
+/* stack: handler, true, results or error */
+static int xpcall_over(lua_State *L, int status, lua_KContext context)
+{
+    (void)context;
+    if (status == LUA_OK || status == LUA_YIELD) return lua_gettop(L) - 1;
+    lua_pushboolean(L, false);
+    lua_insert(L, -2);
+    return 2;
+}
+
+static int xpcall_watched(lua_State *L)
+{
+    int arguments = lua_gettop(L) - 2;
+    luaL_checktype(L, 2, LUA_TFUNCTION); /* stack: function, script's handler, arguments */
+    lua_pushvalue(L, 2);
+    lua_pushcclosure(L, handle_error, 1);
+    lua_pushvalue(L, 1);
+    lua_replace(L, 2);
+    lua_replace(L, 1); /* stack: handler, function, arguments */
+    lua_pushboolean(L, true);
+    lua_insert(L, 2);
+    int status = lua_pcallk(L, arguments, LUA_MULTRET, 1, 0, xpcall_over);
+    return xpcall_over(L, status, 0);
+}
+
+/* ---- Output ---- */
+
+static int print_line(lua_State *L)
+{
+    int top = lua_gettop(L);
+    luaL_Buffer text;
+    if (!log_wants(LOG_INFO)) return 0;
+    luaL_buffinit(L, &text);
+    for (int i = 1; i <= top; i++) {
+        if (i > 1) luaL_addchar(&text, '\t');
+        luaL_tolstring(L, i, NULL);
+        luaL_addvalue(&text);
+    }
+    luaL_pushresult(&text);
+    size_t len;
+    const char *line = lua_tolstring(L, -1, &len);
+    log_text(LOG_INFO, line, len);
+    return 0;
+}
+
+/* A lua_WarnFunction: gathers the pieces of one warning. Must not raise. */
+static void warn(void *context, const char *piece, int more)
+{
+    host *h = context;
+    if (h->warning_len == 0 && !more && piece[0] == '@') return; /* a control message: warnings are always on */
+    size_t len = strlen(piece), room = sizeof(h->warning) - h->warning_len;
+    if (len > room) len = room;
+    memcpy(h->warning + h->warning_len, piece, len);
+    h->warning_len += len;
+    if (more) return;
+    log_text(LOG_WARN, h->warning, h->warning_len);
+    h->warning_len = 0;
+}
+
+static int refuse_exit(lua_State *L)
+{
+    return luaL_error(L, "os.exit would end the server at once: use portico.shutdown()");
+}
+
+static void set_global(lua_State *L, const char *name, lua_CFunction function)
+{
+    lua_pushcfunction(L, function);
+    lua_setglobal(L, name);
+}
+
+void host_library_open(lua_State *L)
+{
+    host *h = host_of(L);
+    luaL_openlibs(L);
+    guard_load(L, "load", 3);
+    guard_load(L, "loadfile", 2);
+    set_global(L, "dofile", do_file);
+    set_global(L, "xpcall", xpcall_watched);
+    set_global(L, "print", print_line);
+    lua_setwarnf(L, warn, h);
+    change_package(L, h->config->script_dir);
+    lua_getglobal(L, LUA_OSLIBNAME);
+    lua_pushcfunction(L, refuse_exit);
+    lua_setfield(L, -2, "exit");
+    lua_pop(L, 1);
+    lua_getglobal(L, LUA_DBLIBNAME);
+    lua_pushnil(L);
+    lua_setfield(L, -2, "sethook");
+    lua_pop(L, 1);
+    host_coroutine_library(L);
+}

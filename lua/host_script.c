@@ -1,0 +1,275 @@
+/* host_script.c - loads the script, runs its top level, and reads what it defines: a table of handlers and settings, or
+ * handlers as globals. Names and types are checked here, once, so that a misspelt handler is an error and not silence.
+ */
+#include "host_internal.h"
+
+#include "log.h"
+
+#include <lualib.h>
+#include <string.h>
+
+static const char *const handler_names[] = {"on_connect", "on_message", "on_readable", "on_eof",    "on_drain",
+                                            "on_close",   "on_error",   "on_load",     "on_unload", NULL};
+static const char *const key_names[] = {"on_connect", "on_message", "on_readable", "on_eof",    "on_drain",
+                                        "on_close",   "on_error",   "on_load",     "on_unload", "listen",
+                                        "limits",     "version",    "frame",       NULL};
+static const char *const planned_names[] = {"on_stream", "on_check", "migrate", NULL};
+
+/* ---- Errors ---- */
+
+/* raises, with the script's name in front of the text on top */
+static void fail(lua_State *L)
+{
+    lua_pushfstring(L, "%s: %s", host_of(L)->config->script, lua_tostring(L, -1));
+    lua_error(L);
+}
+
+/* The same, with the place of the function at index, if it is one. */
+static void fail_at(lua_State *L, int index)
+{
+    lua_Debug where;
+    if (lua_type(L, index) != LUA_TFUNCTION || lua_iscfunction(L, index)) fail(L);
+    lua_pushvalue(L, index);
+    lua_getinfo(L, ">S", &where);
+    lua_pushfstring(L, "%s:%d: %s", where.short_src, where.linedefined, lua_tostring(L, -1));
+    lua_error(L);
+}
+
+static int add_traceback(lua_State *L)
+{
+    host_push_error_text(L, L, 1);
+    lua_pushliteral(L, "\n");
+    host_push_traceback(L, L, 1);
+    lua_concat(L, 3);
+    return 1;
+}
+
+/* ---- What the table says ---- */
+
+static void read_listen(lua_State *L, host *h, int index)
+{
+    lua_Integer count = lua_type(L, index) == LUA_TTABLE ? (lua_Integer)lua_rawlen(L, index) : 1;
+    if (count > HOST_LISTEN_MAX) {
+        lua_pushfstring(L, "listen: more than %d addresses", HOST_LISTEN_MAX);
+        fail(L);
+    }
+    h->listen = mem_zalloc(((size_t)count + 1) * sizeof(*h->listen)); /* freed when the host closes */
+    for (lua_Integer i = 0; h->listen != NULL && i < count; i++) {
+        if (lua_type(L, index) == LUA_TTABLE) lua_rawgeti(L, index, i + 1);
+        else lua_pushvalue(L, index);
+        if (lua_type(L, -1) != LUA_TSTRING) {
+            lua_pushliteral(L, "listen: a string like \"tcp://127.0.0.1:7777\", or a list of them, expected");
+            fail(L);
+        }
+        h->listen[i] = mem_strdup(lua_tostring(L, -1));
+        lua_pop(L, 1);
+    }
+}
+
+static void read_limits(lua_State *L, host *h, int index)
+{
+    if (lua_type(L, index) != LUA_TTABLE) {
+        lua_pushfstring(L, "limits: table expected, got %s", luaL_typename(L, index));
+        fail(L);
+    }
+    conn_limits limits = h->limits;
+    uint32_t given = 0;
+    int key = lua_gettop(L) + 1;
+    for (lua_pushnil(L); lua_next(L, index); lua_settop(L, key)) {
+        const char *name = lua_type(L, key) == LUA_TSTRING ? lua_tostring(L, key) : luaL_typename(L, key);
+        uint32_t bit = host_limit_set(L, &limits, name, key + 1);
+        if (bit == 0) {
+            host_push_hint(L, name, host_limit_names);
+            lua_pushfstring(L, "unknown limit '%s'%s", name, lua_tostring(L, -1));
+            fail(L);
+        }
+        if (bit == HOST_LIMIT_WRONG) {
+            lua_pushfstring(L, "limits.%s: %s", name, lua_tostring(L, -1));
+            fail(L);
+        }
+        given |= bit;
+    }
+    const char *wrong = host_limits_settle(&limits, given);
+    if (wrong != NULL) {
+        lua_pushfstring(L, "limits: %s", wrong);
+        fail(L);
+    }
+    /* What the command line names wins. */
+    if (h->config->limits_given & HOST_LIMIT_IDLE) limits.idle_ns = h->limits.idle_ns;
+    if (h->config->limits_given & HOST_LIMIT_FIRST_BYTE) limits.first_byte_ns = h->limits.first_byte_ns;
+    if (h->config->limits_given & HOST_LIMIT_WRITE) limits.write_ns = h->limits.write_ns;
+    h->limits = limits;
+}
+
+static void read_setting(lua_State *L, host *h, const char *name, int value)
+{
+    if (strcmp(name, "listen") == 0) {
+        read_listen(L, h, value);
+    } else if (strcmp(name, "limits") == 0) {
+        read_limits(L, h, value);
+    } else if (strcmp(name, "version") == 0) {
+        if (lua_isinteger(L, value)) return;
+        lua_pushfstring(L, "version: integer expected, got %s", luaL_typename(L, value));
+        fail(L);
+    } else {
+        if (lua_type(L, value) == LUA_TSTRING && strcmp(lua_tostring(L, value), "raw") == 0) return;
+        lua_pushliteral(L, "frame: this version of Portico has \"raw\" only");
+        fail(L);
+    }
+}
+
+/* True when names has it. */
+static bool is_among(const char *name, const char *const *names)
+{
+    while (*names != NULL && strcmp(*names, name) != 0) names++;
+    return *names != NULL;
+}
+
+/* A handler goes to its place among the slots from first on. */
+static void take_handler(lua_State *L, host *h, const char *name, int value, int first)
+{
+    host_kind kind = host_kind_find(name);
+    if (lua_type(L, value) != LUA_TFUNCTION) {
+        lua_pushfstring(L, "%s: function expected, got %s", name, luaL_typename(L, value));
+        fail(L);
+    }
+    lua_pushvalue(L, value);
+    lua_replace(L, first + (int)kind - 1);
+    h->handlers |= HOST_BIT(kind);
+}
+
+static void refuse_name(lua_State *L, const char *what, const char *name, const char *const *names, int value)
+{
+    if (is_among(name, planned_names)) {
+        lua_pushfstring(L, "'%s' is planned, but this version of Portico does not have it", name);
+    } else {
+        host_push_hint(L, name, names);
+        lua_pushfstring(L, "unknown %s '%s'%s", what, name, lua_tostring(L, -1));
+    }
+    fail_at(L, value);
+}
+
+static void read_table(lua_State *L, host *h, int table, int first)
+{
+    int key = lua_gettop(L) + 1, value = key + 1;
+    for (lua_pushnil(L); lua_next(L, table); lua_settop(L, key)) {
+        if (lua_type(L, key) != LUA_TSTRING) {
+            lua_pushfstring(L, "the table that the script returns has a key that is no name: a %s", luaL_typename(L, key));
+            fail(L);
+        }
+        const char *name = lua_tostring(L, key);
+        bool is_handler = strncmp(name, "on_", 3) == 0;
+        if (is_among(name, handler_names)) take_handler(L, h, name, value, first);
+        else if (is_among(name, key_names)) read_setting(L, h, name, value);
+        else refuse_name(L, is_handler ? "handler" : "key", name, is_handler ? handler_names : key_names, value);
+    }
+}
+
+static void read_globals(lua_State *L, host *h, bool has_table, int first)
+{
+    lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_GLOBALS);
+    int globals = lua_gettop(L), key = globals + 1, value = key + 1;
+    for (lua_pushnil(L); lua_next(L, globals); lua_settop(L, key)) {
+        if (lua_type(L, key) != LUA_TSTRING) continue;
+        const char *name = lua_tostring(L, key);
+        if (strncmp(name, "on_", 3) != 0) continue;
+        bool is_known = is_among(name, handler_names);
+        if (has_table && is_known) {
+            lua_pushfstring(L, "'%s' is a global, but the script returns a table: handlers go there", name);
+            fail_at(L, value);
+        }
+        if (has_table) continue; /* the script's own business */
+        if (!is_known) refuse_name(L, "handler", name, handler_names, value);
+        take_handler(L, h, name, value, first);
+    }
+}
+
+/* ---- Loading ---- */
+
+/* Leaves out a byte order mark, and a first line that begins with '#', but not its end: line numbers stay right. */
+static void skip_first_line(const char **text, size_t *len)
+{
+    if (*len >= 3 && memcmp(*text, "\xEF\xBB\xBF", 3) == 0) {
+        *text += 3;
+        *len -= 3;
+    }
+    if (*len == 0 || **text != '#') return;
+    const char *end = memchr(*text, '\n', *len);
+    *len = end == NULL ? 0 : *len - (size_t)(end - *text);
+    if (end != NULL) *text = end;
+}
+
+/* Protected: libraries, script, handlers; leaves the dispatcher. */
+static int load(lua_State *L)
+{
+    host *h = lua_touserdata(L, 1);
+    const host_config *config = h->config;
+    const char *text = config->source;
+    size_t len = config->source_len;
+    lua_settop(L, 0);
+    lua_gc(L, LUA_GCSTOP);
+    host_library_open(L);
+    host_conn_library(L);
+    host_timer_library(L);
+    host_api_open(L);
+    lua_gc(L, LUA_GCRESTART);
+    lua_gc(L, LUA_GCGEN, 0, 0);
+
+    lua_pushcfunction(L, add_traceback);
+    skip_first_line(&text, &len);
+    if (luaL_loadbufferx(L, text, len, config->chunk_name, "t") != LUA_OK) lua_error(L);
+    luaL_checkstack(L, config->arg_count + 32, "too many arguments for the script");
+    for (int i = 0; i < config->arg_count; i++) lua_pushstring(L, config->args[i]);
+    if (lua_pcall(L, config->arg_count, 1, 1) != LUA_OK) lua_error(L); /* stack: add_traceback, result */
+    if (!lua_isnoneornil(L, 2) && !lua_istable(L, 2)) {
+        lua_pushfstring(L, "the script returned a %s: a table of handlers expected, or nothing", luaL_typename(L, 2));
+        fail(L);
+    }
+    lua_settop(L, 2 + HOST_ON_UNLOAD); /* stack: add_traceback, result, a slot per handler */
+    bool has_table = lua_istable(L, 2);
+    if (has_table) read_table(L, h, 2, 3);
+    read_globals(L, h, has_table, 3);
+    lua_settop(L, 2 + HOST_ON_UNLOAD);
+    host_dispatcher_push(L);
+    return 1;
+}
+
+/* Says once what is wrong with the script. */
+static void log_failure(host *h, int status)
+{
+    char cap[32];
+    if (status == LUA_ERRMEM) {
+        log_write(LOG_ERROR, "%s: not enough memory (cap %s)", h->config->script, host_cap_text(h, cap, sizeof(cap)));
+    } else {
+        size_t len;
+        const char *text = lua_tolstring(h->L, -1, &len); /* always a string: errors are raised as text */
+        log_text(LOG_ERROR, text, len);
+    }
+}
+
+bool host_script_load(host *h)
+{
+    lua_State *L = h->L;
+    const uint32_t readers = HOST_BIT(HOST_ON_MESSAGE) | HOST_BIT(HOST_ON_READABLE);
+    lua_pushcfunction(L, load);
+    lua_pushlightuserdata(L, h);
+    host_slice_begin(h, HOST_TOP, 0, L);
+    int status = lua_pcall(L, 1, 1, 0);
+    host_slice_end(h, L);
+    if (status != LUA_OK) {
+        log_failure(h, status);
+        return false;
+    }
+    if ((h->handlers & readers) == readers) {
+        log_write(LOG_ERROR, "%s: on_message and on_readable are both there: either the engine draws the bytes or the script",
+                  h->config->script);
+        return false;
+    }
+    if ((h->handlers & readers) == 0 && h->worker->id == 0) {
+        log_write(LOG_WARN, "%s: neither on_message nor on_readable is there: what clients send is dropped",
+                  h->config->script);
+    }
+    h->receive = (h->handlers & HOST_BIT(HOST_ON_READABLE)) ? CONN_READY : CONN_LENT;
+    h->half_open = (h->handlers & HOST_BIT(HOST_ON_EOF)) != 0;
+    return true;
+}

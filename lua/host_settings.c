@@ -1,0 +1,163 @@
+/* host_settings.c - values that scripts give: limits, seconds, names that may be misspelt. */
+#include "host_internal.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+
+/* ---- Misspelt names ---- */
+
+enum { NAME_LEN_MAX = 32, DISTANCE_MAX = 3 };
+
+/* Letters to insert, drop, change or swap with a neighbour to get from a to b; texts of at most NAME_LEN_MAX bytes. */
+static unsigned distance(const char *a, const char *b)
+{
+    unsigned rows[3][NAME_LEN_MAX + 1];
+    size_t a_len = strlen(a), b_len = strlen(b);
+    assert(a_len <= NAME_LEN_MAX && b_len <= NAME_LEN_MAX);
+    for (unsigned j = 0; j <= b_len; j++) rows[0][j] = j;
+    for (size_t i = 1; i <= a_len; i++) {
+        unsigned *row = rows[i % 3];
+        const unsigned *above = rows[(i + 2) % 3];
+        row[0] = (unsigned)i;
+        for (size_t j = 1; j <= b_len; j++) {
+            unsigned best = above[j - 1] + (a[i - 1] != b[j - 1]);
+            if (above[j] + 1 < best) best = above[j] + 1;
+            if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) {
+                unsigned swapped = rows[(i + 1) % 3][j - 2] + 1;
+                if (swapped < best) best = swapped;
+            }
+            row[j] = best;
+        }
+    }
+    return rows[a_len % 3][b_len];
+}
+
+const char *host_nearest(const char *name, const char *const *names)
+{
+    const char *nearest = NULL;
+    unsigned least = DISTANCE_MAX + 1;
+    size_t len = strlen(name);
+    if (len > NAME_LEN_MAX) return NULL;
+    for (; *names != NULL; names++) {
+        unsigned far = distance(name, *names);
+        if (far < least && far < len) {
+            least = far;
+            nearest = *names;
+        }
+    }
+    return nearest;
+}
+
+void host_push_hint(lua_State *L, const char *name, const char *const *names)
+{
+    const char *nearest = host_nearest(name, names);
+    if (nearest != NULL) lua_pushfstring(L, ": did you mean '%s'?", nearest);
+    else lua_pushliteral(L, "");
+}
+
+/* ---- Seconds ---- */
+
+/* False for NaN, too. */
+static bool seconds_fit(lua_Number seconds)
+{
+    return seconds >= 0 && seconds <= (lua_Number)HOST_SECONDS_MAX;
+}
+
+int64_t host_check_seconds(lua_State *L, int arg)
+{
+    lua_Number seconds = luaL_checknumber(L, arg);
+    if (!seconds_fit(seconds)) {
+        luaL_argerror(L, arg, lua_pushfstring(L, "seconds from 0 to %d expected, got %f", HOST_SECONDS_MAX, seconds));
+    }
+    return (int64_t)(seconds * 1e9);
+}
+
+/* ---- Limits ---- */
+
+enum { BYTES_MAX = 1 << 30 };
+
+typedef struct limit {
+    const char *name;
+    size_t offset; /* in conn_limits */
+    uint32_t bit;
+    uint32_t least; /* bytes; of seconds it is always 0 */
+    bool is_seconds;
+} limit;
+
+static const limit limits_known[] = {
+    {"idle", offsetof(conn_limits, idle_ns), HOST_LIMIT_IDLE, 0, true},
+    {"first_byte", offsetof(conn_limits, first_byte_ns), HOST_LIMIT_FIRST_BYTE, 0, true},
+    {"write", offsetof(conn_limits, write_ns), HOST_LIMIT_WRITE, 0, true},
+    {"send_high", offsetof(conn_limits, send_high), HOST_LIMIT_SEND_HIGH, 1, false},
+    {"send_low", offsetof(conn_limits, send_low), HOST_LIMIT_SEND_LOW, 0, false},
+    {"send_max", offsetof(conn_limits, send_max), HOST_LIMIT_SEND_MAX, 0, false},
+};
+
+const char *const host_limit_names[] = {"idle", "first_byte", "write", "send_high", "send_low", "send_max", NULL};
+
+uint32_t host_limit_set(lua_State *L, conn_limits *limits, const char *name, int index)
+{
+    const limit *known = NULL;
+    for (size_t i = 0; i < array_count(limits_known); i++) {
+        if (strcmp(name, limits_known[i].name) == 0) known = &limits_known[i];
+    }
+    if (known == NULL) return 0;
+    void *field = (char *)limits + known->offset;
+    if (known->is_seconds) {
+        if (lua_type(L, index) == LUA_TNUMBER && seconds_fit(lua_tonumber(L, index))) {
+            *(int64_t *)field = (int64_t)(lua_tonumber(L, index) * 1e9);
+            return known->bit;
+        }
+        lua_pushfstring(L, "seconds from 0 (no limit) to %d expected", HOST_SECONDS_MAX);
+    } else {
+        int whole = 0;
+        lua_Integer bytes = lua_type(L, index) == LUA_TNUMBER ? lua_tointegerx(L, index, &whole) : 0;
+        if (whole && bytes >= (lua_Integer)known->least && bytes <= BYTES_MAX) {
+            *(uint32_t *)field = (uint32_t)bytes;
+            return known->bit;
+        }
+        lua_pushfstring(L, "bytes, a whole number from %d to %d, expected", (int)known->least, BYTES_MAX);
+    }
+    const char *value = lua_type(L, index) == LUA_TNUMBER ? luaL_tolstring(L, index, NULL) : luaL_typename(L, index);
+    lua_pushfstring(L, ", got %s", value);
+    if (lua_type(L, index) == LUA_TNUMBER) lua_remove(L, -2);
+    lua_concat(L, 2);
+    return HOST_LIMIT_WRONG;
+}
+
+const char *host_limits_settle(conn_limits *limits, uint32_t given)
+{
+    if (limits->send_max > 0 && limits->send_max < limits->send_high) {
+        if ((given & HOST_LIMIT_SEND_MAX) && (given & HOST_LIMIT_SEND_HIGH)) return "send_max is below send_high";
+        if (given & HOST_LIMIT_SEND_MAX) limits->send_high = limits->send_max;
+        else limits->send_max = limits->send_high;
+    }
+    if (limits->send_low >= limits->send_high) {
+        if (given & HOST_LIMIT_SEND_LOW) return "send_low is not below send_high";
+        limits->send_low = limits->send_high / 4;
+    }
+    return NULL;
+}
+
+/* ---- Arguments and results ---- */
+
+void *host_check_userdata(lua_State *L, int arg, const void *meta, const char *type)
+{
+    if (lua_type(L, arg) == LUA_TUSERDATA && lua_getmetatable(L, arg)) {
+        const void *found = lua_topointer(L, -1);
+        lua_pop(L, 1);
+        if (found == meta) return lua_touserdata(L, arg);
+    }
+    luaL_typeerror(L, arg, type);
+    return NULL;
+}
+
+int host_push_failure(lua_State *L, const char *message, const char *code)
+{
+    lua_pushnil(L);
+    lua_pushstring(L, message);
+    lua_pushstring(L, code);
+    return 3;
+}

@@ -1,0 +1,205 @@
+/* host_timer.c - portico.after, portico.every and portico.sleep. */
+#include "host_internal.h"
+
+#include "log.h"
+
+#include <string.h>
+
+/* User value 1 is the function, the others are its arguments. Anchored in the registry while it runs or its function
+ * does. */
+struct host_timer {
+    timer clock;
+    host *host;
+    int64_t interval_ns; /* 0: fires once */
+    int ref;             /* LUA_NOREF: not anchored */
+    int arguments;
+    bool firing;         /* its function has been called and has not returned */
+    bool canceled;       /* … and is not to be called again */
+};
+
+static host_timer *check(lua_State *L)
+{
+    return host_check_userdata(L, 1, host_of(L)->timer_meta, "timer");
+}
+
+host_kind host_timer_kind(const host_timer *ht)
+{
+    return ht->interval_ns > 0 ? HOST_EVERY : HOST_AFTER;
+}
+
+static void fire(timer *clock, int64_t now_ns)
+{
+    host_timer *ht = container_of(clock, host_timer, clock);
+    (void)now_ns;
+    ht->firing = true;
+    host_call_timer(ht->host, ht);
+}
+
+int host_timer_push(lua_State *L, host_timer *ht)
+{
+    luaL_checkstack(L, ht->arguments + 2, "too many arguments of a timer");
+    lua_rawgeti(L, LUA_REGISTRYINDEX, ht->ref); /* stack: timer */
+    for (int value = 1; value <= 1 + ht->arguments; value++) lua_getiuservalue(L, 1, value);
+    return ht->arguments;
+}
+
+static void forget(host *h, host_timer *ht)
+{
+    luaL_unref(h->L, LUA_REGISTRYINDEX, ht->ref);
+    ht->ref = LUA_NOREF;
+}
+
+void host_timer_over(host *h, host_timer *ht)
+{
+    ht->firing = false;
+    if (ht->interval_ns > 0 && !ht->canceled) {
+        int64_t now_ns = io_port_now(h->worker->port);
+        int64_t due_ns = ht->clock.deadline_ns + ht->interval_ns;
+        if (due_ns <= now_ns) due_ns += (now_ns - due_ns) / ht->interval_ns * ht->interval_ns + ht->interval_ns; /* keep step */
+        if (timer_start(&h->worker->timers, &ht->clock, due_ns)) return;
+        log_write(LOG_ERROR, "a timer of portico.every ends: out of memory");
+    }
+    forget(h, ht);
+}
+
+static int cancel(lua_State *L)
+{
+    host_timer *ht = check(L);
+    bool was_due = ht->ref != LUA_NOREF && !ht->canceled && (!ht->firing || ht->interval_ns > 0);
+    if (ht->firing) {
+        ht->canceled = true;
+    } else if (ht->ref != LUA_NOREF) {
+        timer_stop(&ht->host->worker->timers, &ht->clock);
+        forget(ht->host, ht);
+    }
+    lua_pushboolean(L, was_due);
+    return 1;
+}
+
+/* The state is being closed with the timer running. */
+static int collect(lua_State *L)
+{
+    host_timer *ht = check(L);
+    timer_stop(&ht->host->worker->timers, &ht->clock);
+    return 0;
+}
+
+static int to_string(lua_State *L)
+{
+    const host_timer *ht = check(L);
+    lua_pushfstring(L, "timer (%s)", ht->ref == LUA_NOREF || ht->canceled ? "over" : "running");
+    return 1;
+}
+
+/* Makes and starts a timer. The function is at 2, its arguments, so many, from first on. */
+static int begin(lua_State *L, int64_t delay_ns, int64_t interval_ns, int first, int arguments)
+{
+    host *h = host_of(L);
+    if (h->closing) return luaL_error(L, "no timer can be started while the server ends");
+    host_timer *ht = lua_newuserdatauv(L, sizeof(*ht), 1 + arguments);
+    *ht = (host_timer){.clock = {.fire = fire},
+                       .host = h,
+                       .interval_ns = interval_ns,
+                       .ref = LUA_NOREF,
+                       .arguments = arguments};
+    lua_rawgeti(L, LUA_REGISTRYINDEX, h->timer_meta_ref);
+    lua_setmetatable(L, -2);
+    lua_pushvalue(L, 2);
+    lua_setiuservalue(L, -2, 1);
+    for (int i = 0; i < arguments; i++) {
+        lua_pushvalue(L, first + i);
+        lua_setiuservalue(L, -2, 2 + i);
+    }
+    lua_pushvalue(L, -1);
+    ht->ref = luaL_ref(L, LUA_REGISTRYINDEX);
+    if (timer_start(&h->worker->timers, &ht->clock, io_port_now(h->worker->port) + delay_ns)) return 1;
+    forget(h, ht);
+    return host_push_failure(L, "out of memory", "limit");
+}
+
+int host_api_after(lua_State *L)
+{
+    int64_t delay_ns = host_check_seconds(L, 1);
+    luaL_checktype(L, 2, LUA_TFUNCTION);
+    int arguments = lua_gettop(L) - 2;
+    luaL_argcheck(L, arguments <= HOST_TIMER_ARGS_MAX, 3 + HOST_TIMER_ARGS_MAX, "too many arguments");
+    return begin(L, delay_ns, 0, 3, arguments);
+}
+
+/* The only option of portico.every: {first = seconds until the first call}. raises */
+static int64_t read_first(lua_State *L, int64_t interval_ns)
+{
+    static const char *const names[] = {"first", NULL};
+    luaL_checktype(L, 3, LUA_TTABLE);
+    for (lua_pushnil(L); lua_next(L, 3); lua_settop(L, 4)) {
+        const char *name = lua_type(L, 4) == LUA_TSTRING ? lua_tostring(L, 4) : luaL_typename(L, 4);
+        if (strcmp(name, names[0]) != 0) {
+            host_push_hint(L, name, names);
+            luaL_argerror(L, 3, lua_pushfstring(L, "unknown option '%s'%s", name, lua_tostring(L, -1)));
+        }
+        interval_ns = host_check_seconds(L, 5);
+    }
+    return interval_ns;
+}
+
+int host_api_every(lua_State *L)
+{
+    enum { INTERVAL_NS_MIN = 1000000 };
+    int64_t interval_ns = host_check_seconds(L, 1);
+    luaL_argcheck(L, interval_ns >= INTERVAL_NS_MIN, 1, "0.001 seconds or more expected");
+    luaL_checktype(L, 2, LUA_TFUNCTION);
+    lua_settop(L, 3);
+    int64_t delay_ns = lua_isnil(L, 3) ? interval_ns : read_first(L, interval_ns);
+    return begin(L, delay_ns, interval_ns, 4, 0);
+}
+
+/* ---- portico.sleep ---- */
+
+static void wake(timer *clock, int64_t now_ns)
+{
+    (void)now_ns;
+    host_task_wake(container_of(clock, host_task, wake));
+}
+
+static int slept(lua_State *L, int status, lua_KContext context)
+{
+    (void)L;
+    (void)status;
+    (void)context;
+    return 0;
+}
+
+int host_api_sleep(lua_State *L)
+{
+    int64_t delay_ns = host_check_seconds(L, 1);
+    host *h = host_of(L);
+    host_check_wait(L, "portico.sleep");
+    host_task *t = h->task;
+    t->wake.fire = wake;
+    if (!timer_start(&h->worker->timers, &t->wake, io_port_now(h->worker->port) + delay_ns)) {
+        return luaL_error(L, "portico.sleep: out of memory");
+    }
+    t->waiting = HOST_SLEEPS;
+    return lua_yieldk(L, 0, 0, slept);
+}
+
+void host_timer_library(lua_State *L)
+{
+    static const luaL_Reg methods[] = {{"cancel", cancel}, {NULL, NULL}};
+    host *h = host_of(L);
+    lua_createtable(L, 0, 6); /* stack: metatable */
+    h->timer_meta = lua_topointer(L, -1);
+    luaL_newlib(L, methods);
+    lua_setfield(L, -2, "__index");
+    lua_pushcfunction(L, cancel);
+    lua_setfield(L, -2, "__close");
+    lua_pushcfunction(L, collect);
+    lua_setfield(L, -2, "__gc");
+    lua_pushcfunction(L, to_string);
+    lua_setfield(L, -2, "__tostring");
+    lua_pushliteral(L, "timer");
+    lua_setfield(L, -2, "__name");
+    lua_pushliteral(L, "timer");
+    lua_setfield(L, -2, "__metatable");
+    h->timer_meta_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+}

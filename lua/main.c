@@ -1,0 +1,489 @@
+/* main.c - the program: reads the command line, brings up the engine with the Lua host in it, and waits for news from
+ * outside. The one place that knows both sides.
+ */
+#include "main.h"
+
+#include "base.h"
+#include "embedded.h"
+#include "file.h"
+#include "host.h"
+#include "io.h"
+#include "log.h"
+#include "lua.h"
+#include "mem.h"
+#include "net.h"
+#include "options.h"
+#include "os.h"
+#include "server.h"
+#include "worker.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+/* The commit that was built, where the build knows it. */
+#ifndef PORTICO_COMMIT
+#define PORTICO_COMMIT ""
+#endif
+
+/* What a shell sees. */
+enum {
+    EXIT_CLEAN = 0,
+    EXIT_FAILED = 1,
+    EXIT_USAGE = 2,
+    EXIT_SCRIPT = 3,
+    EXIT_LISTEN = 4,
+    EXIT_CUT_OFF = 5
+};
+
+enum {
+    WHY_BYTES = 256,
+    PRIVILEGED_PORTS = 1024, /* below it Linux wants a capability, by default */
+    DESCRIPTORS_SPARE = 64   /* for listeners, ports, the log, files that the script opens */
+};
+
+#define NANOSECONDS 1e9 /* in a second */
+
+static_assert((int)OPTIONS_WORKERS_MAX == (int)WORKER_MAX, "--workers goes as far as the server");
+static_assert((int)OPTIONS_LISTEN_MAX == (int)SERVER_LISTENERS_MAX, "--listen goes as far as the server");
+
+/* ---- Text that is put together piece by piece ---- */
+
+typedef struct text {
+    char bytes[16384];
+    size_t len; /* below the size: what does not fit is cut */
+} text;
+
+static void text_add(text *t, const char *format, ...) PRINTF_LIKE(2, 3);
+
+static void text_add(text *t, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    int wanted = vsnprintf(t->bytes + t->len, sizeof t->bytes - t->len, format, arguments);
+    va_end(arguments);
+    if (wanted < 0) return;
+    size_t room = sizeof t->bytes - 1 - t->len;
+    t->len += (size_t)wanted < room ? (size_t)wanted : room;
+}
+
+static const char *plural(uint64_t count)
+{
+    return count == 1 ? "" : "s";
+}
+
+/* ---- --help and --version ---- */
+
+static int print(const char *bytes, size_t len)
+{
+    if (file_write_stdout(bytes, len)) return EXIT_CLEAN;
+    fputs("portico: cannot write to standard output\n", stderr);
+    return EXIT_FAILED;
+}
+
+static int print_help(void)
+{
+    char help[OPTIONS_HELP_BYTES];
+    options_help(help, sizeof help, io_backend_names());
+    return print(help, strlen(help));
+}
+
+/* Each backend that is compiled in is tried. */
+static void add_backends(text *t)
+{
+    char why[WHY_BYTES];
+    const char *rest = io_backend_names();
+    while (*rest != '\0') {
+        char name[32];
+        size_t len = strcspn(rest, " ");
+        snprintf(name, sizeof name, "%.*s", (int)len, rest);
+        rest += len;
+        rest += strspn(rest, " ");
+        const io_backend *backend = io_backend_find(name, why, sizeof why);
+        text_add(t, "backend    %s: %s", name, backend != NULL ? "works here" : "does not work here");
+        text_add(t, backend != NULL ? "\n" : " (%s)\n", why);
+    }
+    const io_backend *best = io_backend_find(NULL, why, sizeof why);
+    text_add(t, "chosen     %s (%s)\n", best != NULL ? io_backend_name(best) : "none", why);
+}
+
+static int print_version(bool verbose)
+{
+    static text t;
+    char system[128];
+    text_add(&t, "portico %s\n", PORTICO_VERSION);
+    if (verbose) {
+        if (PORTICO_COMMIT[0] != '\0') text_add(&t, "commit     %s\n", PORTICO_COMMIT);
+        text_add(&t, "system     %s%s\n", os_describe(system, sizeof system), os_is_wine() ? " (Wine)" : "");
+        text_add(&t, "Lua        %s\n", LUA_RELEASE);
+        text_add(&t, "allocator  %s\n", mem_describe());
+        text_add(&t, "features   tcp ipv4 ipv6 half-close connect lent ready posted\n");
+#ifdef NDEBUG
+        text_add(&t, "assertions off\n");
+#else
+        text_add(&t, "assertions on\n");
+#endif
+        add_backends(&t);
+    }
+    return print(t.bytes, t.len);
+}
+
+/* ---- The script ---- */
+
+/* The text that is run, with all that the host wants to know about it. */
+typedef struct script {
+    const char *name; /* in the start line */
+    const char *source;
+    size_t source_len;
+    char *file;       /* what was read; NULL for the embedded script */
+    char *chunk_name; /* "@scripts/chat.lua" */
+    char *directory;  /* NULL: embedded */
+} script;
+
+static void script_close(script *s)
+{
+    mem_free(s->file);
+    mem_free(s->chunk_name);
+    mem_free(s->directory);
+}
+
+/* Passes over a byte-order mark and over a first line for the shell. The line's end stays, so that lines are counted
+ * as an editor does. */
+static void skip_head(script *s)
+{
+    static const char mark[] = "\xef\xbb\xbf";
+    size_t mark_len = sizeof mark - 1;
+    if (s->source_len >= mark_len && memcmp(s->source, mark, mark_len) == 0) {
+        s->source += mark_len;
+        s->source_len -= mark_len;
+    }
+    if (s->source_len == 0 || s->source[0] != '#') return;
+    const char *end = memchr(s->source, '\n', s->source_len);
+    size_t skipped = end != NULL ? (size_t)(end - s->source) : s->source_len;
+    s->source += skipped;
+    s->source_len -= skipped;
+}
+
+static bool script_open_embedded(script *s)
+{
+    static const char name[] = "default.lua";
+    *s = (script){.name = name};
+    for (size_t i = 0; i < embedded_count; i++) {
+        if (strcmp(embedded_files[i].name, name) != 0) continue;
+        s->source = embedded_files[i].data;
+        s->source_len = embedded_files[i].size;
+    }
+    assert(s->source != NULL);
+    s->chunk_name = mem_strdup("@default.lua");
+    return s->chunk_name != NULL;
+}
+
+/* On failure everything is freed, and what is wrong has been logged. */
+static bool script_open(script *s, const char *path)
+{
+    char why[WHY_BYTES] = "out of memory";
+    if (path == NULL && script_open_embedded(s)) return true;
+    if (path == NULL) goto fail;
+    bool from_stdin = strcmp(path, "-") == 0;
+    *s = (script){.name = from_stdin ? "stdin" : path};
+    if (!file_read(&s->file, &s->source_len, from_stdin ? NULL : path, why, sizeof why)) goto fail;
+    s->source = s->file;
+    skip_head(s);
+    size_t size = strlen(s->name) + 2;
+    s->directory = file_directory(from_stdin ? "" : path);
+    s->chunk_name = mem_alloc(size);
+    if (s->directory == NULL || s->chunk_name == NULL) goto fail;
+    snprintf(s->chunk_name, size, "%c%s", from_stdin ? '=' : '@', s->name);
+    return true;
+fail:
+    log_write(LOG_ERROR, "cannot read the script %s: %s", path != NULL ? path : s->name, why);
+    script_close(s);
+    return false;
+}
+
+/* ---- Listening ---- */
+
+typedef struct addresses {
+    net_addr list[SERVER_LISTENERS_MAX];
+    uint32_t count;
+} addresses;
+
+static bool parse_address(addresses *a, const char *uri, const char *script_name)
+{
+    char why[WHY_BYTES];
+    if (a->count == SERVER_LISTENERS_MAX) {
+        log_write(LOG_ERROR, "%s: more than %d addresses in `listen`", script_name, SERVER_LISTENERS_MAX);
+        return false;
+    }
+    if (net_addr_parse(&a->list[a->count], uri, why, sizeof why) != IO_OK) {
+        log_write(LOG_ERROR, "%s: cannot use '%s' in `listen` as an address: %s", script_name, uri, why);
+        return false;
+    }
+    a->count++;
+    return true;
+}
+
+/* The command line's addresses, else the script's, else the default. False: the script's are wrong, even if the command
+ * line's count, and that has been logged. */
+static bool collect_addresses(addresses *a, const options *o, const worker *w, const char *script_name)
+{
+    a->count = 0;
+    const char *const *uris = host_listen(w);
+    for (; uris != NULL && *uris != NULL; uris++) {
+        if (!parse_address(a, *uris, script_name)) return false;
+    }
+    if (o->listen_count > 0) {
+        a->count = o->listen_count;
+        memcpy(a->list, o->listen, sizeof a->list);
+    }
+    return a->count > 0 || parse_address(a, OPTIONS_LISTEN_DEFAULT, script_name);
+}
+
+static bool listen_on(server *s, const net_addr *addr)
+{
+    char name[NET_ADDR_TEXT_MAX];
+    int native = 0;
+    io_status status = server_listen(s, addr, &native);
+    if (status == IO_OK) return true;
+    net_addr_format(addr, name, sizeof name);
+    uint16_t port = net_addr_port(addr);
+    if (status == IO_UNEXPECTED) {
+        log_write(LOG_ERROR, "cannot listen on tcp://%s: system error %d", name, native);
+    } else if (status == IO_DENIED && port > 0 && port < PRIVILEGED_PORTS) {
+        log_write(LOG_ERROR, "cannot listen on tcp://%s: %s: ports below %d are for the privileged", name,
+                  io_status_text(status), PRIVILEGED_PORTS);
+    } else {
+        log_write(LOG_ERROR, "cannot listen on tcp://%s: %s", name, io_status_text(status));
+    }
+    return false;
+}
+
+static bool write_address_file(const server *s, const char *path)
+{
+    static text t;
+    char why[WHY_BYTES];
+    for (uint32_t i = 0; i < server_listener_count(s); i++) text_add(&t, "%s\n", server_listener_name(s, i));
+    if (file_write(path, t.bytes, t.len, why, sizeof why)) return true;
+    log_write(LOG_ERROR, "cannot write the address file %s: %s", path, why);
+    return false;
+}
+
+static void log_start(const server *s, const char *script_name)
+{
+    static text t;
+    const server_options *so = server_get_options(s);
+    for (uint32_t i = 0; i < server_listener_count(s); i++) {
+        text_add(&t, "%s%s", i > 0 ? ", " : "", server_listener_name(s, i));
+    }
+    log_write(LOG_INFO, "listening on %s (backend %s, %" PRIu32 " worker%s, script %s, portico %s, %s)", t.bytes,
+              io_backend_name(so->backend), so->workers, plural(so->workers), script_name, PORTICO_VERSION,
+              LUA_RELEASE);
+}
+
+/* ---- While it runs ---- */
+
+static void log_stopping(server *s)
+{
+    uint32_t count = server_connections(s);
+    log_write(LOG_INFO, "stopping: draining %" PRIu32 " connection%s, at most %g s", count, plural(count),
+              (double)server_get_options(s)->drain_ns / NANOSECONDS);
+}
+
+static void dump_worker(worker *w, worker_message *message)
+{
+    const conn_set *conns = &w->conns;
+    log_write(LOG_INFO,
+              "worker %" PRIu32 ": %" PRIu32 " connection%s, %" PRIu64 " opened, %" PRIu64 " closed, %" PRIu64 " packets",
+              w->id, conns->count, plural(conns->count), conns->opened, conns->closed, w->packets);
+    mem_free(message);
+}
+
+/* The counters belong to the workers' threads, so each is asked. */
+static void dump(server *s)
+{
+    for (uint32_t i = 0; i < server_get_options(s)->workers; i++) {
+        worker_message *message = mem_zalloc(sizeof *message);
+        if (message == NULL) return;
+        message->run = dump_worker;
+        worker_post(server_worker(s, i), message);
+    }
+}
+
+/* Until all workers have ended, by whatever news. */
+static void watch(server *s)
+{
+    bool told = false;
+    while (!server_ended(s)) {
+        os_news news = os_news_wait(-1);
+        bool again = server_stopping(s);
+        if ((news == OS_NEWS_STOP || again) && !told) {
+            log_stopping(s);
+            told = true;
+        }
+        switch (news) {
+        case OS_NEWS_STOP:
+            if (again) log_write(LOG_WARN, "stopping now: what is not sent is dropped");
+            server_stop(s);
+            break;
+        case OS_NEWS_RELOAD:
+            log_write(LOG_WARN, "hot reload is not part of this version yet: the script stays as it is");
+            break;
+        case OS_NEWS_DUMP:
+            dump(s);
+            break;
+        case OS_NEWS_WAKE:
+            break;
+        }
+    }
+}
+
+static int end(server *s)
+{
+    server_end how = server_wait(s);
+    uint64_t opened = 0;
+    uint64_t packets = 0;
+    for (uint32_t i = 0; i < server_get_options(s)->workers; i++) {
+        const worker *w = server_worker(s, i);
+        opened += w->conns.opened;
+        packets += w->packets;
+    }
+    const char *remark = how == SERVER_FAILED ? " after a failure" : how == SERVER_CUT_OFF ? ", cut off" : "";
+    log_write(how == SERVER_CLEAN ? LOG_INFO : LOG_WARN, "stopped%s: %" PRIu64 " connection%s, %" PRIu64 " packet%s",
+              remark, opened, plural(opened), packets, plural(packets));
+    return how == SERVER_CLEAN ? EXIT_CLEAN : how == SERVER_FAILED ? EXIT_FAILED : EXIT_CUT_OFF;
+}
+
+/* From a loaded script to the end of it. */
+static int run(server *s, const options *o, const char *script_name)
+{
+    addresses a;
+    if (!collect_addresses(&a, o, server_worker(s, 0), script_name)) return EXIT_SCRIPT;
+    if (o->check) return EXIT_CLEAN;
+    for (uint32_t i = 0; i < a.count; i++) {
+        if (!listen_on(s, &a.list[i])) return EXIT_LISTEN;
+    }
+    if (o->address_file != NULL && !write_address_file(s, o->address_file)) return EXIT_FAILED;
+    server_start(s);
+    log_start(s, script_name);
+    watch(s);
+    return end(s);
+}
+
+static void fill_limits(host_config *host, const options *o)
+{
+    host->limits = conn_limits_default;
+    host->limits.idle_ns = (int64_t)o->idle_ns;
+    host->limits.first_byte_ns = (int64_t)o->first_byte_ns;
+    host->limits.write_ns = (int64_t)o->write_ns;
+    if ((o->given & OPTIONS_GIVEN_IDLE) != 0) host->limits_given |= HOST_LIMIT_IDLE;
+    if ((o->given & OPTIONS_GIVEN_FIRST_BYTE) != 0) host->limits_given |= HOST_LIMIT_FIRST_BYTE;
+    if ((o->given & OPTIONS_GIVEN_WRITE) != 0) host->limits_given |= HOST_LIMIT_WRITE;
+}
+
+/* Loads the script on all workers and runs it. */
+static int serve(const options *o, const io_backend *backend, const script *chosen)
+{
+    unsigned processors = os_cpu_count();
+    uint32_t workers = o->workers > 0 ? o->workers : processors < WORKER_MAX ? processors : WORKER_MAX;
+    server_options so = {
+        .backend = backend,
+        .workers = o->check ? 1 : workers,
+        .max_connections = o->max_connections,
+        .drain_ns = (int64_t)o->drain_ns,
+    };
+    host_config host = {
+        .chunk_name = chosen->chunk_name,
+        .source = chosen->source,
+        .source_len = chosen->source_len,
+        .script = chosen->name,
+        .script_dir = chosen->directory,
+        .arg_count = o->arg_count,
+        .args = o->args,
+        .lua_memory = (size_t)o->lua_memory,
+        .callback_budget_ns = (int64_t)o->callback_budget_ns,
+        .load_budget_ns = (int64_t)o->load_budget_ns,
+        .version = PORTICO_VERSION,
+    };
+    fill_limits(&host, o);
+    bool script_failed = false;
+    server *s = server_open(&so, &host_app, &host, &script_failed);
+    if (s == NULL) return script_failed ? EXIT_SCRIPT : EXIT_FAILED;
+    int code = run(s, o, chosen->name);
+    if (!server_ended(s)) {
+        server_stop(s);
+        (void)server_wait(s);
+    }
+    server_close(s);
+    return code;
+}
+
+static void raise_descriptor_limit(const options *o)
+{
+    uint64_t limit = os_raise_descriptor_limit();
+    uint64_t wanted = (uint64_t)o->max_connections + DESCRIPTORS_SPARE;
+    if (limit > 0 && o->max_connections > 0 && limit < wanted) {
+        log_write(LOG_WARN, "the system allows %" PRIu64 " descriptors: too few for --max-connections %" PRIu32, limit,
+                  o->max_connections);
+    }
+}
+
+/* Finds a backend and a script, and serves. */
+static int prepare(const options *o)
+{
+    char why[WHY_BYTES] = "";
+    script chosen;
+    raise_descriptor_limit(o);
+    const io_backend *backend = io_backend_find(o->backend, why, sizeof why);
+    if (backend == NULL) {
+        log_write(LOG_ERROR, "no backend: %s", why);
+        return EXIT_FAILED;
+    }
+    log_write(LOG_INFO, "backend %s: %s", io_backend_name(backend), why);
+    if (!script_open(&chosen, o->script)) return EXIT_SCRIPT;
+    int code = serve(o, backend, &chosen);
+    script_close(&chosen);
+    return code;
+}
+
+static int run_command_line(int argc, char **argv)
+{
+    options o;
+    char error[OPTIONS_ERROR_BYTES];
+    if (!options_parse(&o, argc, argv, io_backend_names(), error, sizeof error)) {
+        fprintf(stderr, "portico: %s\n", error);
+        return EXIT_USAGE;
+    }
+    if (o.help) return print_help();
+    if (o.version) return print_version(o.verbose);
+    /* A verdict is given by the exit code: without a word when it is good, unless words were asked for. */
+    bool least_given = o.verbose || (o.given & OPTIONS_GIVEN_LOG_LEVEL) != 0;
+    log_level least = (log_level)o.log_level;
+    if (o.check && !least_given && least < LOG_WARN) least = LOG_WARN;
+    log_open(least, o.log_format == OPTIONS_JSON);
+    int code = prepare(&o);
+    log_close();
+    return code;
+}
+
+int portico_main(int argc, char **argv)
+{
+    file_guard_standard();
+    if (!os_news_open()) {
+        fputs("portico: cannot watch for signals\n", stderr);
+        return EXIT_FAILED;
+    }
+    if (net_start() != IO_OK) {
+        fputs("portico: the system's sockets cannot be used\n", stderr);
+        return EXIT_FAILED;
+    }
+    int64_t live = mem_live();
+    int code = run_command_line(argc, argv);
+    /* After a failure workers may still be at work: see server_close(). */
+    int64_t left = code == EXIT_FAILED ? 0 : mem_live() - live;
+    if (left != 0) fprintf(stderr, "portico: leak: %" PRId64 " blocks of memory were not freed\n", left);
+    assert(left == 0);
+    net_stop();
+    return code;
+}
