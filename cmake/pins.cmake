@@ -1,0 +1,13 @@
+# pins.cmake - which sources are built, and the hashes they must have. ./dev reads this file too: one set() a line.
+
+set(LUA_URL https://www.lua.org/ftp/lua-5.4.9.tar.gz)
+set(LUA_SHA256 2335b6c582a52654f94612bf10d2f4672805d05329aa6568b1d8cd9e5c6fb8e6)
+# Debian's archive of the sources is the author's, byte for byte.
+set(LUA_DEBIAN_FILE lua5.4_5.4.9.orig.tar.gz)
+set(LUA_DEBIAN_SHA256 2335b6c582a52654f94612bf10d2f4672805d05329aa6568b1d8cd9e5c6fb8e6)
+
+set(MIMALLOC_URL https://github.com/microsoft/mimalloc/archive/refs/tags/v2.0.9.tar.gz)
+set(MIMALLOC_SHA256 4a29edae32a914a706715e2ac8e7e4109e25353212edeed0888f4e3e15db5850)
+# Debian's archive lacks bin/, doc/, docs/ and ide/ and is otherwise the same.
+set(MIMALLOC_DEBIAN_FILE mimalloc_2.0.9+ds.orig.tar.xz)
+set(MIMALLOC_DEBIAN_SHA256 cbc9d207ff105ad1f0cb739c378076143a6452b8d0624309cea0abfb040e972b)
