@@ -1,0 +1,87 @@
+"""Options and fixtures of the behaviour tests, which drive the real portico over loopback.
+
+    python3 -m pytest tests/behaviour --portico build/release/portico --backend epoll
+"""
+
+import os
+import pathlib
+import socket
+
+import pytest
+
+import rig
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("portico")
+    group.addoption("--portico", metavar="EXE", help="the program under test")
+    group.addoption("--backend", metavar="NAME", help="io_uring, epoll or iocp; without it the best that works")
+    group.addoption("--wine", action="store_true", help="run the program through wine")
+    group.addoption("--scale", type=float, default=None, metavar="F",
+                    help="factor on volumes of work; default PORTICO_TEST_SCALE, else 1, under Wine 0.05")
+    group.addoption("--patience", type=float, default=None, metavar="F",
+                    help="factor on deadlines; default PORTICO_TEST_PATIENCE, else 1, under Wine 3")
+
+
+def factor(value, name, otherwise):
+    return value if value is not None else float(os.environ.get(name, otherwise))
+
+
+def pytest_configure(config):
+    settings = rig.Settings
+    settings.portico = config.getoption("--portico")
+    settings.backend = config.getoption("--backend")
+    settings.wine = config.getoption("--wine")
+    settings.scale = factor(config.getoption("--scale"), "PORTICO_TEST_SCALE", 0.05 if settings.wine else 1)
+    settings.patience = factor(config.getoption("--patience"), "PORTICO_TEST_PATIENCE", 3 if settings.wine else 1)
+    config.addinivalue_line("markers", "no_wine(reason): cannot be tried under Wine")
+    if settings.portico is None:
+        raise pytest.UsageError("--portico is needed: the program under test")
+    if not os.path.exists(settings.portico):
+        raise pytest.UsageError(f"--portico: there is no {settings.portico}")
+    settings.portico = os.path.abspath(settings.portico)
+
+
+def pytest_collection_modifyitems(items):
+    if not rig.Settings.wine:
+        return
+    for item in items:
+        mark = item.get_closest_marker("no_wine")
+        if mark:
+            item.add_marker(pytest.mark.skip(reason=mark.args[0]))
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Starts portico: server(script, *options, args=…, listen=…). The script is a text, a path, or None for the embedded
+    one. What the test has not stopped itself is stopped at its end, and must then end clean."""
+    started = []
+
+    def start(script=None, *options, ready=True, **more):
+        one = rig.Server(tmp_path / f"server{len(started)}", script, options, **more)
+        started.append(one)
+        return one.wait_ready() if ready else one
+
+    try:
+        yield start
+        for one in started:
+            if not one.checked:
+                one.stop()
+    finally:
+        for one in started:
+            one.kill()
+
+
+@pytest.fixture(scope="session")
+def scripts():
+    """The directory of the scripts that come with portico."""
+    return pathlib.Path(__file__).resolve().parents[2] / "scripts"
+
+
+@pytest.fixture(scope="session")
+def ipv6():
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError as error:
+        pytest.skip(f"no IPv6 here: {error}")

@@ -1,0 +1,1 @@
+return { on_message = function(_, data) return data end }
