@@ -23,6 +23,7 @@ struct server {
     bool cut_wanted;            /* worker 0: a second server_stop() */
     worker_message stop_message;
     worker_message now_message;
+    resolver *resolver;
     os_mutex *mutex; /* guards the following */
     os_cond *changed;
     uint32_t opened; /* workers that have reported */
@@ -191,6 +192,7 @@ static void end_workers(server *s, uint32_t count)
 
 static void free_server(server *s)
 {
+    resolver_close(s->resolver);
     for (uint32_t i = 0; i < s->listener_count; i++) listener_close(s->listeners[i]);
     if (s->changed != NULL) os_cond_close(s->changed);
     if (s->mutex != NULL) os_mutex_close(s->mutex);
@@ -208,9 +210,10 @@ server *server_open(const server_options *options, const worker_app *app, void *
     s->stop_message.run = run_stop;
     s->now_message.run = run_now;
     s->workers = mem_zalloc(options->workers * sizeof(*s->workers));
+    s->resolver = resolver_open();
     s->mutex = os_mutex_open();
     s->changed = os_cond_open();
-    if (s->workers == NULL || s->mutex == NULL || s->changed == NULL) {
+    if (s->workers == NULL || s->resolver == NULL || s->mutex == NULL || s->changed == NULL) {
         log_write(LOG_ERROR, "cannot start: out of memory");
         free_server(s);
         return NULL;
@@ -294,6 +297,8 @@ server_end server_wait(server *s)
     while (!atomic_load(&s->ended)) os_cond_wait(s->changed, s->mutex, -1);
     os_mutex_unlock(s->mutex);
     if (atomic_load(&s->failed)) return SERVER_FAILED;
+    resolver_close(s->resolver); /* before the ports that it answers to */
+    s->resolver = NULL;
     end_workers(s, s->options.workers);
     for (uint32_t i = 0; i < s->options.workers; i++) {
         if (s->workers[i].cut_off) return SERVER_CUT_OFF;
@@ -311,6 +316,11 @@ worker *server_worker(server *s, uint32_t index)
 {
     assert(index < s->options.workers);
     return &s->workers[index];
+}
+
+resolver *server_resolver(server *s)
+{
+    return s->resolver;
 }
 
 const server_options *server_get_options(const server *s)

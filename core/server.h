@@ -16,6 +16,7 @@
 #include "conn.h"
 #include "io.h"
 #include "net.h"
+#include "resolver.h"
 #include "worker.h"
 
 #include <stdbool.h>
@@ -58,6 +59,7 @@ server_end server_wait(server *s);
 void server_close(server *s); /* after server_wait() */
 
 worker *server_worker(server *s, uint32_t index);
+resolver *server_resolver(server *s);
 const server_options *server_get_options(const server *s);
 
 #endif

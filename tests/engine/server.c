@@ -7,6 +7,7 @@
 #include "contract/rig.h"
 #include "log.h"
 #include "os.h"
+#include "resolver.h"
 
 #include <stdatomic.h>
 
@@ -317,6 +318,63 @@ static void a_port_in_use_is_said(void)
     close_server(s, SERVER_CLEAN);
 }
 
+static struct {
+    worker_message message;
+    const char *uri;
+    atomic_uint answers;
+    io_status status;
+    net_addr first;
+    worker *thread;
+} question;
+
+static void on_answer(worker *w, resolver_query *query)
+{
+    question.status = query->status;
+    question.first = query->addrs[0];
+    question.thread = w;
+    mem_free(query);
+    question.answers++;
+}
+
+static void run_question(worker *w, worker_message *message)
+{
+    (void)message;
+    resolver_query *query = mem_zalloc(sizeof(*query));
+    check(query != NULL);
+    snprintf(query->uri, sizeof(query->uri), "%s", question.uri);
+    query->answer = on_answer;
+    check_eq(resolver_ask(server_resolver(w->server), w, query), IO_OK);
+}
+
+static void ask(server *s, const char *uri)
+{
+    memset(&question, 0, sizeof(question));
+    question.uri = uri;
+    question.message.run = run_question;
+    worker_post(server_worker(s, 1), &question.message);
+    int64_t deadline = os_monotonic_ns() + RIG_PATIENCE_NS;
+    while (question.answers == 0) check(os_monotonic_ns() < deadline);
+    check_eq(question.answers, 1);
+    check(question.thread == server_worker(s, 1));
+}
+
+static void names_are_resolved_off_the_loop_and_answered_on_it(void)
+{
+    net_addr addr;
+    char text[NET_ADDR_TEXT_MAX];
+    server *s = open_server(WORKERS, 0, 5000000000, &addr);
+    ask(s, "tcp://localhost:80");
+    check_eq(question.status, IO_OK);
+    check_eq(net_addr_port(&question.first), 80);
+    ask(s, "tcp://127.0.0.7:81");
+    check_eq(question.status, IO_OK);
+    check_str(net_addr_format(&question.first, text, sizeof(text)), "127.0.0.7:81");
+    ask(s, "tcp://no-such-host.invalid:80");
+    check_eq(question.status, IO_NOT_FOUND);
+    server_stop(s);
+    close_server(s, SERVER_CLEAN);
+}
+
 static void churn_leaves_nothing_behind(void)
 {
     net_addr addr;
@@ -348,6 +406,7 @@ int main(int argc, char **argv)
     check_run(a_server_can_stop_before_it_starts);
     check_run(an_app_that_does_not_open_ends_the_start);
     check_run(a_port_in_use_is_said);
+    check_run(names_are_resolved_off_the_loop_and_answered_on_it);
     check_run(churn_leaves_nothing_behind);
     log_close();
     return rig_end();

@@ -19,6 +19,7 @@ LEVELS = [
     ["sendq"],
     ["conn", "listener", "options"],
     ["worker"],
+    ["resolver"],
     ["server"],
 ]
 ALSO = {("log", "mem"), ("log", "os"), ("os", "mem"), ("os", "log"), ("file", "mem"), ("net", "os"), ("net", "log"),

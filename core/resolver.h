@@ -1,0 +1,53 @@
+/* resolver.h - names to addresses, off the workers' threads: the system's resolver may block for seconds.
+ *
+ * A query is asked from a worker and answered there, by a message. Up to RESOLVER_THREADS names are looked up at once; the
+ * others wait in a queue.
+ */
+#ifndef PORTICO_RESOLVER_H
+#define PORTICO_RESOLVER_H
+
+#include "net.h"
+#include "worker.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+enum {
+    RESOLVER_THREADS = 4,
+    RESOLVER_QUEUE_MAX = 1024, /* queries that wait for a thread */
+    RESOLVER_ADDRS_MAX = 16,   /* addresses of one name; the rest is ignored */
+    RESOLVER_URI_MAX = 300     /* "tcp://", a DNS name, a port */
+};
+
+typedef struct resolver resolver;
+typedef struct resolver_query resolver_query;
+
+/* Made with mem_zalloc() by who asks, and freed by answer, which is called exactly once if resolver_ask() was IO_OK, unless
+ * the server ends first: then the query is freed by the resolver. */
+struct resolver_query {
+    char uri[RESOLVER_URI_MAX]; /* what to look up, as net_addr_resolve() takes it */
+    void (*answer)(worker *w, resolver_query *query);
+    void *user;
+    /* The answer. */
+    net_addr addrs[RESOLVER_ADDRS_MAX];
+    size_t count;
+    io_status status; /* IO_OK with at least one address */
+    char error[256];
+    /* The resolver's. */
+    worker_message message;
+    worker *worker;
+    resolver_query *next;
+};
+
+/* NULL when out of memory. Threads are started when they are needed. */
+resolver *resolver_open(void);
+/* No answers come after this. Waits at most a second for look-ups that are under way; what cannot be interrupted is left
+ * behind, to end with the process. */
+void resolver_close(resolver *r);
+
+/* thread  the worker's.
+ * result  IO_OK: answer will be called there. IO_LIMIT: too many queries, or no thread to be had; the query is still the
+ *         caller's. */
+io_status resolver_ask(resolver *r, worker *w, resolver_query *query);
+
+#endif
