@@ -26,6 +26,7 @@ struct server {
     resolver *resolver;
     os_mutex *mutex; /* guards the following */
     os_cond *changed;
+    bool up;         /* all workers have opened: messages can be posted to them */
     uint32_t opened; /* workers that have reported */
     uint32_t idle;
     bool port_failed;
@@ -200,6 +201,13 @@ static void free_server(server *s)
     mem_free(s);
 }
 
+/* The index-th call of server_stop(). */
+static void post_stop(server *s, uint32_t index)
+{
+    if (index == 0) worker_post(&s->workers[0], &s->stop_message);
+    if (index == 1) worker_post(&s->workers[0], &s->now_message);
+}
+
 server *server_open(const server_options *options, const worker_app *app, void *app_context, bool *app_failed)
 {
     assert(options->workers >= 1 && options->workers <= WORKER_MAX);
@@ -236,6 +244,10 @@ server *server_open(const server_options *options, const worker_app *app, void *
         free_server(s);
         return NULL;
     }
+    os_mutex_lock(s->mutex);
+    s->up = true;
+    for (uint32_t i = 0; i < atomic_load(&s->stops); i++) post_stop(s, i);
+    os_mutex_unlock(s->mutex);
     return s;
 }
 
@@ -268,9 +280,11 @@ void server_start(server *s)
 
 void server_stop(server *s)
 {
+    /* A script may ask while the other workers still open; server_open() then makes up for it. */
+    os_mutex_lock(s->mutex);
     uint32_t before = atomic_fetch_add(&s->stops, 1);
-    if (before == 0) worker_post(&s->workers[0], &s->stop_message);
-    if (before == 1) worker_post(&s->workers[0], &s->now_message);
+    if (s->up) post_stop(s, before);
+    os_mutex_unlock(s->mutex);
     os_news_post(OS_NEWS_WAKE);
 }
 

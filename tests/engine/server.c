@@ -20,6 +20,7 @@ static struct {
     atomic_uint per_worker[WORKERS];
     atomic_uint reasons[CONN_SHUTDOWN + 1];
     atomic_uint waiting; /* what busy() says */
+    bool stop_in_open;   /* the first worker's app stops the server while it opens */
     bool fail_second;    /* the second worker's app does not open */
     bool hold;           /* connections are held when they open, as by a handler that waits */
     bool flood;          /* a megabyte is sent to every new connection */
@@ -67,6 +68,10 @@ static bool app_open(worker *w, void *context)
 {
     (void)context;
     check(w->thread != NULL);
+    if (app.stop_in_open && w->id == 0) {
+        server_stop(w->server);
+        server_stop(w->server);
+    }
     return !(app.fail_second && w->id == 1);
 }
 
@@ -296,6 +301,20 @@ static void a_server_can_stop_before_it_starts(void)
     check_eq(app.closed, WORKERS);
 }
 
+static void an_app_can_stop_the_server_while_others_still_open(void)
+{
+    memset(&app, 0, sizeof(app));
+    app.stop_in_open = true;
+    server_options options = {.backend = rig_backend(), .workers = WORKERS, .drain_ns = 1000000000};
+    bool app_failed;
+    server *s = server_open(&options, &plain, NULL, &app_failed);
+    check(s != NULL);
+    check(server_stopping(s));
+    server_start(s);
+    close_server(s, SERVER_CLEAN);
+    check_eq(app.closed, WORKERS);
+}
+
 static void an_app_that_does_not_open_ends_the_start(void)
 {
     memset(&app, 0, sizeof(app));
@@ -404,6 +423,7 @@ int main(int argc, char **argv)
     check_run(the_limit_of_connections_makes_peers_wait);
     check_run(stopping_with_peers_in_the_queue_loses_nothing_of_ours);
     check_run(a_server_can_stop_before_it_starts);
+    check_run(an_app_can_stop_the_server_while_others_still_open);
     check_run(an_app_that_does_not_open_ends_the_start);
     check_run(a_port_in_use_is_said);
     check_run(names_are_resolved_off_the_loop_and_answered_on_it);
