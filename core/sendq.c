@@ -82,10 +82,13 @@ bool sendq_push(sendq *queue, sendq_cache *cache, const void *data, size_t len)
 uint32_t sendq_view(const sendq *queue, io_buf *bufs)
 {
     uint32_t count = 0;
-    for (const sendq_chunk *chunk = queue->head; chunk != NULL && count < IO_BUFS_MAX; chunk = chunk->next) {
+    size_t left = SENDQ_VIEW_BYTES;
+    for (const sendq_chunk *chunk = queue->head; chunk != NULL && count < IO_BUFS_MAX && left > 0; chunk = chunk->next) {
         assert(chunk->end > chunk->start);
+        size_t here = chunk->end - chunk->start;
         bufs[count].base = chunk->bytes + chunk->start;
-        bufs[count].len = chunk->end - chunk->start;
+        bufs[count].len = here < left ? here : left;
+        left -= bufs[count].len;
         count++;
     }
     return count;

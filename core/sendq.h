@@ -14,7 +14,9 @@
 
 enum {
     SENDQ_CHUNK_BYTES = 4096 - 32, /* payload of an ordinary chunk: with its head one 4 KiB block */
-    SENDQ_CACHE_MAX = 256          /* free chunks that a worker keeps */
+    SENDQ_CACHE_MAX = 256,         /* free chunks that a worker keeps */
+    SENDQ_VIEW_BYTES = 256 * 1024  /* in one view: IOCP and io_uring say nothing of a send until all of it is taken, and
+                                      a slow peer must be seen to take some */
 };
 
 typedef struct sendq_chunk sendq_chunk;
@@ -36,7 +38,7 @@ void sendq_cache_close(sendq_cache *cache);
 /* Copies len bytes to the end. False: out of memory, and nothing was queued. */
 bool sendq_push(sendq *queue, sendq_cache *cache, const void *data, size_t len);
 
-/* Describes the front of the queue, at most IO_BUFS_MAX buffers. Returns how many; 0 when empty. */
+/* Describes the front of the queue, at most IO_BUFS_MAX buffers and SENDQ_VIEW_BYTES. Returns how many buffers; 0 when empty. */
 uint32_t sendq_view(const sendq *queue, io_buf *bufs);
 
 /* The first bytes of the queue have left. bytes <= queue->bytes. */

@@ -70,11 +70,30 @@ static void a_partial_send_goes_on_at_the_right_byte(void)
     sendq_cache_close(&cache);
 }
 
+static void a_view_is_bounded_in_bytes(void)
+{
+    sendq_cache cache = {0};
+    sendq queue = {0};
+    io_buf bufs[IO_BUFS_MAX];
+    static uint8_t big[SENDQ_VIEW_BYTES + 1000];
+    check(sendq_push(&queue, &cache, big, 100));
+    check(sendq_push(&queue, &cache, big, sizeof(big)));
+    size_t total = 0;
+    for (uint32_t count = sendq_view(&queue, bufs), i = 0; i < count; i++) total += bufs[i].len;
+    check_eq(total, SENDQ_VIEW_BYTES);
+    sendq_consume(&queue, &cache, total);
+    check_eq(sendq_view(&queue, bufs), 1);
+    check_eq(bufs[0].len, 1100);
+    sendq_clear(&queue, &cache);
+    sendq_cache_close(&cache);
+}
+
 int main(int argc, char **argv)
 {
     check_begin(argc, argv);
     seed = check_seed(argc, argv, 1, 20261122);
     check_run(bytes_come_out_in_order);
     check_run(a_partial_send_goes_on_at_the_right_byte);
+    check_run(a_view_is_bounded_in_bytes);
     return check_end();
 }
