@@ -30,8 +30,8 @@
 #include <unistd.h>
 
 enum {
-    EVENTS_MAX = 256,  /* edges taken with one epoll_wait() */
-    PAGE_BITS = 10,    /* entries in one page of the table: 2 to this power */
+    EVENTS_MAX = 256, /* edges taken with one epoll_wait() */
+    PAGE_BITS = 10,   /* entries in one page of the table: 2 to this power */
     PAGE_ENTRIES = 1 << PAGE_BITS,
     NS_PER_MS = 1000000
 };
@@ -45,8 +45,8 @@ enum op_state {
 
 /* Words of op->native. */
 enum {
-    WORD_BUFFER, /* receive: the caller's buffer, 0 for the scratch buffer */
-    WORD_LEN,    /* receive: its size */
+    WORD_BUFFER,             /* receive: the caller's buffer, 0 for the scratch buffer */
+    WORD_LEN,                /* receive: its size */
     WORD_CHAIN = WORD_BUFFER /* accept: the next accept pending on the same listener */
 };
 
@@ -284,9 +284,14 @@ fail:
 static bool epoll_probe(char *why, size_t why_size)
 {
     struct epoll_event event;
+    const char *step = "epoll_create1";
+    int result = -1;
     int epoll = epoll_create1(EPOLL_CLOEXEC);
-    int result = epoll < 0 ? -1 : epoll_wait(epoll, &event, 1, 0);
-    if (result < 0) (void)snprintf(why, why_size, "%s: %s", epoll < 0 ? "epoll_create1" : "epoll_wait", strerror(errno));
+    if (epoll >= 0) {
+        step = "epoll_wait";
+        result = epoll_wait(epoll, &event, 1, 0);
+    }
+    if (result < 0) (void)snprintf(why, why_size, "%s: %s", step, strerror(errno));
     if (epoll >= 0) (void)close(epoll);
     return result == 0;
 }
@@ -554,10 +559,15 @@ static bool attempt(epoll_port *port, io_op *op, io_packet *packet)
 {
     entry *e = attached_entry(port, op->socket);
     switch (op->kind) {
-    case IO_ACCEPT: return try_accept(port, e, op, packet);
-    case IO_CONNECT: return try_connect(e, op, packet);
-    case IO_RECV: return try_recv(port, e, op, packet);
-    default: assert(op->kind == IO_READABLE); return try_readable(e, op, packet);
+    case IO_ACCEPT:
+        return try_accept(port, e, op, packet);
+    case IO_CONNECT:
+        return try_connect(e, op, packet);
+    case IO_RECV:
+        return try_recv(port, e, op, packet);
+    default:
+        assert(op->kind == IO_READABLE);
+        return try_readable(e, op, packet);
     }
 }
 

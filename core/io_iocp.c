@@ -51,8 +51,8 @@ _Static_assert(ADDRESS_BYTES >= sizeof(SOCKADDR_STORAGE) + 16, "AcceptEx: 16 byt
 
 /* op->flags */
 enum {
-    OP_SYSTEM = 1, /* exactly while the system has it: from submit or post until its packet is taken */
-    OP_LENT = 2,   /* io_recv(), not io_recv_into() */
+    OP_SYSTEM = 1,  /* exactly while the system has it: from submit or post until its packet is taken */
+    OP_LENT = 2,    /* io_recv(), not io_recv_into() */
     OP_CANCELED = 4 /* io_cancel() came when the zero-byte read was already over; see lend() */
 };
 
@@ -80,9 +80,9 @@ struct iocp_port {
     bool skips; /* a success that comes at once leaves no packet, on every socket of this port */
     LPFN_ACCEPTEX accept_ex;
     LPFN_GETACCEPTEXSOCKADDRS accept_ex_addresses;
-    LPFN_CONNECTEX connect_ex;                    /* NULL: not to be had */
+    LPFN_CONNECTEX connect_ex;                     /* NULL: not to be had */
     ULONG(WINAPI *error_of_status)(LONG ntstatus); /* RtlNtStatusToDosError */
-    uint32_t in_system;                           /* submitted ops with OP_SYSTEM; posts are not counted */
+    uint32_t in_system;                            /* submitted ops with OP_SYSTEM; posts are not counted */
     uint32_t ready_count;
     io_queue ready; /* completed while submitted; result and bytes are set */
     uint32_t lap_left;
@@ -144,7 +144,8 @@ static io_status submitted(iocp_port *port, io_op *op, bool success, DWORD bytes
         given_to_system(port, op);
         return IO_OK;
     }
-    if (net_map_error((int)code) == IO_LIMIT) return IO_LIMIT;
+    /* WSAEWOULDBLOCK: of overlapped operations there are too many (WSASend's documentation). */
+    if (code == WSAEWOULDBLOCK || net_map_error((int)code) == IO_LIMIT) return IO_LIMIT;
     make_ready(port, op, code, bytes);
     return IO_OK;
 }
@@ -218,8 +219,8 @@ static io_status iocp_accept(io_port *common, io_accept_op *op, io_socket listen
     if (socket == INVALID_SOCKET) return net_map_error(WSAGetLastError());
     op->accepted = (io_socket)socket;
     OVERLAPPED *overlapped = prepare(&op->op, NULL);
-    bool success = port->accept_ex((SOCKET)listener, socket, op->addresses, 0, ADDRESS_BYTES, ADDRESS_BYTES, &bytes,
-                                   overlapped);
+    bool success =
+        port->accept_ex((SOCKET)listener, socket, op->addresses, 0, ADDRESS_BYTES, ADDRESS_BYTES, &bytes, overlapped);
     status = submitted(port, &op->op, success, bytes);
     if (status != IO_OK) drop_accepted(op);
     return status;
@@ -253,8 +254,7 @@ static DWORD finish_accept(iocp_port *port, io_accept_op *op, io_packet *packet,
         drop_accepted(op);
         return code;
     }
-    port->accept_ex_addresses(op->addresses, 0, ADDRESS_BYTES, ADDRESS_BYTES, &local, &local_bytes, &peer,
-                              &peer_bytes);
+    port->accept_ex_addresses(op->addresses, 0, ADDRESS_BYTES, ADDRESS_BYTES, &local, &local_bytes, &peer, &peer_bytes);
     if (peer != NULL && peer_bytes > 0 && (size_t)peer_bytes <= sizeof op->peer) {
         memcpy(&op->peer, peer, (size_t)peer_bytes);
         op->peer_bytes = (uint32_t)peer_bytes;
@@ -545,11 +545,24 @@ static bool complete_entry(iocp_port *port, io_packet *packet, const OVERLAPPED_
     return complete(port, packet, op, code, entry->dwNumberOfBytesTransferred, buffer);
 }
 
+/* The next of those that completed while submitted, or NULL when this round has no more. */
+static io_op *take_ready(iocp_port *port)
+{
+    if (port->lap_left == 0) {
+        if (port->laps_left == 0) return NULL;
+        port->laps_left--;
+        port->lap_left = port->ready_count;
+    }
+    io_op *op = io_queue_pop(&port->ready);
+    if (op == NULL) return NULL;
+    port->ready_count--;
+    port->lap_left--;
+    return op;
+}
+
 static bool complete_ready(iocp_port *port, io_packet *packet, io_op *op)
 {
     void *buffer = (void *)op->native[BUFFER_WORD];
-    port->ready_count--;
-    port->lap_left--;
     return complete(port, packet, op, (DWORD)op->result, op->bytes, buffer);
 }
 
@@ -560,14 +573,11 @@ static bool iocp_next(io_port *common, io_packet *packet)
         port->round_left--;
         if (port->entry_next < port->entry_count) {
             if (complete_entry(port, packet, &port->entries[port->entry_next++])) return true;
-            continue;
+        } else {
+            io_op *op = take_ready(port);
+            if (op == NULL) return false;
+            if (complete_ready(port, packet, op)) return true;
         }
-        if (port->lap_left == 0) {
-            if (port->laps_left == 0 || port->ready_count == 0) return false;
-            port->laps_left--;
-            port->lap_left = port->ready_count;
-        }
-        if (complete_ready(port, packet, io_queue_pop(&port->ready))) return true;
     }
     return false;
 }

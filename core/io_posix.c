@@ -61,8 +61,10 @@ int io_error_keep(int kept, int native)
     switch (net_map_error(native)) {
     case IO_RESET:
     case IO_TIMEOUT:
-    case IO_UNREACHABLE: return native;
-    default: return 0;
+    case IO_UNREACHABLE:
+        return native;
+    default:
+        return 0;
     }
 }
 

@@ -31,9 +31,9 @@
 #include <unistd.h>
 
 enum {
-    CQ_FACTOR = 4,       /* completion entries per submission entry; beyond that the kernel keeps a list */
-    BUFFER_GROUP = 0,    /* a ring has one buffer ring */
-    SLOTS_MIN = 64,      /* first size of the table by descriptor */
+    CQ_FACTOR = 4,         /* completion entries per submission entry; beyond that the kernel keeps a list */
+    BUFFER_GROUP = 0,      /* a ring has one buffer ring */
+    SLOTS_MIN = 64,        /* first size of the table by descriptor */
     ARENA_BYTES = 1 << 16, /* for gather sends that have not been submitted */
     ARENA_ALIGN = 16
 };
@@ -44,7 +44,7 @@ enum { USER_WAKE = 1, USER_CANCEL = 2, USER_TAG_MASK = 7 };
 /* Words of op->native. */
 enum {
     WORD_BUFFER,    /* receive: the caller's buffer, 0 for a lent one */
-    WORD_LEN,       /* receive: its size */
+    WORD_LEN,       /* receive: its size; send: the bytes asked for */
     WORD_POLL_FIRST /* receive: 1 when the last one left the socket empty, so that trying at once is in vain */
 };
 
@@ -67,8 +67,8 @@ typedef struct uring_port {
     uint8_t *bufs;
     uint32_t buf_bytes;
     uint32_t buf_count;
-    int lent; /* the buffer that the last packet lent, or -1 */
-    uint32_t taken; /* packets of this round */
+    int lent;         /* the buffer that the last packet lent, or -1 */
+    uint32_t taken;   /* packets of this round */
     io_queue ready;   /* posts, and ops completed without the kernel: op->result is final */
     io_queue starved; /* receives to be submitted again */
     io_mailbox mailbox;
@@ -155,9 +155,13 @@ static bool prepare_readable(uring_port *port, io_op *op)
 static bool prepare_again(uring_port *port, io_op *op)
 {
     switch (op->kind) {
-    case IO_ACCEPT: return prepare_accept(port, op);
-    case IO_RECV: return prepare_recv(port, op);
-    default: assert(op->kind == IO_READABLE); return prepare_readable(port, op);
+    case IO_ACCEPT:
+        return prepare_accept(port, op);
+    case IO_RECV:
+        return prepare_recv(port, op);
+    default:
+        assert(op->kind == IO_READABLE);
+        return prepare_readable(port, op);
     }
 }
 
@@ -443,6 +447,7 @@ static io_status uring_send(io_port *head, io_op *op, io_socket socket, const io
     }
     if (!reserve_send(port, arena_bytes)) return IO_LIMIT;
     struct io_uring_sqe *entry = io_uring_get_sqe(&port->ring);
+    op->native[WORD_LEN] = io_bufs_bytes(bufs, count);
     if (count == 1) {
         size_t len = bufs[0].len < INT32_MAX ? bufs[0].len : INT32_MAX;
         io_uring_prep_send(entry, (int)socket, bufs[0].base, len, SEND_FLAGS);
@@ -522,7 +527,8 @@ static io_status uring_wait(io_port *head, int64_t timeout_ns)
     case EAGAIN: /* No memory for requests just now; the entries stay in the ring. */
     case EBUSY:  /* The list of overflown completions has to be taken first. */
         return IO_OK;
-    default: return net_map_error(-result);
+    default:
+        return net_map_error(-result);
     }
 }
 
@@ -580,7 +586,7 @@ static bool on_readable(uring_port *port, io_op *op, int result, io_packet *pack
 {
     slot *s = slot_of(port, op->socket);
     packet->native = result >= 0 ? 0 : -result;
-    if (result < 0 || !(result & POLLERR)) return true;
+    if (result < 0 || (!(result & POLLERR) && s->error == 0)) return true;
     /* Bytes that came before the error are still there to be read. */
     packet->native = io_error_peek(op->socket, s->error);
     if (packet->native == EAGAIN) packet->native = 0;
@@ -588,10 +594,20 @@ static bool on_readable(uring_port *port, io_op *op, int result, io_packet *pack
     return true;
 }
 
+/* After MSG_WAITALL a short count means a cancel, or an error that the kernel took from the socket, did not tell, and
+ * will not tell again (io_uring/net.c, io_send(): "if (sr->done_io) ret = sr->done_io"): a receive would see a clean
+ * end of stream. An empty send moves nothing and fails on a broken connection. */
+static void note_swallowed_error(uring_port *port, io_socket socket)
+{
+    if (send((int)socket, "", 0, MSG_NOSIGNAL | MSG_DONTWAIT) == 0 || errno != EPIPE) return;
+    note_error(slot_of(port, socket), ECONNRESET);
+}
+
 static bool on_send(uring_port *port, io_op *op, int result, io_packet *packet)
 {
     if (result >= 0) {
         packet->bytes = (uint32_t)result;
+        if ((size_t)result < op->native[WORD_LEN]) note_swallowed_error(port, op->socket);
     } else if (result != -EAGAIN && result != -EINTR) { /* These are 0 bytes: the caller submits again. */
         packet->native = -result;
         note_error(slot_of(port, op->socket), packet->native);
@@ -614,10 +630,14 @@ static bool on_completion(uring_port *port, const struct io_uring_cqe *completio
     io_op *op = (io_op *)(uintptr_t)completion->user_data;
     packet->op = op;
     switch (op->kind) {
-    case IO_ACCEPT: return on_accept(port, op, completion->res, packet);
-    case IO_RECV: return on_recv(port, op, completion->res, completion->flags, packet);
-    case IO_READABLE: return on_readable(port, op, completion->res, packet);
-    case IO_SEND: return on_send(port, op, completion->res, packet);
+    case IO_ACCEPT:
+        return on_accept(port, op, completion->res, packet);
+    case IO_RECV:
+        return on_recv(port, op, completion->res, completion->flags, packet);
+    case IO_READABLE:
+        return on_readable(port, op, completion->res, packet);
+    case IO_SEND:
+        return on_send(port, op, completion->res, packet);
     default:
         assert(op->kind == IO_CONNECT);
         packet->native = completion->res < 0 ? -completion->res : 0;
@@ -629,13 +649,10 @@ static bool on_completion(uring_port *port, const struct io_uring_cqe *completio
 static bool take_completion(uring_port *port, struct io_uring_cqe *completion)
 {
     struct io_uring_cqe *next;
-    unsigned head;
-    io_uring_for_each_cqe(&port->ring, head, next) {
-        *completion = *next;
-        io_uring_cq_advance(&port->ring, 1);
-        return true;
-    }
-    return false;
+    if (io_uring_peek_batch_cqe(&port->ring, &next, 1) == 0) return false;
+    *completion = *next;
+    io_uring_cq_advance(&port->ring, 1);
+    return true;
 }
 
 static bool uring_next(io_port *head, io_packet *packet)

@@ -105,11 +105,12 @@ static io_status split(host_port *parts, const char *uri, char *error, size_t er
     const char *scheme_end = strstr(uri, "://");
     const char *host_end;
     const char *port;
+    if (uri[0] == '\0') return invalid(error, error_size, "the address is empty");
     if (scheme_end != NULL) {
         size_t len = (size_t)(scheme_end - uri);
         if (len != 3 || memcmp(uri, "tcp", 3) != 0) {
-            return invalid(error, error_size, "'%.*s' is not a transport I know: use tcp://", (int)(len < 32 ? len : 32),
-                           uri);
+            return invalid(error, error_size, "'%.*s' is not a transport I know: use tcp://",
+                           (int)(len < 32 ? len : 32), uri);
         }
         rest = scheme_end + 3;
     }

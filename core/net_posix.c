@@ -182,9 +182,12 @@ int net_addr_family(const net_addr *addr)
 size_t net_addr_bytes(const net_addr *addr)
 {
     switch (net_addr_family(addr)) {
-    case AF_INET: return sizeof(struct sockaddr_in);
-    case AF_INET6: return sizeof(struct sockaddr_in6);
-    default: return 0;
+    case AF_INET:
+        return sizeof(struct sockaddr_in);
+    case AF_INET6:
+        return sizeof(struct sockaddr_in6);
+    default:
+        return 0;
     }
 }
 
@@ -250,8 +253,8 @@ io_status net_set_nodelay(io_socket socket, bool on)
 }
 
 enum {
-    KEEPALIVE_PROBES = 5,       /* unanswered ones that break the connection */
-    KEEPALIVE_INTERVAL_MAX = 75, /* seconds between probes: the kernel's own default */
+    KEEPALIVE_PROBES = 5,         /* unanswered ones that break the connection */
+    KEEPALIVE_INTERVAL_MAX = 75,  /* seconds between probes: the kernel's own default */
     KEEPALIVE_SECONDS_MAX = 32767 /* MAX_TCP_KEEPIDLE, Linux include/net/tcp.h */
 };
 
@@ -261,10 +264,9 @@ io_status net_set_keepalive(io_socket socket, unsigned seconds)
     if (seconds == 0) return result_of(set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 0));
     int idle = seconds < KEEPALIVE_SECONDS_MAX ? (int)seconds : KEEPALIVE_SECONDS_MAX;
     int interval = idle < KEEPALIVE_INTERVAL_MAX ? idle : KEEPALIVE_INTERVAL_MAX;
-    return result_of(set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, idle) &&
-                     set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, interval) &&
-                     set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES) &&
-                     set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1));
+    return result_of(
+        set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, idle) && set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, interval) &&
+        set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES) && set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1));
 }
 
 io_status net_set_abort(io_socket socket)

@@ -162,12 +162,13 @@ static void on_interrupt_signal(int number)
 {
     int saved = errno;
     os_thread *thread = current_thread;
+    bool due = true;
     (void)number;
     if (thread != NULL && atomic_load_explicit(&thread->interrupt_due, memory_order_acquire)) {
         void (*interrupt)(void *argument) = thread->interrupt;
         void *argument = thread->interrupt_argument;
-        atomic_store_explicit(&thread->interrupt_due, false, memory_order_release);
-        interrupt(argument);
+        /* Once only: thread_main() calls this as well, and may itself be interrupted here. */
+        if (atomic_compare_exchange_strong(&thread->interrupt_due, &due, false)) interrupt(argument);
     }
     errno = saved;
 }
@@ -185,6 +186,7 @@ static void *thread_main(void *argument)
 {
     os_thread *thread = argument;
     current_thread = thread;
+    on_interrupt_signal(INTERRUPT_SIGNAL); /* one that came before the line above found no thread */
     (void)pthread_setname_np(pthread_self(), thread->name);
     thread->run(thread->argument);
     atomic_store(&thread->ended, true);
