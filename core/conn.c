@@ -183,7 +183,8 @@ static void on_deadline(timer *t, int64_t now_ns)
     } else if (c->state == CONN_DRAINING && c->out.bytes == 0) { /* all sent; the peer keeps its side open */
         c->state = CONN_CLOSING;
         mark_dirty(c);
-    } else if (c->state == CONN_DRAINING || (c->out.bytes > 0 && earlier(INT64_MAX, c->progress_ns, limits->write_ns) <= now_ns)) {
+    } else if (c->state == CONN_DRAINING ||
+               (c->out.bytes > 0 && earlier(INT64_MAX, c->progress_ns, limits->write_ns) <= now_ns)) {
         conn_abort(c, CONN_TIMEOUT, IO_TIMEOUT);
     } else if (c->received == 0 && !c->outbound && earlier(INT64_MAX, c->opened_ns, limits->first_byte_ns) <= now_ns) {
         conn_close(c, CONN_TIMEOUT);
@@ -259,8 +260,8 @@ static void fail(conn *c, io_status status)
     bool done = c->state == CONN_DRAINING && c->out.bytes == 0;
     if (!done) {
         c->reason = status == IO_RESET || status == IO_TIMEOUT || status == IO_UNREACHABLE ? CONN_RESET
-                    : status == IO_LIMIT                                                    ? CONN_LIMIT
-                                                                                            : CONN_ERROR;
+                    : status == IO_LIMIT                                                   ? CONN_LIMIT
+                                                                                           : CONN_ERROR;
         c->status = (int16_t)status;
     }
     c->abortive = true;
@@ -511,6 +512,10 @@ void conn_on_packet(const io_packet *packet)
 static void tell(conn *c)
 {
     if (c->holds > 0) return;
+    if (c->shutdown_due) {
+        conn_close(c, CONN_SHUTDOWN);
+        return;
+    }
     if (!c->open_told) {
         c->open_told = true;
         c->events->on_open(c, IO_OK);
@@ -609,6 +614,10 @@ void conn_close(conn *c, conn_reason reason)
         return;
     }
     if (c->state != CONN_OPEN) return;
+    if (reason == CONN_SHUTDOWN && c->holds > 0) { /* what its handler is at work on may still be sent */
+        c->shutdown_due = true;
+        return;
+    }
     c->state = CONN_DRAINING;
     c->reason = (uint8_t)reason;
     c->fin_wanted = true;

@@ -130,40 +130,41 @@ struct conn {
     uint8_t receive;     /* a conn_receive */
     uint8_t holds;       /* conn_hold() less conn_unhold() */
     bool outbound : 1;
-    bool half_open : 1;    /* FIN is reported and not answered by closing */
-    bool paused : 1;       /* conn_pause() */
-    bool above_high : 1;   /* since the queue passed the high mark, until on_drain */
-    bool undrawn : 1;      /* on_readable was called and nothing drawn since */
-    bool eof_seen : 1;     /* FIN has been received; nothing more will come */
-    bool eof_told : 1;     /* … and on_eof called, or closing begun */
-    bool fin_wanted : 1;   /* send FIN when the queue is empty */
+    bool half_open : 1;  /* FIN is reported and not answered by closing */
+    bool paused : 1;     /* conn_pause() */
+    bool above_high : 1; /* since the queue passed the high mark, until on_drain */
+    bool undrawn : 1;    /* on_readable was called and nothing drawn since */
+    bool eof_seen : 1;   /* FIN has been received; nothing more will come */
+    bool eof_told : 1;   /* … and on_eof called, or closing begun */
+    bool fin_wanted : 1; /* send FIN when the queue is empty */
     bool fin_sent : 1;
-    bool abortive : 1;     /* close with RST */
-    bool dirty : 1;        /* on the set's dirty list */
+    bool abortive : 1; /* close with RST */
+    bool dirty : 1;    /* on the set's dirty list */
     bool own_limits : 1;
     bool canceled : 1;     /* io_cancel() was called in CLOSING */
     bool drain_due : 1;    /* on_drain is owed */
     bool open_told : 1;    /* on_open was called */
     bool close_told : 1;   /* on_close was called */
+    bool shutdown_due : 1; /* conn_close() with SHUTDOWN came while it was held: it follows when it is no more */
 };
 
 /* The connections of one worker. */
 struct conn_set {
     io_port *port;
     timers *timers;
-    void *context;      /* the owner's: the worker */
-    int64_t now_ns;     /* the clock as of this round of packets */
-    int64_t drain_ns;   /* how long a conn_close() may take to send what is queued */
+    void *context;    /* the owner's: the worker */
+    int64_t now_ns;   /* the clock as of this round of packets */
+    int64_t drain_ns; /* how long a conn_close() may take to send what is queued */
     sendq_cache cache;
-    conn *dirty_head;   /* to settle, in order */
+    conn *dirty_head; /* to settle, in order */
     conn *dirty_tail;
     conn *live;
     conn *free;
     struct conn_slab *slabs;
-    uint32_t count;     /* not FREE */
-    uint64_t opened;    /* since start */
+    uint32_t count;  /* not FREE */
+    uint64_t opened; /* since start */
     uint64_t closed;
-    uint64_t ids;       /* the last id given; ids of different workers interleave */
+    uint64_t ids; /* the last id given; ids of different workers interleave */
     uint64_t ids_step;
 };
 
@@ -220,7 +221,8 @@ void conn_unhold(conn *c);
 /* FIN after what is queued; receiving goes on. */
 void conn_shutdown(conn *c);
 /* Sends what is queued, then FIN, then closes when the peer's FIN has come or the deadline has passed. reason: LOCAL
- * or SHUTDOWN. In any state but OPEN and CONNECTING nothing changes. */
+ * or SHUTDOWN. In any state but OPEN and CONNECTING nothing changes. SHUTDOWN waits while the connection is held, so
+ * that its handler's answer is sent, too. */
 void conn_close(conn *c, conn_reason reason);
 /* Ends it now: drops the queue, closes with RST. */
 void conn_abort(conn *c, conn_reason reason, io_status status);

@@ -76,8 +76,8 @@ typedef struct io_accept_op {
 } io_accept_op;
 
 typedef struct io_packet {
-    io_op *op;           /* idle again: it may be resubmitted at once */
-    io_kind kind;        /* what completed */
+    io_op *op;    /* idle again: it may be resubmitted at once */
+    io_kind kind; /* what completed */
     io_status status;
     int native;          /* the system's code when status is an error, for the log; else 0 */
     uint32_t bytes;      /* moved; 0 on a good IO_RECV: end of stream; 0 on a good IO_SEND: submit again */

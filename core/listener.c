@@ -41,7 +41,8 @@ static void say_short(listener *l, io_status status, int native)
 {
     if (l->short_of) return;
     l->short_of = true;
-    log_write(LOG_WARN, "%s: accepting pauses: %s (system code %d); raise the limit of open files or lower --max-connections",
+    log_write(LOG_WARN,
+              "%s: accepting pauses: %s (system code %d); raise the limit of open files or lower --max-connections",
               l->name, io_status_text(status), native);
 }
 

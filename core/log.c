@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CLOSE_PATIENCE_NS INT64_C(1000000000)
+#define CLOSE_PATIENCE_NS INT64_C(3000000000)
 
 static const char CUT[] = "\xe2\x80\xa6 [cut]"; /* an ellipsis, and what happened */
 

@@ -16,13 +16,13 @@
 typedef enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR, LOG_NONE } log_level;
 
 enum {
-    LOG_LINE_MAX = 16384,       /* bytes of one event; more is cut, and the cut is marked */
-    LOG_QUEUE_BYTES = 1 << 20   /* waiting for a slow reader */
+    LOG_LINE_MAX = 16384,     /* bytes of one event; more is cut, and the cut is marked */
+    LOG_QUEUE_BYTES = 1 << 20 /* waiting for a slow reader */
 };
 
 /* json: {"time":…,"level":…,"message":…} per line instead of text. */
 void log_open(log_level least, bool json);
-/* Writes what is queued, for at most a second, and stops the thread. */
+/* Writes what is queued, for at most three seconds, and stops the thread. */
 void log_close(void);
 
 /* Cheap enough to guard the formatting of debug lines. */

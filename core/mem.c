@@ -78,8 +78,14 @@ void mem_heap_free(mem_heap *heap, void *block, size_t bytes)
 /* MI_MALLOC_VERSION is 209 for 2.0.9. */
 const char *mem_describe(void)
 {
-    static const char text[] = {'m', 'i', 'm', 'a', 'l', 'l', 'o', 'c', ' ', '0' + MI_MALLOC_VERSION / 100, '.',
-                                '0' + MI_MALLOC_VERSION / 10 % 10, '.', '0' + MI_MALLOC_VERSION % 10, '\0'};
+    static const char text[] = {'m', 'i',
+                                'm', 'a',
+                                'l', 'l',
+                                'o', 'c',
+                                ' ', '0' + MI_MALLOC_VERSION / 100,
+                                '.', '0' + MI_MALLOC_VERSION / 10 % 10,
+                                '.', '0' + MI_MALLOC_VERSION % 10,
+                                '\0'};
     return text;
 }
 

@@ -37,8 +37,8 @@ typedef struct option {
     const char *name; /* without the dashes */
     char letter;      /* "-h"; 0: none */
     option_kind kind;
-    uint32_t given; /* bit for options.given; 0: nobody asks */
-    size_t offset;  /* of the field in options */
+    uint32_t given;      /* bit for options.given; 0: nobody asks */
+    size_t offset;       /* of the field in options */
     const char *value;   /* what the help calls the value; NULL for flags */
     const char *initial; /* the default, read like a value from the command line; NULL: the field is zero */
     uint64_t least;      /* range of numbers, in the field's unit */
@@ -52,8 +52,8 @@ typedef struct option {
 static const option table[] = {
     {"listen", 0, OPTION_URI, 0, FIELD(listen), "URI", NULL, 0, 0, NULL,
      "Listen there: tcp://HOST:PORT, with HOST an IPv4 address, an IPv6 address in brackets, localhost or *; port 0 is "
-     "one of the system's choice. May be given several times. Without it the script's `listen` counts, else "
-     OPTIONS_LISTEN_DEFAULT "."},
+     "one of the system's choice. May be given several times. Without it the script's `listen` counts, "
+     "else " OPTIONS_LISTEN_DEFAULT "."},
     {"address-file", 0, OPTION_TEXT, 0, FIELD(address_file), "FILE", NULL, 0, 0, NULL,
      "When ready, write the addresses listened on into FILE, one a line."},
     {"workers", 0, OPTION_AUTO, 0, FIELD(workers), "N", "auto", 1, OPTIONS_WORKERS_MAX, NULL,

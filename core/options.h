@@ -29,12 +29,7 @@ enum {
 #define OPTIONS_LISTEN_DEFAULT "tcp://127.0.0.1:7777"
 
 /* Bits of options.given: the command line named it. */
-enum {
-    OPTIONS_GIVEN_IDLE = 1,
-    OPTIONS_GIVEN_FIRST_BYTE = 2,
-    OPTIONS_GIVEN_WRITE = 4,
-    OPTIONS_GIVEN_LOG_LEVEL = 8
-};
+enum { OPTIONS_GIVEN_IDLE = 1, OPTIONS_GIVEN_FIRST_BYTE = 2, OPTIONS_GIVEN_WRITE = 4, OPTIONS_GIVEN_LOG_LEVEL = 8 };
 
 /* The texts are those of argv. */
 typedef struct options {
@@ -48,7 +43,7 @@ typedef struct options {
     uint32_t log_level;                         /* a log_level */
     uint32_t log_format;                        /* an options_format */
     uint64_t drain_ns;
-    uint64_t lua_memory; /* bytes */
+    uint64_t lua_memory;         /* bytes */
     uint64_t callback_budget_ns; /* 0: none; also for the four below */
     uint64_t load_budget_ns;
     uint64_t idle_ns;

@@ -18,11 +18,11 @@
 enum {
     NS_PER_SECOND = 1000000000,
     NS_PER_MS = 1000000,
-    FILETIME_NS = 100,       /* unit of a FILETIME */
-    STACK_BYTES = 8 << 20,   /* of a thread, as on Linux; only what is touched costs memory */
-    NAME_MAX = 15,           /* characters of a thread's name */
+    FILETIME_NS = 100,         /* unit of a FILETIME */
+    STACK_BYTES = 8 << 20,     /* of a thread, as on Linux; only what is touched costs memory */
+    NAME_MAX = 15,             /* characters of a thread's name */
     WRITE_BYTES_MAX = 1 << 20, /* of one WriteFile() */
-    NEWS_MAX = 64            /* unread news; one more changes nothing */
+    NEWS_MAX = 64              /* unread news; one more changes nothing */
 };
 
 /* From 1601-01-01, where a FILETIME begins, to 1970-01-01, in units of FILETIME_NS. */
@@ -39,7 +39,7 @@ static FARPROC find_function(const wchar_t *library, const char *name)
 /* "8.0" under Wine, else NULL. */
 static const char *wine_version(void)
 {
-    const char *(CDECL *get)(void) = NULL;
+    const char *(CDECL * get)(void) = NULL;
     FARPROC found = find_function(L"ntdll.dll", "wine_get_version");
     if (found == NULL) return NULL;
     memcpy(&get, &found, sizeof get);
@@ -101,7 +101,8 @@ unsigned os_cpu_count(void)
     bool asked = GetProcessAffinityMask(GetCurrentProcess(), &mine, &all);
     /* The masks speak of one group of up to 64 processors, and are 0 for a process that was put in several. */
     if (!asked || mine == all) count = GetActiveProcessorCount(ALL_PROCESSOR_GROUPS);
-    else for (; mine != 0; mine &= mine - 1) count++;
+    else
+        for (; mine != 0; mine &= mine - 1) count++;
     return count > 0 ? count : 1;
 }
 

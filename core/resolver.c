@@ -95,7 +95,8 @@ void resolver_close(resolver *r)
     }
     os_cond_broadcast(r->asked);
     int64_t deadline = os_monotonic_ns() + PATIENCE_NS;
-    while (r->running > 0 && os_monotonic_ns() < deadline) os_cond_wait(r->left, r->mutex, deadline - os_monotonic_ns());
+    while (r->running > 0 && os_monotonic_ns() < deadline)
+        os_cond_wait(r->left, r->mutex, deadline - os_monotonic_ns());
     bool all_left = r->running == 0;
     os_mutex_unlock(r->mutex);
     if (!all_left) return;

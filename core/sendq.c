@@ -83,7 +83,8 @@ uint32_t sendq_view(const sendq *queue, io_buf *bufs)
 {
     uint32_t count = 0;
     size_t left = SENDQ_VIEW_BYTES;
-    for (const sendq_chunk *chunk = queue->head; chunk != NULL && count < IO_BUFS_MAX && left > 0; chunk = chunk->next) {
+    for (const sendq_chunk *chunk = queue->head; chunk != NULL && count < IO_BUFS_MAX && left > 0;
+         chunk = chunk->next) {
         assert(chunk->end > chunk->start);
         size_t here = chunk->end - chunk->start;
         bufs[count].base = chunk->bytes + chunk->start;

@@ -63,7 +63,8 @@ static void on_idle(worker *w)
 static void on_failed(worker *w, io_status status)
 {
     server *s = w->server;
-    log_write(LOG_ERROR, "worker %u: its completion port has failed (%s); the server ends", w->id, io_status_text(status));
+    log_write(LOG_ERROR, "worker %u: its completion port has failed (%s); the server ends", w->id,
+              io_status_text(status));
     os_mutex_lock(s->mutex);
     atomic_store(&s->failed, true);
     atomic_store(&s->ended, true);

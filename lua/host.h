@@ -15,26 +15,22 @@
 
 /* Shared, read-only, by all workers; must outlive the server. */
 typedef struct host_config {
-    const char *chunk_name;    /* "@scripts/chat.lua": as lua_load() takes it; errors then read file:line */
-    const char *source;        /* the script's text; bytecode is refused */
+    const char *chunk_name; /* "@scripts/chat.lua": as lua_load() takes it; errors then read file:line */
+    const char *source;     /* the script's text; bytecode is refused */
     size_t source_len;
-    const char *script;        /* arg[0]: the path as given, or "default.lua" */
-    const char *script_dir;    /* where require() looks first; NULL: nowhere (embedded script) */
-    int arg_count;             /* the script's own arguments: arg[1] … and portico.args */
+    const char *script;     /* arg[0]: the path as given, or "default.lua" */
+    const char *script_dir; /* where require() looks first; NULL: nowhere (embedded script) */
+    int arg_count;          /* the script's own arguments: arg[1] … and portico.args */
     char *const *args;
-    size_t lua_memory;         /* cap of one Lua state, in bytes */
+    size_t lua_memory;          /* cap of one Lua state, in bytes */
     int64_t callback_budget_ns; /* of one handler between two waits; 0: none */
-    int64_t load_budget_ns;    /* of the script's top level and on_load; 0: none */
-    conn_limits limits;        /* the command line's; the script's `limits` table changes a copy per state */
-    uint32_t limits_given;     /* bits HOST_LIMIT_*: the command line named it, so the script may not change it */
-    const char *version;       /* portico.version */
+    int64_t load_budget_ns;     /* of the script's top level and on_load; 0: none */
+    conn_limits limits;         /* the command line's; the script's `limits` table changes a copy per state */
+    uint32_t limits_given;      /* bits HOST_LIMIT_*: the command line named it, so the script may not change it */
+    const char *version;        /* portico.version */
 } host_config;
 
-enum {
-    HOST_LIMIT_IDLE = 1,
-    HOST_LIMIT_FIRST_BYTE = 2,
-    HOST_LIMIT_WRITE = 4
-};
+enum { HOST_LIMIT_IDLE = 1, HOST_LIMIT_FIRST_BYTE = 2, HOST_LIMIT_WRITE = 4 };
 
 extern const worker_app host_app;
 

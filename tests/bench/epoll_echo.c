@@ -93,8 +93,8 @@ int main(void)
     socklen_t addr_len = sizeof(addr);
     int one = 1;
     setsockopt(listening, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)); /* accepted sockets inherit it */
-    if (rests == NULL || bind(listening, (struct sockaddr *)&addr, sizeof(addr)) != 0 || listen(listening, 65535) != 0 ||
-        getsockname(listening, (struct sockaddr *)&addr, &addr_len) != 0) {
+    if (rests == NULL || bind(listening, (struct sockaddr *)&addr, sizeof(addr)) != 0 ||
+        listen(listening, 65535) != 0 || getsockname(listening, (struct sockaddr *)&addr, &addr_len) != 0) {
         perror("epoll_echo");
         return 1;
     }

@@ -432,16 +432,16 @@ static void timeouts_have_their_reasons(void)
     stage_close(&s);
 }
 
-/* Queues bytes until the kernel takes no more and len are left. */
+/* Queues bytes until the kernel has taken none for a while and len are left. */
 static void fill(stage *s, player *p, size_t len)
 {
     static uint8_t block[65536];
-    uint64_t sent;
-    do {
+    for (int unchanged = 0; unchanged < 4;) {
+        uint64_t sent = p->c->sent;
         while (conn_queued(p->c) < len + sizeof(block)) check_eq(conn_send(p->c, block, sizeof(block)), IO_OK);
-        sent = p->c->sent;
         stage_quiet(s, MS(30));
-    } while (p->c->sent != sent);
+        unchanged = p->c->sent == sent ? unchanged + 1 : 0;
+    }
     check(conn_queued(p->c) >= len);
 }
 

@@ -122,10 +122,8 @@ static server *open_server(uint32_t workers, uint32_t max_connections, int64_t d
     memset(&app, 0, sizeof(app));
     limits = conn_limits_default;
     limits.linger_ns = 100000000;
-    server_options options = {.backend = rig_backend(),
-                              .workers = workers,
-                              .max_connections = max_connections,
-                              .drain_ns = drain_ns};
+    server_options options = {
+        .backend = rig_backend(), .workers = workers, .max_connections = max_connections, .drain_ns = drain_ns};
     bool app_failed;
     server *s = server_open(&options, &plain, NULL, &app_failed);
     check(s != NULL);

@@ -151,10 +151,12 @@ void stage_turn(stage *s, int64_t timeout_ns)
     s->conns.now_ns = io_port_now(s->rig.port);
     while (io_port_next(s->rig.port, &packet)) {
         conn_on_packet(&packet);
-        while (conn_settle(&s->conns)) {}
+        while (conn_settle(&s->conns)) {
+        }
     }
     timers_run(&s->timers, s->conns.now_ns);
-    while (conn_settle(&s->conns)) {}
+    while (conn_settle(&s->conns)) {
+    }
 }
 
 void stage_quiet(stage *s, int64_t ns)

@@ -40,8 +40,10 @@ static void text_is_left_alone_where_it_can_be(void)
 {
     expect_text("hello", "hello");
     expect_text("", "");
-    expect_text("tab\there, Gr\xc3\xbc\xc3\x9f" "e \xe2\x82\xac \xf0\x9f\x98\x80 \\ \"",
-                "tab\there, Gr\xc3\xbc\xc3\x9f" "e \xe2\x82\xac \xf0\x9f\x98\x80 \\ \"");
+    expect_text("tab\there, Gr\xc3\xbc\xc3\x9f"
+                "e \xe2\x82\xac \xf0\x9f\x98\x80 \\ \"",
+                "tab\there, Gr\xc3\xbc\xc3\x9f"
+                "e \xe2\x82\xac \xf0\x9f\x98\x80 \\ \"");
 }
 
 static void line_breaks_are_indented(void)
@@ -53,7 +55,9 @@ static void line_breaks_are_indented(void)
 static void controls_are_escaped(void)
 {
     expect_text("\x1b[31mred\x07\x7f\r\0!", "\\x1b[31mred\\x07\\x7f\\x0d\\x00!");
-    expect_text("c1 \xc2\x9b" "31m", "c1 \\xc2\\x9b31m");
+    expect_text("c1 \xc2\x9b"
+                "31m",
+                "c1 \\xc2\\x9b31m");
     expect_text("a\rb", "a\\x0db");
 }
 

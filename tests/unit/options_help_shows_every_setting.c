@@ -6,11 +6,25 @@
 #define BACKENDS "io_uring epoll"
 
 static const char *const names[] = {
-    "--listen URI",       "--address-file FILE",    "--workers N",           "--backend NAME",
-    "--max-connections N", "--log-level LEVEL",     "--log-format FORMAT",   "-q, --quiet",
-    "--drain-timeout SECONDS", "--lua-memory SIZE", "--callback-budget SECONDS", "--load-budget SECONDS",
-    "--idle-timeout SECONDS", "--first-byte-timeout SECONDS", "--write-timeout SECONDS", "--check",
-    "-V, --version",      "--verbose",              "-h, --help",
+    "--listen URI",
+    "--address-file FILE",
+    "--workers N",
+    "--backend NAME",
+    "--max-connections N",
+    "--log-level LEVEL",
+    "--log-format FORMAT",
+    "-q, --quiet",
+    "--drain-timeout SECONDS",
+    "--lua-memory SIZE",
+    "--callback-budget SECONDS",
+    "--load-budget SECONDS",
+    "--idle-timeout SECONDS",
+    "--first-byte-timeout SECONDS",
+    "--write-timeout SECONDS",
+    "--check",
+    "-V, --version",
+    "--verbose",
+    "-h, --help",
 };
 
 static void every_option_is_shown(void)

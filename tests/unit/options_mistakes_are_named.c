@@ -17,7 +17,8 @@ static void refused(const mistake *mistakes, size_t count)
         char error[OPTIONS_ERROR_BYTES] = "";
         char *words[5] = {"portico"};
         int argc = 1;
-        for (; argc < 5 && mistakes[i].words[argc - 1] != NULL; argc++) words[argc] = (char *)mistakes[i].words[argc - 1];
+        for (; argc < 5 && mistakes[i].words[argc - 1] != NULL; argc++)
+            words[argc] = (char *)mistakes[i].words[argc - 1];
         check(!options_parse(&o, argc, words, BACKENDS, error, sizeof error));
         check_str(error, mistakes[i].error);
     }
@@ -61,8 +62,10 @@ static void numbers_out_of_range_are_answered_with_the_range(void)
          "option '--max-connections': 100000001 is out of range: it takes a number from 0 to 100000000"},
         {{"--drain-timeout", "-0.5"},
          "option '--drain-timeout': -0.5 is out of range: it takes seconds from 0 to 31536000"},
-        {{"--drain-timeout", "nan"}, "option '--drain-timeout': nan is out of range: it takes seconds from 0 to 31536000"},
-        {{"--drain-timeout", "inf"}, "option '--drain-timeout': inf is out of range: it takes seconds from 0 to 31536000"},
+        {{"--drain-timeout", "nan"},
+         "option '--drain-timeout': nan is out of range: it takes seconds from 0 to 31536000"},
+        {{"--drain-timeout", "inf"},
+         "option '--drain-timeout': inf is out of range: it takes seconds from 0 to 31536000"},
         {{"--drain-timeout", "31536000.5"},
          "option '--drain-timeout': 31536000.5 is out of range: it takes seconds from 0 to 31536000"},
         {{"--drain-timeout", "18446744073709551616"},
@@ -98,8 +101,7 @@ static void what_is_no_number_is_answered_with_what_is_taken(void)
 static void choices_are_listed(void)
 {
     static const mistake mistakes[] = {
-        {{"--log-level", "warning"},
-         "option '--log-level' takes debug, info, warn, error or none, not 'warning'"},
+        {{"--log-level", "warning"}, "option '--log-level' takes debug, info, warn, error or none, not 'warning'"},
         {{"--log-level", "inof"},
          "option '--log-level' takes debug, info, warn, error or none, not 'inof': did you mean 'info'?"},
         {{"--log-level=INFO"}, "option '--log-level' takes debug, info, warn, error or none, not 'INFO'"},
@@ -137,8 +139,9 @@ static void flags_take_no_value(void)
 
 static void bad_addresses_are_quoted_with_the_reason(void)
 {
-    static const char *const uris[] = {"127.0.0.1", "tcp://127.0.0.1:65536", "tcp://127.0.0.1:-1", "http://127.0.0.1:80",
-                                       "tcp://::1:80", "tcp://[::1:80",      "tcp://1.2.3.4.5:80", "tcp://"};
+    static const char *const uris[] = {
+        "127.0.0.1",    "tcp://127.0.0.1:65536", "tcp://127.0.0.1:-1", "http://127.0.0.1:80",
+        "tcp://::1:80", "tcp://[::1:80",         "tcp://1.2.3.4.5:80", "tcp://"};
     for (size_t i = 0; i < array_count(uris); i++) {
         options o;
         char error[OPTIONS_ERROR_BYTES] = "";
