@@ -38,7 +38,7 @@ static void backends_are_found_by_name(void)
     check_mem(small + 4, "xxxx", 4);
 }
 
-/* Submits without taking packets in between. Each is either accepted, then yields one packet, or IO_LIMIT, then none. */
+/* Submits without taking packets in between. Each is accepted and yields one packet, or is IO_LIMIT and yields none. */
 static void more_submits_than_the_queue_holds_yield_one_packet_each_or_none(void)
 {
     enum { ACCEPTS = 300 };

@@ -33,12 +33,16 @@ static void feed(stream *s, uint64_t *random)
 static void submit(rig *r, stream *s, io_op *op, mode how, uint64_t *random)
 {
     switch (how) {
-    case LENT: check_eq(io_recv(r->port, op, s->ours), IO_OK); break;
+    case LENT:
+        check_eq(io_recv(r->port, op, s->ours), IO_OK);
+        break;
     case POSTED:
         check_eq(io_recv_into(r->port, op, s->ours, s->buffer, 1 + (size_t)check_random_below(random, BUFFER)), IO_OK);
         break;
     case READY:
-    case MODES: check_eq(io_readable(r->port, op, s->ours), IO_OK); break;
+    case MODES:
+        check_eq(io_readable(r->port, op, s->ours), IO_OK);
+        break;
     }
 }
 
@@ -117,6 +121,12 @@ static void switching_modes_with_few_small_buffers_keeps_every_byte_in_order(voi
     run(true, &options);
 }
 
+static void switching_modes_keeps_every_byte_when_every_success_has_a_system_packet(void)
+{
+    const io_options options = {.no_skip = true};
+    run(true, &options);
+}
+
 int main(int argc, char **argv)
 {
     rig_begin(argc, argv);
@@ -124,5 +134,6 @@ int main(int argc, char **argv)
     check_run(switching_modes_keeps_every_byte_in_order);
     check_run(canceling_between_modes_keeps_every_byte_in_order);
     check_run(switching_modes_with_few_small_buffers_keeps_every_byte_in_order);
+    check_run(switching_modes_keeps_every_byte_when_every_success_has_a_system_packet);
     return rig_end();
 }

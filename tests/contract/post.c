@@ -183,6 +183,40 @@ static void posts_and_packets_of_sockets_both_arrive(void)
     rig_close(&r);
 }
 
+/* More packets at once than a small port has room for, and a post among them; later posts still wake the owner. */
+static void posts_arrive_when_many_packets_came_at_once(void)
+{
+    enum { SOCKETS = 60, TURNS = 5 };
+    const io_options options = {.entries = 2};
+    rig r;
+    io_socket ours[SOCKETS];
+    io_socket peer[SOCKETS];
+    io_op ops[SOCKETS + 1] = {0};
+    io_op *list[SOCKETS + 1];
+    io_packet packets[SOCKETS + 1];
+    rig_open(&r, &options);
+    for (int i = 0; i < SOCKETS; i++) {
+        rig_pair(&r, &ours[i], &peer[i]);
+    }
+    for (int i = 0; i <= SOCKETS; i++) list[i] = &ops[i];
+    for (int turn = 0; turn < TURNS; turn++) {
+        for (int i = 0; i < SOCKETS; i++) check_eq(io_recv(r.port, &ops[i], ours[i]), IO_OK);
+        check_eq(io_port_wait(r.port, 0), IO_OK);
+        for (int i = 0; i < SOCKETS; i++) peer_send(peer[i], "x", 1);
+        io_port_post(r.port, &ops[SOCKETS]);
+        expect_all(&r, packets, list, SOCKETS + 1);
+        check_eq(packets[SOCKETS].kind, IO_POST);
+        expect_nothing(&r);
+        io_port_post(r.port, &ops[SOCKETS]);
+        check(expect_post(&r).op == &ops[SOCKETS]);
+    }
+    for (int i = 0; i < SOCKETS; i++) {
+        io_close(r.port, ours[i], false);
+        peer_close(peer[i]);
+    }
+    rig_close(&r);
+}
+
 /* Two threads, a port each; one op goes to and fro. Its kind and number are handed over with it. */
 enum { VOLLEYS = 2000 };
 
@@ -241,6 +275,7 @@ int main(int argc, char **argv)
     check_run(posts_made_before_the_wait_do_not_let_it_sleep);
     check_run(posts_are_not_pending);
     check_run(posts_and_packets_of_sockets_both_arrive);
+    check_run(posts_arrive_when_many_packets_came_at_once);
     check_run(an_op_is_posted_to_and_fro_between_two_ports);
     return rig_end();
 }

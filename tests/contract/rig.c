@@ -254,8 +254,8 @@ size_t peer_recv(io_socket socket, void *bytes, size_t len)
     char *next = bytes;
     size_t received = 0;
     while (received < len) {
-        if (!peer_ready(socket, false, RIG_PATIENCE_NS)) fail("nothing for the peer, %u bytes came",
-                                                              (unsigned)received);
+        if (!peer_ready(socket, false, RIG_PATIENCE_NS))
+            fail("nothing for the peer, %u bytes came", (unsigned)received);
         long got = peer_recv_now(socket, next + received, len - received);
         if (got == PEER_AGAIN) continue;
         if (got < 0) fail("the peer was reset after %u bytes", (unsigned)received);

@@ -67,8 +67,9 @@ io_socket rig_stream(rig *r, const net_addr *addr);
 void rig_send(rig *r, io_op *op, io_socket socket, const void *bytes, size_t len);
 
 /* Sends the stream key from its start until a send stays pending because the peer does not read. Returns the bytes
- * that packets reported; op is pending and owns FILL_BYTES of the stream from there on, in a buffer of the rig's. */
-enum { FILL_BYTES = 1 << 20 };
+ * that packets reported; op is pending and owns FILL_BYTES of the stream from there on, in a buffer of the rig's: more
+ * than a kernel takes at once, so that it is half done where the system does that. */
+enum { FILL_BYTES = 1 << 23 };
 uint64_t rig_fill(rig *r, io_op *op, io_socket socket, uint32_t key);
 
 /* For a thread that is to act while another one sleeps in io_port_wait(): without it the test would be right as well,
