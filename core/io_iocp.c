@@ -238,6 +238,7 @@ static DWORD adopt(const io_accept_op *op)
         ioctlsocket(socket, (long)FIONBIO, &on) != 0) {
         return (DWORD)WSAGetLastError();
     }
+    (void)net_set_nodelay(op->accepted, true);
     return NO_ERROR;
 }
 

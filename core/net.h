@@ -46,6 +46,10 @@ int net_addr_family(const net_addr *addr);
 /* Size of the sockaddr inside, in bytes; 0 for none. */
 size_t net_addr_bytes(const net_addr *addr);
 
+/* All stream sockets here, accepted ones included, have TCP_NODELAY on: the engine gathers what one handler sends, and there is
+ * nothing to be gained by the kernel's waiting for more.
+ */
+
 /* Opens a bound, listening, non-blocking socket that a child process does not inherit. An IPv6
  * wildcard takes IPv6 only, so that [::]:P and 0.0.0.0:P can be given side by side. Nobody else can
  * take the port while it is open (SO_EXCLUSIVEADDRUSE on Windows; SO_REUSEADDR elsewhere, which

@@ -211,6 +211,7 @@ io_status net_open_stream(io_socket *opened, const net_addr *peer, int *native)
     *opened = IO_SOCKET_NONE;
     if (fd < 0) return fail(native);
     *opened = fd;
+    (void)net_set_nodelay(fd, true); /* accepted sockets inherit it from their listener */
     return IO_OK;
 }
 

@@ -283,7 +283,9 @@ static bool open_socket(io_socket *opened, int family)
     u_long on = 1;
     SOCKET s = WSASocketW(family, SOCK_STREAM, IPPROTO_TCP, NULL, 0, WSA_FLAG_OVERLAPPED | WSA_FLAG_NO_HANDLE_INHERIT);
     *opened = (io_socket)s;
-    return s != INVALID_SOCKET && ioctlsocket(s, (long)FIONBIO, &on) == 0;
+    if (s == INVALID_SOCKET || ioctlsocket(s, (long)FIONBIO, &on) != 0) return false;
+    (void)net_set_nodelay(*opened, true);
+    return true;
 }
 
 static bool bind_to(io_socket socket, const net_addr *addr)

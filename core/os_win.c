@@ -135,7 +135,7 @@ bool os_write_stderr(const char *bytes, size_t len)
     while (len > 0) {
         DWORD written = 0;
         DWORD piece = len < WRITE_BYTES_MAX ? (DWORD)len : WRITE_BYTES_MAX;
-        if (!WriteFile(handle, bytes, piece, &written, NULL)) return false;
+        if (!WriteFile(handle, bytes, piece, &written, NULL) || written == 0) return false;
         bytes += written;
         len -= written;
     }

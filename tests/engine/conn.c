@@ -453,7 +453,7 @@ static void a_peer_that_takes_nothing_runs_into_the_write_timeout(void)
     s.limits.write_ns = MS(300);
     s.limits.send_max = 0;
     stage_pair(&s, &p, CONN_LENT, false);
-    fill(&s, &p, 100000);
+    fill(&s, &p, 4 << 20);
     p.quiet = false;
     stage_until(&s, p.closes == 1);
     check_events(&p, "close(timeout)");
@@ -491,7 +491,7 @@ static void above_the_high_mark_nothing_is_read_and_drain_is_told_once(void)
     s.limits.send_low = 10000;
     s.limits.send_max = 0;
     stage_pair(&s, &p, CONN_LENT, false);
-    fill(&s, &p, 100000);
+    fill(&s, &p, 4 << 20);
     check(conn_is_high(p.c));
     uint64_t before = p.c->received;
     unsigned drains = p.drains; /* while it was being filled */
@@ -554,7 +554,7 @@ static void a_drain_has_a_deadline(void)
     s.conns.drain_ns = MS(100);
     s.limits.send_max = 0;
     stage_pair(&s, &p, CONN_LENT, false);
-    fill(&s, &p, 100000);
+    fill(&s, &p, 4 << 20);
     p.quiet = false;
     conn_close(p.c, CONN_LOCAL);
     stage_until(&s, p.closes == 1);
