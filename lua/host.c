@@ -92,7 +92,9 @@ static void app_close(worker *w)
     host *h = w->app_state;
     host_kill_waiting(h); /* what waits without a connection */
     host_call_unload(h);
-    log_write(LOG_DEBUG, "worker %" PRIu32 ": %" PRIu64 " slices, %" PRIu64 " errors, %" PRIu64 " over budget, %zu KiB of Lua at most",
+    log_write(LOG_DEBUG,
+              "worker %" PRIu32 ": %" PRIu64 " slices, %" PRIu64 " errors, %" PRIu64
+              " over budget, %zu KiB of Lua at most",
               w->id, h->slices, h->errors, h->overruns, h->heap_peak >> 10);
     close_state(h);
     free_host(h);

@@ -1,13 +1,19 @@
 /* host_budget.c - ends handlers that run for too long, at no cost to the others.
  *
- * A slice costs two stores of a sequence number: odd while it runs. One thread of the process, the watchdog, looks at the
- * numbers now and then. A slice that it sees for longer than the budget is overdue: the watchdog interrupts the worker
- * and arms a count hook, which raises at the next instruction of the coroutine that runs. And at each one after that, for
- * as long as the slice lasts: a loop of pcalls ends too.
+ * A slice costs two stores of a sequence number: odd while it runs. One thread of the process, the watchdog, looks at
+ * the numbers now and then. A slice that it sees for longer than the budget is overdue: the watchdog interrupts the
+ * worker and arms a count hook, which ends the coroutine that runs at its next instruction. And at each one after that,
+ * for as long as the slice lasts: a loop of pcalls ends too.
  *
  * The hook is armed on one coroutine. Those further out get it when control comes back to them (host_budget_carry()); a
- * coroutine that was entered in between is found by the watchdog at its next look. One that keeps a hook from an earlier
- * slice takes it off itself.
+ * coroutine that was entered in between is found by the watchdog at its next look. One that keeps a hook from an
+ * earlier slice takes it off itself.
+ *
+ * Where it can, the hook does not raise but yields: no pcall of the script's catches that, and hooks stay switched on.
+ * The coroutine is then closed from outside. An error that leaves a coroutine from inside a hook leaves its hooks off
+ * for good (allowhook in ldo.c), and a deep recursion whose calls all catch their errors takes time that grows with
+ * the square of its depth to unwind (luaD_shrinkstack). Where a C function is in between, such as table.sort, the hook
+ * raises, and the lua_pcallk() at the base of a handler's coroutine switches hooks on again.
  *
  * No hook runs inside a C function (string.find with a bad pattern can take minutes) nor in a finaliser. The watchdog
  * can only say so.
@@ -33,6 +39,35 @@ static const char overrun_key;
 
 /* ---- On the worker's thread ---- */
 
+/* Pushes "chat.lua:7: callback budget of 0.1 s exceeded". raises */
+static void push_message(lua_State *L, const host *h)
+{
+    host_kind kind = (host_kind)atomic_load_explicit(&h->watch.kind, memory_order_relaxed);
+    double budget = (double)atomic_load_explicit(&h->watch.budget_ns, memory_order_relaxed) / 1e9;
+    char text[64];
+    snprintf(text, sizeof(text), "%s budget of %g s exceeded", kind == HOST_TOP ? "load" : "callback", budget);
+    luaL_where(L, 0); /* no frame of the hook's own is on the stack: level 0 is the function that was interrupted */
+    lua_pushstring(L, text);
+    lua_concat(L, 2);
+}
+
+/* Keeps message and traceback of the first place: what is ended after it is further out. raises */
+static void note_overrun(lua_State *L, host *h)
+{
+    unsigned long long slice = atomic_load_explicit(&h->watch.sequence, memory_order_relaxed);
+    if (h->overrun_slice == slice) return;
+    h->overrun_slice = slice;
+    h->overruns++;
+    host_reserve(h, true);
+    lua_createtable(L, 2, 0);
+    push_message(L, h);
+    lua_rawseti(L, -2, 1);
+    host_push_traceback(L, L, 0);
+    lua_rawseti(L, -2, 2);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &overrun_key);
+    host_reserve(h, false);
+}
+
 /* A count hook. raises */
 static void end_slice(lua_State *L, lua_Debug *where)
 {
@@ -42,30 +77,18 @@ static void end_slice(lua_State *L, lua_Debug *where)
         lua_sethook(L, NULL, 0, 0);
         return;
     }
-    host_kind kind = (host_kind)atomic_load_explicit(&h->watch.kind, memory_order_relaxed);
-    double budget = (double)atomic_load_explicit(&h->watch.budget_ns, memory_order_relaxed) / 1e9;
-    char text[64];
-    snprintf(text, sizeof(text), "%s budget of %g s exceeded", kind <= HOST_EVERY ? "callback" : "load", budget);
-    luaL_where(L, 0); /* no frame of the hook's own is on the stack: level 0 is the function that was interrupted */
-    lua_pushstring(L, text);
-    lua_concat(L, 2);
-    unsigned long long slice = atomic_load_explicit(&h->watch.sequence, memory_order_relaxed);
-    if (h->overrun_slice != slice) {
-        /* Later errors of this slice come from further out. What the log should show is this place. */
-        h->overrun_slice = slice;
-        h->overruns++;
-        lua_createtable(L, 2, 0);
-        lua_pushvalue(L, -2);
-        lua_rawseti(L, -2, 1);
-        host_push_traceback(L, L, 0);
-        lua_rawseti(L, -2, 2);
-        lua_rawsetp(L, LUA_REGISTRYINDEX, &overrun_key);
+    note_overrun(L, h);
+    if (lua_isyieldable(L)) {
+        h->hook_yielded = true;
+        lua_yield(L, 0); /* takes effect when the hook has returned */
+        return;
     }
+    push_message(L, h);
     lua_error(L);
 }
 
-/* Runs while the worker is stopped at some instruction. lua_sethook() may be called like this: lua.c does, from a signal
- * handler. */
+/* Runs while the worker is stopped at some instruction. lua_sethook() may be called like this: lua.c does, from a
+ * signal handler. */
 static void arm(void *argument)
 {
     host *h = argument;
@@ -85,8 +108,9 @@ void host_budget_clear(host *h, lua_State *L)
     lua_sethook(L, NULL, 0, 0);
 }
 
-bool host_budget_overrun(lua_State *L)
+bool host_push_overrun(lua_State *L, unsigned long long slice)
 {
+    if (host_of(L)->overrun_slice != slice) return false;
     bool found = lua_rawgetp(L, LUA_REGISTRYINDEX, &overrun_key) == LUA_TTABLE;
     lua_pushnil(L);
     lua_rawsetp(L, LUA_REGISTRYINDEX, &overrun_key);
@@ -120,10 +144,11 @@ static void say_stuck(const host *h, int64_t late_ns)
     unsigned long long id = atomic_load_explicit(&watch->conn_id, memory_order_relaxed);
     char conn_text[48] = "";
     if (id != 0) snprintf(conn_text, sizeof(conn_text), " of conn %llu", id);
-    log_write(LOG_ERROR,
-              "%s: %s%s has not come back for %.1f s: it is inside a C function (string.find, string.rep, io.read, …) or a "
-              "finaliser, which no budget can end; worker %" PRIu32 " serves nobody meanwhile",
-              h->config->script, host_kind_name(kind), conn_text, (double)late_ns / 1e9, h->worker->id);
+    log_write(
+        LOG_ERROR,
+        "%s: %s%s has not come back for %.1f s: it is inside a C function (string.find, string.rep, io.read, …) or a "
+        "finaliser, which no budget can end; worker %" PRIu32 " serves nobody meanwhile",
+        h->config->script, host_kind_name(kind), conn_text, (double)late_ns / 1e9, h->worker->id);
 }
 
 static void look(host *h, int64_t now_ns)
@@ -162,7 +187,8 @@ static void watch_hosts(void *argument)
 static int64_t tick_for(const host_config *config)
 {
     int64_t budget = config->callback_budget_ns;
-    if (budget == 0 || (config->load_budget_ns != 0 && config->load_budget_ns < budget)) budget = config->load_budget_ns;
+    if (budget == 0 || (config->load_budget_ns != 0 && config->load_budget_ns < budget))
+        budget = config->load_budget_ns;
     int64_t tick = budget / TICKS_PER_BUDGET;
     return tick < TICK_NS_MIN ? TICK_NS_MIN : tick > TICK_NS_MAX ? TICK_NS_MAX : tick;
 }

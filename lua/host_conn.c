@@ -12,9 +12,15 @@
 #include <stdio.h>
 #include <string.h>
 
+/* What only a conn begins with. */
+static const char conn_tag;
+
+/* A userdata of that size with that tag is a conn: two calls, where comparing metatables takes five. */
 static host_conn *check(lua_State *L)
 {
-    return host_check_userdata(L, 1, host_of(L)->conn_meta, "conn");
+    host_conn *hc = lua_touserdata(L, 1);
+    if (hc == NULL || lua_rawlen(L, 1) != sizeof(*hc) || hc->tag != &conn_tag) luaL_typeerror(L, 1, "conn");
+    return hc;
 }
 
 static int push_closed(lua_State *L)
@@ -34,7 +40,7 @@ host_conn *host_conn_new(lua_State *L, int user_values)
 {
     host *h = host_of(L);
     host_conn *hc = lua_newuserdatauv(L, sizeof(*hc), user_values);
-    *hc = (host_conn){.ref = LUA_NOREF};
+    *hc = (host_conn){.tag = &conn_tag, .ref = LUA_NOREF};
     lua_rawgeti(L, LUA_REGISTRYINDEX, h->conn_meta_ref);
     lua_setmetatable(L, -2);
     lua_pushvalue(L, -1);
@@ -80,7 +86,9 @@ static int method_send(lua_State *L)
 {
     conn *c = check(L)->c;
     int top = lua_gettop(L);
-    for (int i = 2; i <= top; i++) luaL_checkstring(L, i); /* all of it, or nothing */
+    for (int i = 2; i <= top; i++) { /* all of it, or nothing */
+        if (lua_type(L, i) != LUA_TSTRING) luaL_checkstring(L, i);
+    }
     if (c == NULL) return push_closed(L);
     io_status status = c->state == CONN_OPEN ? IO_OK : IO_CLOSED;
     for (int i = 2; i <= top && status == IO_OK; i++) {
@@ -173,8 +181,8 @@ typedef struct settings {
     conn_receive receive;
 } settings;
 
-static const char *const setting_names[] = {"idle",     "first_byte", "write",   "send_high", "send_low", "send_max",
-                                            "nodelay",  "keepalive",  "receive", "half_open", NULL};
+static const char *const setting_names[] = {"idle",    "first_byte", "write",   "send_high", "send_low", "send_max",
+                                            "nodelay", "keepalive",  "receive", "half_open", NULL};
 
 /* raises: the setting at index is wrong */
 static void refuse(lua_State *L, const char *name, const char *expected, int index)
@@ -216,7 +224,8 @@ static void read_setting(lua_State *L, settings *s, const conn *c)
     } else if (strcmp(name, "keepalive") == 0) {
         bool is_off = lua_isboolean(L, value) && !lua_toboolean(L, value);
         lua_Number seconds = is_off ? 0 : lua_type(L, value) == LUA_TNUMBER ? lua_tonumber(L, value) : -1;
-        if (!is_off && !(seconds >= 1 && seconds <= 32767)) refuse(L, name, "seconds from 1 to 32767, or false,", value);
+        if (!is_off && !(seconds >= 1 && seconds <= 32767))
+            refuse(L, name, "seconds from 1 to 32767, or false,", value);
         s->keepalive = (unsigned)seconds;
         s->has_keepalive = true;
     } else if (strcmp(name, "receive") == 0) {
@@ -374,20 +383,24 @@ static int to_string(lua_State *L)
 void host_conn_library(lua_State *L)
 {
     static const luaL_Reg methods[] = {
-        {"send", method_send},         {"recv", method_recv},   {"pause", method_pause}, {"resume", method_resume},
-        {"shutdown", method_shutdown}, {"close", method_close}, {"abort", method_abort}, {"set", method_set},
-        {NULL, NULL},
+        {"send", method_send},     {"recv", method_recv},         {"pause", method_pause},
+        {"resume", method_resume}, {"shutdown", method_shutdown}, {"close", method_close},
+        {"abort", method_abort},   {"set", method_set},           {NULL, NULL},
     };
     static const struct {
         const char *name;
         field which;
     } fields[] = {
-        {"id", FIELD_ID},       {"peer", FIELD_PEER},   {"addr", FIELD_ADDR},            {"listener", FIELD_LISTENER},
-        {"state", FIELD_STATE}, {"stats", FIELD_STATS}, {"generation", FIELD_GENERATION},
+        {"id", FIELD_ID},
+        {"peer", FIELD_PEER},
+        {"addr", FIELD_ADDR},
+        {"listener", FIELD_LISTENER},
+        {"state", FIELD_STATE},
+        {"stats", FIELD_STATS},
+        {"generation", FIELD_GENERATION},
     };
     host *h = host_of(L);
     lua_createtable(L, 0, 6); /* stack: metatable */
-    h->conn_meta = lua_topointer(L, -1);
     lua_createtable(L, 0, (int)(array_count(methods) + array_count(fields)));
     luaL_setfuncs(L, methods, 0);
     for (size_t i = 0; i < array_count(fields); i++) {

@@ -1,9 +1,10 @@
 /* host_coroutine.c - the parts of Lua's coroutine library that have to know the host.
  *
  * A handler may make coroutines of its own, and a function that waits may be called inside one (a generator that sleeps
- * between two items). The wait then has to suspend the whole chain, out to the task's coroutine: the innermost yields to
- * our resume, which sees that its task waits, and yields as well. On waking, each of these continues by resuming the next
- * one further in. Towards the script nothing of this shows: resume returns when the inner coroutine yields for the script.
+ * between two items). The wait then has to suspend the whole chain, out to the task's coroutine: the innermost yields
+ * to our resume, which sees that its task waits, and yields as well. On waking, each of these continues by resuming the
+ * next one further in. Towards the script nothing of this shows: resume returns when the inner coroutine yields for the
+ * script.
  *
  * A coroutine that waits like this is, to other handlers, one that somebody has resumed: status "normal", not to be
  * resumed or closed. It is marked, see host_mark(). Our resume also keeps track of who runs, for the budget.
@@ -18,6 +19,17 @@ static lua_State *check(lua_State *L)
     lua_State *co = lua_tothread(L, 1);
     luaL_argexpected(L, co != NULL, 1, "coroutine");
     return co;
+}
+
+/* lua_closethread(), seen by the budget. */
+static int close_thread(lua_State *L, lua_State *co)
+{
+    host *h = host_of(L);
+    host_set_running(h, co);
+    int status = lua_closethread(co, L);
+    host_set_running(h, L);
+    host_budget_carry(h, L);
+    return status;
 }
 
 typedef enum outcome { RETURNED, RAISED, WAITS } outcome;
@@ -40,6 +52,12 @@ static outcome step(lua_State *L, lua_State *co, int arguments, int *results)
     }
     if (status != LUA_OK && status != LUA_YIELD) {
         lua_xmove(co, L, 1);
+        return RAISED;
+    }
+    if (h->hook_yielded) {
+        h->hook_yielded = false;
+        close_thread(L, co);
+        lua_pushliteral(L, "budget exceeded"); /* what counts is that L raises at its next instruction */
         return RAISED;
     }
     if (!lua_checkstack(L, *results + 1)) {
@@ -115,11 +133,7 @@ static int raise_wrapped(lua_State *L, lua_State *co)
 {
     int status = lua_status(co);
     if (status != LUA_OK && status != LUA_YIELD) {
-        host *h = host_of(L);
-        host_set_running(h, co);
-        status = lua_closethread(co, L); /* runs pending __close, which may replace the error */
-        host_set_running(h, L);
-        host_budget_carry(h, L);
+        status = close_thread(L, co); /* runs pending __close, which may replace the error */
         lua_pop(L, 1);
         lua_xmove(co, L, 1);
     }
@@ -204,21 +218,17 @@ static int co_status(lua_State *L)
 
 static int co_close(lua_State *L)
 {
-    host *h = host_of(L);
     lua_State *co = check(L);
     const char *state = status_of(L, co);
     if (state[0] == 'r' || state[0] == 'n') return luaL_error(L, "cannot close a %s coroutine", state);
-    host_set_running(h, co);
-    int status = lua_closethread(co, L);
-    host_set_running(h, L);
-    host_budget_carry(h, L);
+    int status = close_thread(L, co);
     lua_pushboolean(L, status == LUA_OK);
     if (status == LUA_OK) return 1;
     lua_xmove(co, L, 1);
     return 2;
 }
 
-static int co_yield(lua_State *L)
+static int co_yield (lua_State *L)
 {
     if (host_is_marked(L)) {
         return luaL_error(L, "attempt to yield from outside a coroutine: a handler may wait in portico.sleep, or yield "
@@ -237,8 +247,8 @@ static int co_isyieldable(lua_State *L)
 void host_coroutine_library(lua_State *L)
 {
     static const luaL_Reg functions[] = {
-        {"resume", co_resume}, {"wrap", co_wrap},   {"status", co_status},
-        {"close", co_close},   {"yield", co_yield}, {"isyieldable", co_isyieldable},
+        {"resume", co_resume}, {"wrap", co_wrap},    {"status", co_status},
+        {"close", co_close},   {"yield", co_yield }, {"isyieldable", co_isyieldable},
         {NULL, NULL},
     };
     lua_getglobal(L, LUA_COLIBNAME);

@@ -1,9 +1,10 @@
 /* host_dispatch.c - from an event to the script's handler and back.
  *
- * Each handler runs in a pooled coroutine, whose stack holds the dispatcher in slot 1: a C closure that has the script's
- * handlers as upvalues. Per event it is copied to the top and resumed. Inside, all is protected: it pushes the handler, the
- * conn and the message, and calls, with a continuation, so that the handler may be suspended. What it needs is in the task;
- * a message's bytes are looked at before the handler runs, so never after a wait.
+ * Each handler runs in a pooled coroutine, whose stack holds the dispatcher in slot 1: a C closure that has the
+ * script's handlers as upvalues. Per event it is copied to the top and resumed. Inside, all is protected: it pushes the
+ * handler, the conn and the message, and calls, with a continuation, so that the handler may be suspended. What it
+ * needs is in the task; a message's bytes are looked at before the handler runs, so never after a wait. An error of the
+ * handler's ends at this call, too: it is logged there, and the coroutine goes back to the pool like any other.
  */
 #include "host_internal.h"
 
@@ -102,10 +103,11 @@ static int push_arguments(lua_State *L, host_task *t)
         if (t->status == IO_OK) return 2;
         lua_pushstring(L, io_status_text(t->status));
         return 3;
-    case HOST_ON_ERROR: /* the error's table came as the coroutine's argument */
+    case HOST_ON_ERROR: /* the error's table came as the coroutine's argument, unless there was no memory for it */
         if (t->c != NULL) host_conn_push(L, t->c);
         else lua_pushnil(L);
-        lua_pushvalue(L, 1);
+        if (lua_type(L, 1) == LUA_TTABLE) lua_pushvalue(L, 1);
+        else host_push_memory_error(L);
         return 2;
     case HOST_ON_LOAD:
     case HOST_ON_UNLOAD:
@@ -123,11 +125,31 @@ static int push_arguments(lua_State *L, host_task *t)
     }
 }
 
-/* The handler has returned, its first result on top. */
+static bool wants_on_error(const host *h, const host_task *t)
+{
+    return (h->handlers & HOST_BIT(HOST_ON_ERROR)) && t->kind != HOST_ON_ERROR && t->kind != HOST_ON_LOAD &&
+           t->kind != HOST_ON_UNLOAD;
+}
+
+/* The error is on top. Leaves it for on_error, if there is one. */
+static int take_error(lua_State *L, host *h, host_task *t, int status)
+{
+    t->failed = (uint8_t)status;
+    h->errors++;
+    if (status == LUA_ERRMEM) {
+        host_reserve(h, false);
+        host_report_memory(h, (host_kind)t->kind, t->c);
+        return 0;
+    }
+    host_report(L, t);
+    return wants_on_error(h, t) ? 1 : 0;
+}
+
+/* The handler has returned, its first result or the error on top. */
 static int take_result(lua_State *L, int status, lua_KContext context)
 {
     host_task *t = (host_task *)context;
-    (void)status;
+    if (status != LUA_OK && status != LUA_YIELD) return take_error(L, t->host, t, status);
     switch ((host_kind)t->kind) {
     case HOST_ON_MESSAGE:
         if (lua_type(L, -1) == LUA_TSTRING) {
@@ -153,14 +175,16 @@ static int dispatch(lua_State *L)
 {
     host_task *t = host_of(L)->task;
     int arguments;
+    lua_pushcfunction(L, host_make_error); /* without upvalues: no allocation */
+    int handler = lua_gettop(L);           /* of errors: 1, or 2 above the error's table */
     if (t->timer != NULL) {
         arguments = host_timer_push(L, t->timer);
     } else {
         push_handler(L, t);
         arguments = push_arguments(L, t);
     }
-    lua_callk(L, arguments, 1, (lua_KContext)t, take_result);
-    return take_result(L, LUA_OK, (lua_KContext)t);
+    int status = lua_pcallk(L, arguments, 1, handler, (lua_KContext)t, take_result);
+    return take_result(L, status, (lua_KContext)t);
 }
 
 void host_dispatcher_push(lua_State *L)
@@ -230,6 +254,7 @@ static host_task *task_take(host *h, host_kind kind, conn *c)
     t->kind = (uint8_t)kind;
     t->c = c;
     t->timer = NULL;
+    t->failed = LUA_OK;
     return t;
 }
 
@@ -289,29 +314,66 @@ static void task_over(host *h, host_task *t)
 
 static bool run(host *h, host_task *t, int arguments);
 
-/* The coroutine has died. */
-static void task_failed(host *h, host_task *t, int status)
+/* The coroutine has ended with an error: what surrounds the handler ran out of memory. */
+static void revive(host *h, host_task *t, int status)
 {
-    bool has_table = host_report(h, t, status); /* main stack: …, table? */
+    h->errors++;
+    t->failed = (uint8_t)status;
+    host_reserve(h, false);
+    host_report_memory(h, (host_kind)t->kind, t->c);
+    lua_closethread(t->co, h->L); /* nothing is to be closed there */
+    task_reset(t);
+}
+
+/* Protected: logs, and returns the table for on_error. */
+static int report_overrun(lua_State *L)
+{
+    const host_task *t = lua_touserdata(L, 1);
+    host_push_overrun_error(L, t);
+    host_report(L, t);
+    return 1;
+}
+
+/* The budget's hook has yielded out of the handler: closes the coroutine, with a budget of its own for what a __close
+ * may do, and leaves the table for on_error in slot 2. */
+static void close_overrun(host *h, host_task *t)
+{
+    h->errors++;
+    int reported = host_protect(h, report_overrun, t, 1); /* main stack: …, table or error */
+    if (reported != LUA_OK) {
+        host_reserve(h, false);
+        host_report_memory(h, (host_kind)t->kind, t->c);
+    }
     host_slice_begin(h, HOST_CLEANUP, 0, t->co);
-    lua_closethread(t->co, h->L); /* runs pending __close */
+    lua_closethread(t->co, h->L);
     host_slice_end(h, t->co);
     task_reset(t);
-    if (status == LUA_ERRMEM && host_protect(h, collect, NULL, 0) != LUA_OK) lua_pop(h->L, 1);
-    if (!has_table) {
+    t->failed = reported == LUA_OK ? LUA_ERRRUN : LUA_ERRMEM;
+    if (reported == LUA_OK && wants_on_error(h, t)) lua_xmove(h->L, t->co, 1);
+    else lua_pop(h->L, 1);
+}
+
+/* The handler has raised, which has been logged; the error's table is in slot 2, if on_error is to have it. */
+static void task_failed(host *h, host_task *t)
+{
+    if (t->failed == LUA_ERRMEM && host_protect(h, collect, NULL, 0) != LUA_OK) lua_pop(h->L, 1);
+    if (!wants_on_error(h, t)) {
         if (t->c != NULL) conn_abort(t->c, CONN_ERROR, IO_OK);
+        lua_settop(t->co, 1);
         task_over(h, t);
         return;
     }
-    /* The same task goes on as on_error. A timer does not wait for that. */
+    /* The same task goes on as on_error, in a slice of its own. A timer does not wait for that. */
     if (t->timer != NULL) host_timer_over(h, t->timer);
     t->timer = NULL;
     t->origin = t->kind;
     t->kind = HOST_ON_ERROR;
+    t->failed = LUA_OK;
     t->keep = false;
+    int arguments = lua_gettop(t->co) - 1;
     lua_pushvalue(t->co, 1);
-    lua_xmove(h->L, t->co, 1);
-    run(h, t, 1);
+    lua_insert(t->co, 2);
+    run(h, t, arguments);
 }
 
 /* One slice. The function and arguments are on the coroutine's stack, or it is suspended. False: it raised. */
@@ -326,19 +388,24 @@ static bool run(host *h, host_task *t, int arguments)
     int status = lua_resume(t->co, h->L, arguments, &results);
     host_slice_end(h, t->co);
     h->task = NULL;
-    if (status == LUA_OK) {
-        lua_settop(t->co, 1);
-        task_over(h, t);
-        return true;
-    }
-    if (status == LUA_YIELD) {
+    if (h->hook_yielded) {
+        h->hook_yielded = false;
+        close_overrun(h, t);
+    } else if (status == LUA_YIELD) {
         assert(t->waiting != HOST_RUNS); /* scripts cannot yield out of a task: coroutine.yield is replaced */
         lua_pop(t->co, results);
         suspend(h, t);
         return true;
+    } else if (status != LUA_OK) {
+        revive(h, t, status);
     }
-    task_failed(h, t, status);
-    return false;
+    if (t->failed != LUA_OK) {
+        task_failed(h, t);
+        return false;
+    }
+    lua_settop(t->co, 1);
+    task_over(h, t);
+    return true;
 }
 
 static bool start(host *h, host_task *t)
@@ -362,7 +429,8 @@ void host_check_wait(lua_State *L, const char *function)
     } else if (h->task->kind == HOST_ON_UNLOAD) {
         why = "on_unload is the end";
     } else if (h->blocked || !lua_isyieldable(L)) {
-        why = "it was called through a C function that cannot wait (table.sort, string.gsub, tostring, require, __gc, …)";
+        why =
+            "it was called through a C function that cannot wait (table.sort, string.gsub, tostring, require, __gc, …)";
     }
     if (why != NULL) luaL_error(L, "%s cannot wait here: %s", function, why);
 }
@@ -378,17 +446,12 @@ void host_kill_waiting(host *h)
     while (h->waiting != NULL) {
         host_task *t = h->waiting;
         timer_stop(&h->worker->timers, &t->wake);
-        if (t->waiting == HOST_CONNECTS) t->connecting->waiter = NULL;
+        if (t->waiting == HOST_CONNECTS) host_connect_abandon(t->attempt);
         unsuspend(h, t);
         host_slice_begin(h, HOST_CLEANUP, 0, t->co);
         int status = lua_closethread(t->co, h->L); /* runs pending __close */
         host_slice_end(h, t->co);
-        if (status != LUA_OK) {
-            h->errors++;
-            log_write(LOG_ERROR, "%s\n  in a __close of %s, which was ended while it waited",
-                      lua_type(t->co, -1) == LUA_TSTRING ? lua_tostring(t->co, -1) : "(error object is not a string)",
-                      host_kind_name((host_kind)t->kind));
-        }
+        if (status != LUA_OK) host_report_close(h, t);
         task_reset(t);
         t->keep = false;
         task_over(h, t);

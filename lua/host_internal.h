@@ -44,6 +44,7 @@ typedef struct host host;
 typedef struct host_task host_task;
 typedef struct host_conn host_conn;
 typedef struct host_timer host_timer;
+typedef struct host_attempt host_attempt; /* of portico.connect() */
 
 /* What runs. Those up to HOST_ON_UNLOAD are the script's handlers and index the upvalues of the dispatcher. */
 typedef enum host_kind {
@@ -93,31 +94,30 @@ struct host {
     host_task *waiting;           /* suspended tasks, through next and prev */
     worker *worker;
     const host_config *config;
-    const void *conn_meta;  /* identity of the metatables … */
-    const void *timer_meta;
-    int conn_meta_ref;      /* … and where they are */
+    int conn_meta_ref; /* where the metatables are */
     int timer_meta_ref;
-    uint32_t handlers;      /* HOST_BIT() of those that the script has */
+    uint32_t handlers; /* HOST_BIT() of those that the script has */
     uint32_t idle_count;
-    uint32_t busy;          /* waiting tasks that belong to a connection */
-    bool blocked;           /* waiting is impossible: between the task and here somebody cannot yield */
-    bool cut;               /* the drain was cut off: nothing may wait any more */
-    bool closing;           /* the state is being closed */
-    bool half_open;         /* the script has on_eof */
-    conn_receive receive;   /* mode of accepted connections */
-    conn_limits limits;     /* of accepted and outbound connections */
-    uint8_t *scratch;       /* HOST_DRAW_MAX bytes */
-    char **listen;          /* NULL-terminated; NULL: the script names none */
+    uint32_t busy;        /* waiting tasks that belong to a connection */
+    bool blocked;         /* waiting is impossible: between the task and here somebody cannot yield */
+    bool cut;             /* the drain was cut off: nothing may wait any more */
+    bool closing;         /* the state is being closed */
+    bool half_open;       /* the script has on_eof */
+    conn_receive receive; /* mode of accepted connections */
+    conn_limits limits;   /* of accepted and outbound connections */
+    uint8_t *scratch;     /* HOST_DRAW_MAX bytes */
+    char **listen;        /* NULL-terminated; NULL: the script names none */
     mem_heap *heap;
-    size_t heap_bytes;      /* allocated by Lua now */
+    size_t heap_bytes; /* allocated by Lua now */
     size_t heap_peak;
-    size_t heap_cap;        /* what Lua may have now: the configured cap, with the reserve while reporting */
+    size_t heap_cap; /* what Lua may have now: the configured cap, with the reserve while reporting */
     host_watch watch;
-    unsigned long long overrun_slice; /* the last slice in which the budget's hook raised */
+    unsigned long long overrun_slice; /* the last slice in which the budget's hook acted */
+    bool hook_yielded;                /* it has just ended a coroutine by yielding out of it */
     uint64_t slices;
-    uint64_t errors;        /* handlers that raised */
-    uint64_t overruns;      /* … because their budget was over */
-    char warning[512];      /* a warning of Lua's that is still being put together */
+    uint64_t errors;   /* handlers that raised */
+    uint64_t overruns; /* … because their budget was over */
+    char warning[512]; /* a warning of Lua's that is still being put together */
     size_t warning_len;
 };
 
@@ -130,26 +130,28 @@ struct host_task {
     host_task *next;
     host_task *prev;
     timer wake;
-    conn *c;               /* the connection whose handler this is, or NULL; it stays until the task is over */
-    const void *data;      /* HOST_ON_MESSAGE: until the first wait */
+    conn *c;          /* the connection whose handler this is, or NULL; it stays until the task is over */
+    const void *data; /* HOST_ON_MESSAGE: until the first wait */
     size_t len;
     host_timer *timer;     /* HOST_AFTER, HOST_EVERY */
-    host_conn *connecting; /* HOST_CONNECTS: the outbound connection */
+    host_attempt *attempt; /* HOST_CONNECTS */
     int ref;
-    io_status status;      /* HOST_ON_CLOSE: what broke it; after HOST_CONNECTS: how it went */
-    uint8_t reason;        /* HOST_ON_CLOSE: a conn_reason */
-    uint8_t kind;          /* a host_kind */
-    uint8_t origin;        /* HOST_ON_ERROR: the kind that failed */
-    uint8_t waiting;       /* a host_waiting */
-    bool held;             /* conn_hold(c) is in force */
-    bool keep;             /* HOST_ON_ERROR: the handler said "keep" */
+    io_status status; /* HOST_ON_CLOSE: what broke it */
+    uint8_t reason;   /* HOST_ON_CLOSE: a conn_reason */
+    uint8_t kind;     /* a host_kind */
+    uint8_t origin;   /* HOST_ON_ERROR: the kind that failed */
+    uint8_t failed;   /* what lua_pcallk() said of the handler: LUA_OK, LUA_ERRRUN, … */
+    uint8_t waiting;  /* a host_waiting */
+    bool held;        /* conn_hold(c) is in force */
+    bool keep;        /* HOST_ON_ERROR: the handler said "keep" */
 };
 
-/* The userdata that scripts see as conn. User value 1 is conn.state; an outbound one has 2, its handlers by kind, and 3,
- * the address it was given. */
+/* The userdata that scripts see as conn. User value 1 is conn.state; an outbound one has 2, its handlers by kind, and
+ * 3, the address it was given. */
 struct host_conn {
-    conn *c;          /* NULL: the connection is over, for scripts at least */
-    host_task *waiter; /* the task that waits in portico.connect() */
+    const void *tag;       /* tells it from other userdata */
+    conn *c;               /* NULL: the connection is over, for scripts at least */
+    host_attempt *attempt; /* that waits for it to be connected; else NULL */
     uint64_t id;
     uint32_t handlers; /* outbound: its own */
     int ref;
@@ -184,7 +186,8 @@ void host_reserve(host *h, bool on);
 char *host_cap_text(const host *h, char *text, size_t size);
 
 /* ---- host_budget.c ---- */
-/* Registers the host with the process's watchdog, which is started for the first one. False: out of memory or threads. */
+/* Registers the host with the process's watchdog, which is started for the first one. False: out of memory or threads.
+ * */
 bool host_budget_open(host *h);
 void host_budget_close(host *h);
 /* The slice that runs has been told to end. */
@@ -197,14 +200,9 @@ static inline bool host_is_overdue(const host *h)
 void host_budget_carry(host *h, lua_State *L);
 /* Leaving a slice that was, or had just become, overdue: takes the hook off L. */
 void host_budget_clear(host *h, lua_State *L);
-/* The slice that ended last had been told to end, and raised. */
-static inline bool host_has_overrun(const host *h)
-{
-    return h->overrun_slice + 1 == atomic_load_explicit(&h->watch.sequence, memory_order_relaxed);
-}
-/* Pushes what the first error of that slice said, and its traceback. False, and nothing: there was no memory to note
- * it. raises */
-bool host_budget_overrun(lua_State *L);
+/* Pushes what the first error of that slice said, and its traceback. False, and nothing: the hook has not raised in
+ * this slice, or there was no memory to note it. raises */
+bool host_push_overrun(lua_State *L, unsigned long long slice);
 
 static inline void host_slice_begin(host *h, host_kind kind, uint64_t conn_id, lua_State *L)
 {
@@ -224,8 +222,8 @@ static inline void host_slice_end(host *h, lua_State *L)
 }
 
 /* ---- host_dispatch.c ---- */
-/* Calls function(L) with the light userdata argument, protected and watched, on the main thread. Its results, as many as
- * asked for, or on an error its message, are left on the stack. */
+/* Calls function(L) with the light userdata argument, protected and watched, on the main thread. Its results, as many
+ * as asked for, or on an error its message, are left on the stack. */
 int host_protect(host *h, lua_CFunction function, void *argument, int results);
 /* Makes the dispatcher of the functions and nils on top of L's stack, HOST_ON_UNLOAD of them, and replaces them by it.
  * raises */
@@ -244,11 +242,18 @@ void host_task_wake(host_task *t);
 void host_kill_waiting(host *h);
 
 /* ---- host_report.c ---- */
-/* Logs why a task's coroutine died, once; counts it; and, when the script has on_error for it, leaves the table that
- * on_error gets on the main thread's stack. True: it did. */
-bool host_report(host *h, host_task *t, int status);
-/* Logs that there was no memory to call a handler. */
+/* The message handler of tasks: replaces an error by the table that on_error gets. raises */
+int host_make_error(lua_State *L);
+/* Pushes the table for an error that no message handler saw, for want of memory. raises */
+void host_push_memory_error(lua_State *L);
+/* Logs the error of the task's that is on top of the stack, once. raises */
+void host_report(lua_State *L, const host_task *t);
+/* Pushes the table of the error for which the budget's hook has ended the task, in the slice before this one. raises */
+void host_push_overrun_error(lua_State *L, const host_task *t);
+/* Logs that there was no memory. */
 void host_report_memory(host *h, host_kind kind, const conn *c);
+/* Logs the error on top of the stack of a task that was ended. */
+void host_report_close(host *h, const host_task *t);
 /* Pushes an error value as text, without calling metamethods. From and to may be the same. raises */
 void host_push_error_text(lua_State *to, lua_State *from, int index);
 /* Pushes the traceback of a thread, without the host's own frames at its end. raises */
@@ -268,7 +273,10 @@ void host_conn_drop(host *h, host_conn *hc);
 
 /* ---- host_connect.c: portico.connect ---- */
 int host_api_connect(lua_State *L);
+/* An outbound connection is open, or it is known why not. */
 void host_connect_opened(host *h, conn *c, io_status status);
+/* The task that waits is being ended. */
+void host_connect_abandon(host_attempt *a);
 
 /* ---- host_timer.c ---- */
 void host_timer_library(lua_State *L); /* raises */
@@ -301,19 +309,13 @@ void host_push_hint(lua_State *L, const char *name, const char *const *names);
 int64_t host_check_seconds(lua_State *L, int arg);
 /* Names of what host_limit_set() knows. */
 extern const char *const host_limit_names[];
-/* Sets the limit of that name from the value at index. Returns its bit; 0: there is no limit of that name; when the value
- * is wrong, it pushes what is expected, and returns HOST_LIMIT_WRONG. raises */
-enum {
-    HOST_LIMIT_SEND_HIGH = 8,
-    HOST_LIMIT_SEND_LOW = 16,
-    HOST_LIMIT_SEND_MAX = 32,
-    HOST_LIMIT_WRONG = 64
-};
+/* Sets the limit of that name from the value at index. Returns its bit; 0: there is no limit of that name; when the
+ * value is wrong, it pushes what is expected, and returns HOST_LIMIT_WRONG. raises */
+enum { HOST_LIMIT_SEND_HIGH = 8, HOST_LIMIT_SEND_LOW = 16, HOST_LIMIT_SEND_MAX = 32, HOST_LIMIT_WRONG = 64 };
 uint32_t host_limit_set(lua_State *L, conn_limits *limits, const char *name, int index);
-/* Makes the queue's marks fit each other: those that were not given follow the ones that were. NULL, or what is wrong. */
+/* Makes the queue's marks fit each other: those that were not given follow the ones that were. NULL, or what is wrong.
+ * */
 const char *host_limits_settle(conn_limits *limits, uint32_t given);
-/* The userdata at arg if its metatable is that one. raises a type error that names type. */
-void *host_check_userdata(lua_State *L, int arg, const void *meta, const char *type);
 /* Pushes nil, message, code, as scripts get it; returns 3. raises */
 int host_push_failure(lua_State *L, const char *message, const char *code);
 

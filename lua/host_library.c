@@ -17,7 +17,8 @@
 
 /* ---- Text only ---- */
 
-/* load(chunk, name, mode, env) and loadfile(file, mode, env), by way of Lua's own: upvalue 1 is that, 2 the place of mode. */
+/* load(chunk, name, mode, env) and loadfile(file, mode, env), by way of Lua's own: upvalue 1 is that, 2 the place of
+ * mode. */
 static int load_text(lua_State *L)
 {
     int place = (int)lua_tointeger(L, lua_upvalueindex(2));
@@ -95,7 +96,8 @@ static void change_package(lua_State *L, const char *dir)
     lua_setfield(L, -2, "cpath");
     if (dir != NULL) {
         lua_getfield(L, -1, "path");
-        lua_pushfstring(L, "%s%s?.lua;%s%s?%sinit.lua;%s", dir, LUA_DIRSEP, dir, LUA_DIRSEP, LUA_DIRSEP, lua_tostring(L, -1));
+        lua_pushfstring(L, "%s%s?.lua;%s%s?%sinit.lua;%s", dir, LUA_DIRSEP, dir, LUA_DIRSEP, LUA_DIRSEP,
+                        lua_tostring(L, -1));
         lua_setfield(L, -3, "path");
         lua_pop(L, 1);
     }

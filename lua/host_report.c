@@ -54,68 +54,101 @@ void host_push_traceback(lua_State *L, lua_State *of, int level)
     lua_remove(L, -2);
 }
 
-typedef struct failure {
-    host_task *task;
-    int status;     /* what lua_resume() said */
-    bool overrun;   /* it was the budget */
-    bool wants_table;
-} failure;
-
-/* Protected. Returns the table for on_error, when wanted. */
-static int report(lua_State *L)
+static unsigned long long slice_of(const host *h)
 {
-    const failure *f = lua_touserdata(L, 1);
-    host_task *t = f->task;
-    host *h = t->host;
-    char place[PLACE_MAX], cap[32];
-    if (f->overrun && host_budget_overrun(L)) { /* stack: failure, message, traceback */
-    } else {
-        if (f->status == LUA_ERRMEM) lua_pushfstring(L, "not enough memory (cap %s)", host_cap_text(h, cap, sizeof(cap)));
-        else host_push_error_text(L, t->co, -1);
-        host_push_traceback(L, t->co, 0);
-    }
-    lua_pushfstring(L, "%s\n  %s\n%s", lua_tostring(L, 2), describe(place, sizeof(place), (host_kind)t->kind, t->c),
-                    lua_tostring(L, 3));
-    size_t len;
-    const char *text = lua_tolstring(L, -1, &len);
-    log_text(LOG_ERROR, text, len);
-    if (!f->wants_table) return 0;
+    return atomic_load_explicit(&h->watch.sequence, memory_order_relaxed);
+}
+
+/* stack: …, message, traceback. Replaces them by the table that on_error gets. raises */
+static void make_table(lua_State *L, const host_task *t)
+{
     lua_createtable(L, 0, 4);
-    lua_pushvalue(L, 2);
+    lua_insert(L, -3);
+    lua_setfield(L, -3, "traceback");
     lua_setfield(L, -2, "message");
-    lua_pushvalue(L, 3);
-    lua_setfield(L, -2, "traceback");
     lua_pushstring(L, host_kind_name((host_kind)t->kind));
     lua_setfield(L, -2, "callback");
-    if (t->c != NULL) {
-        lua_pushinteger(L, (lua_Integer)t->c->id);
-        lua_setfield(L, -2, "conn");
+    if (t->c == NULL) return;
+    lua_pushinteger(L, (lua_Integer)t->c->id);
+    lua_setfield(L, -2, "conn");
+}
+
+/* A message handler: runs where the error was raised, while the stack is still there. */
+int host_make_error(lua_State *L)
+{
+    host *h = host_of(L);
+    host_reserve(h, true);
+    if (!host_push_overrun(L, slice_of(h))) {
+        host_push_error_text(L, L, 1);
+        host_push_traceback(L, L, 1);
     }
+    make_table(L, h->task);
+    host_reserve(h, false);
     return 1;
 }
 
-bool host_report(host *h, host_task *t, int status)
+void host_push_overrun_error(lua_State *L, const host_task *t)
 {
-    h->errors++;
-    failure f = {
-        .task = t,
-        .status = status,
-        .overrun = host_has_overrun(h),
-        .wants_table = (h->handlers & HOST_BIT(HOST_ON_ERROR)) && t->kind != HOST_ON_ERROR && t->kind != HOST_ON_LOAD &&
-                       t->kind != HOST_ON_UNLOAD,
-    };
+    host *h = host_of(L);
     host_reserve(h, true);
-    int result = host_protect(h, report, &f, f.wants_table ? 1 : 0);
+    if (!host_push_overrun(L, slice_of(h) - 2)) {
+        lua_pushliteral(L, "callback budget exceeded");
+        host_push_traceback(L, t->co, 0);
+    }
+    make_table(L, t);
     host_reserve(h, false);
-    if (result == LUA_OK) return f.wants_table;
-    lua_pop(h->L, 1);
-    host_report_memory(h, (host_kind)t->kind, t->c);
-    return false;
+}
+
+void host_push_memory_error(lua_State *L)
+{
+    host *h = host_of(L);
+    char cap[32];
+    lua_pushfstring(L, "not enough memory (cap %s)", host_cap_text(h, cap, sizeof(cap)));
+    lua_pushliteral(L, "");
+    make_table(L, h->task);
+    lua_pushstring(L, host_kind_name((host_kind)h->task->origin)); /* the task is on_error's by now */
+    lua_setfield(L, -2, "callback");
+}
+
+void host_report(lua_State *L, const host_task *t)
+{
+    host *h = host_of(L);
+    char place[PLACE_MAX];
+    luaL_Buffer text;
+    size_t len;
+    int error = lua_gettop(L);
+    bool is_table = lua_type(L, error) == LUA_TTABLE;
+    host_reserve(h, true);
+    luaL_buffinit(L, &text);
+    if (is_table) lua_getfield(L, error, "message");
+    else host_push_error_text(L, L, error); /* an error while the error was handled */
+    luaL_addvalue(&text);
+    luaL_addchar(&text, '\n');
+    luaL_addstring(&text, describe(place, sizeof(place), (host_kind)t->kind, t->c));
+    if (is_table) {
+        luaL_addchar(&text, '\n');
+        lua_getfield(L, error, "traceback");
+        luaL_addvalue(&text);
+    }
+    luaL_pushresult(&text);
+    host_reserve(h, false);
+    const char *bytes = lua_tolstring(L, -1, &len);
+    log_text(LOG_ERROR, bytes, len);
+    lua_settop(L, error);
 }
 
 void host_report_memory(host *h, host_kind kind, const conn *c)
 {
     char place[PLACE_MAX], cap[32];
-    log_write(LOG_ERROR, "not enough memory (cap %s)\n  %s", host_cap_text(h, cap, sizeof(cap)),
+    log_write(LOG_ERROR, "not enough memory (cap %s)\n%s", host_cap_text(h, cap, sizeof(cap)),
               describe(place, sizeof(place), kind, c));
+}
+
+void host_report_close(host *h, const host_task *t)
+{
+    char place[PLACE_MAX];
+    const char *text = lua_type(t->co, -1) == LUA_TSTRING ? lua_tostring(t->co, -1) : "(error object is not a string)";
+    h->errors++;
+    log_write(LOG_ERROR, "%s\nin a __close, %s, which was ended while it waited", text,
+              describe(place, sizeof(place), (host_kind)t->kind, t->c));
 }

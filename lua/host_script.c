@@ -48,20 +48,23 @@ static int add_traceback(lua_State *L)
 
 static void read_listen(lua_State *L, host *h, int index)
 {
-    lua_Integer count = lua_type(L, index) == LUA_TTABLE ? (lua_Integer)lua_rawlen(L, index) : 1;
-    if (count > HOST_LISTEN_MAX) {
-        lua_pushfstring(L, "listen: more than %d addresses", HOST_LISTEN_MAX);
+    bool is_list = lua_type(L, index) == LUA_TTABLE;
+    size_t count = is_list ? (size_t)lua_rawlen(L, index) : 1;
+    if (count < 1 || count > HOST_LISTEN_MAX) {
+        lua_pushfstring(L, "listen: 1 to %d addresses expected", HOST_LISTEN_MAX);
         fail(L);
     }
-    h->listen = mem_zalloc(((size_t)count + 1) * sizeof(*h->listen)); /* freed when the host closes */
-    for (lua_Integer i = 0; h->listen != NULL && i < count; i++) {
-        if (lua_type(L, index) == LUA_TTABLE) lua_rawgeti(L, index, i + 1);
+    h->listen = mem_zalloc((count + 1) * sizeof(*h->listen)); /* freed with the host, whatever happens here */
+    if (h->listen == NULL) luaL_error(L, "out of memory");
+    for (size_t i = 0; i < count; i++) {
+        if (is_list) lua_rawgeti(L, index, (lua_Integer)i + 1);
         else lua_pushvalue(L, index);
         if (lua_type(L, -1) != LUA_TSTRING) {
             lua_pushliteral(L, "listen: a string like \"tcp://127.0.0.1:7777\", or a list of them, expected");
             fail(L);
         }
         h->listen[i] = mem_strdup(lua_tostring(L, -1));
+        if (h->listen[i] == NULL) luaL_error(L, "out of memory");
         lua_pop(L, 1);
     }
 }
@@ -154,7 +157,8 @@ static void read_table(lua_State *L, host *h, int table, int first)
     int key = lua_gettop(L) + 1, value = key + 1;
     for (lua_pushnil(L); lua_next(L, table); lua_settop(L, key)) {
         if (lua_type(L, key) != LUA_TSTRING) {
-            lua_pushfstring(L, "the table that the script returns has a key that is no name: a %s", luaL_typename(L, key));
+            lua_pushfstring(L, "the table that the script returns has a key that is no name: a %s",
+                            luaL_typename(L, key));
             fail(L);
         }
         const char *name = lua_tostring(L, key);
@@ -217,6 +221,11 @@ static int load(lua_State *L)
 
     lua_pushcfunction(L, add_traceback);
     skip_first_line(&text, &len);
+    /* Lua's own words for it do not name the file. */
+    if (len > 0 && text[0] == LUA_SIGNATURE[0]) {
+        lua_pushfstring(L, "%s: only text can be loaded, not bytecode", config->script);
+        lua_error(L);
+    }
     if (luaL_loadbufferx(L, text, len, config->chunk_name, "t") != LUA_OK) lua_error(L);
     luaL_checkstack(L, config->arg_count + 32, "too many arguments for the script");
     for (int i = 0; i < config->arg_count; i++) lua_pushstring(L, config->args[i]);
@@ -261,7 +270,8 @@ bool host_script_load(host *h)
         return false;
     }
     if ((h->handlers & readers) == readers) {
-        log_write(LOG_ERROR, "%s: on_message and on_readable are both there: either the engine draws the bytes or the script",
+        log_write(LOG_ERROR,
+                  "%s: on_message and on_readable are both there: either the engine draws the bytes or the script",
                   h->config->script);
         return false;
     }

@@ -141,18 +141,7 @@ const char *host_limits_settle(conn_limits *limits, uint32_t given)
     return NULL;
 }
 
-/* ---- Arguments and results ---- */
-
-void *host_check_userdata(lua_State *L, int arg, const void *meta, const char *type)
-{
-    if (lua_type(L, arg) == LUA_TUSERDATA && lua_getmetatable(L, arg)) {
-        const void *found = lua_topointer(L, -1);
-        lua_pop(L, 1);
-        if (found == meta) return lua_touserdata(L, arg);
-    }
-    luaL_typeerror(L, arg, type);
-    return NULL;
-}
+/* ---- Results ---- */
 
 int host_push_failure(lua_State *L, const char *message, const char *code)
 {

@@ -8,18 +8,24 @@
 /* User value 1 is the function, the others are its arguments. Anchored in the registry while it runs or its function
  * does. */
 struct host_timer {
+    const void *tag; /* &timer_tag */
     timer clock;
     host *host;
     int64_t interval_ns; /* 0: fires once */
     int ref;             /* LUA_NOREF: not anchored */
     int arguments;
-    bool firing;         /* its function has been called and has not returned */
-    bool canceled;       /* … and is not to be called again */
+    bool firing;   /* its function has been called and has not returned */
+    bool canceled; /* … and is not to be called again */
 };
+
+/* What only a timer begins with. */
+static const char timer_tag;
 
 static host_timer *check(lua_State *L)
 {
-    return host_check_userdata(L, 1, host_of(L)->timer_meta, "timer");
+    host_timer *ht = lua_touserdata(L, 1);
+    if (ht == NULL || lua_rawlen(L, 1) != sizeof(*ht) || ht->tag != &timer_tag) luaL_typeerror(L, 1, "timer");
+    return ht;
 }
 
 host_kind host_timer_kind(const host_timer *ht)
@@ -38,8 +44,9 @@ static void fire(timer *clock, int64_t now_ns)
 int host_timer_push(lua_State *L, host_timer *ht)
 {
     luaL_checkstack(L, ht->arguments + 2, "too many arguments of a timer");
-    lua_rawgeti(L, LUA_REGISTRYINDEX, ht->ref); /* stack: timer */
-    for (int value = 1; value <= 1 + ht->arguments; value++) lua_getiuservalue(L, 1, value);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, ht->ref);
+    int place = lua_gettop(L);
+    for (int value = 1; value <= 1 + ht->arguments; value++) lua_getiuservalue(L, place, value);
     return ht->arguments;
 }
 
@@ -55,7 +62,8 @@ void host_timer_over(host *h, host_timer *ht)
     if (ht->interval_ns > 0 && !ht->canceled) {
         int64_t now_ns = io_port_now(h->worker->port);
         int64_t due_ns = ht->clock.deadline_ns + ht->interval_ns;
-        if (due_ns <= now_ns) due_ns += (now_ns - due_ns) / ht->interval_ns * ht->interval_ns + ht->interval_ns; /* keep step */
+        if (due_ns <= now_ns)
+            due_ns += (now_ns - due_ns) / ht->interval_ns * ht->interval_ns + ht->interval_ns; /* keep step */
         if (timer_start(&h->worker->timers, &ht->clock, due_ns)) return;
         log_write(LOG_ERROR, "a timer of portico.every ends: out of memory");
     }
@@ -97,7 +105,8 @@ static int begin(lua_State *L, int64_t delay_ns, int64_t interval_ns, int first,
     host *h = host_of(L);
     if (h->closing) return luaL_error(L, "no timer can be started while the server ends");
     host_timer *ht = lua_newuserdatauv(L, sizeof(*ht), 1 + arguments);
-    *ht = (host_timer){.clock = {.fire = fire},
+    *ht = (host_timer){.tag = &timer_tag,
+                       .clock = {.fire = fire},
                        .host = h,
                        .interval_ns = interval_ns,
                        .ref = LUA_NOREF,
@@ -188,7 +197,6 @@ void host_timer_library(lua_State *L)
     static const luaL_Reg methods[] = {{"cancel", cancel}, {NULL, NULL}};
     host *h = host_of(L);
     lua_createtable(L, 0, 6); /* stack: metatable */
-    h->timer_meta = lua_topointer(L, -1);
     luaL_newlib(L, methods);
     lua_setfield(L, -2, "__index");
     lua_pushcfunction(L, cancel);

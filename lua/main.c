@@ -28,15 +28,26 @@
 #define PORTICO_COMMIT ""
 #endif
 
+/* Which sanitizer watches this build: tests give it more time. gcc defines a macro, clang answers a question. */
+#if !defined(__has_feature)
+#define __has_feature(feature) 0
+#endif
+#if defined(__SANITIZE_THREAD__) || __has_feature(thread_sanitizer)
+#define SANITIZER "thread"
+#elif defined(__SANITIZE_ADDRESS__) || __has_feature(address_sanitizer)
+#define SANITIZER "address"
+#else
+#define SANITIZER ""
+#endif
+
+#ifdef NDEBUG
+#define ASSERTIONS "off"
+#else
+#define ASSERTIONS "on"
+#endif
+
 /* What a shell sees. */
-enum {
-    EXIT_CLEAN = 0,
-    EXIT_FAILED = 1,
-    EXIT_USAGE = 2,
-    EXIT_SCRIPT = 3,
-    EXIT_LISTEN = 4,
-    EXIT_CUT_OFF = 5
-};
+enum { EXIT_CLEAN = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_SCRIPT = 3, EXIT_LISTEN = 4, EXIT_CUT_OFF = 5 };
 
 enum {
     WHY_BYTES = 256,
@@ -116,15 +127,12 @@ static int print_version(bool verbose)
     text_add(&t, "portico %s\n", PORTICO_VERSION);
     if (verbose) {
         if (PORTICO_COMMIT[0] != '\0') text_add(&t, "commit     %s\n", PORTICO_COMMIT);
-        text_add(&t, "system     %s%s\n", os_describe(system, sizeof system), os_is_wine() ? " (Wine)" : "");
+        text_add(&t, "system     %s\n", os_describe(system, sizeof system));
         text_add(&t, "Lua        %s\n", LUA_RELEASE);
         text_add(&t, "allocator  %s\n", mem_describe());
         text_add(&t, "features   tcp ipv4 ipv6 half-close connect lent ready posted\n");
-#ifdef NDEBUG
-        text_add(&t, "assertions off\n");
-#else
-        text_add(&t, "assertions on\n");
-#endif
+        text_add(&t, "assertions %s\n", ASSERTIONS);
+        if (SANITIZER[0] != '\0') text_add(&t, "sanitizer  %s\n", SANITIZER);
         add_backends(&t);
     }
     return print(t.bytes, t.len);
@@ -295,7 +303,8 @@ static void dump_worker(worker *w, worker_message *message)
 {
     const conn_set *conns = &w->conns;
     log_write(LOG_INFO,
-              "worker %" PRIu32 ": %" PRIu32 " connection%s, %" PRIu64 " opened, %" PRIu64 " closed, %" PRIu64 " packets",
+              "worker %" PRIu32 ": %" PRIu32 " connection%s, %" PRIu64 " opened, %" PRIu64 " closed, %" PRIu64
+              " packets",
               w->id, conns->count, plural(conns->count), conns->opened, conns->closed, w->packets);
     mem_free(message);
 }

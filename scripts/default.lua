@@ -3,17 +3,18 @@
 --   portico                            sends back what it receives
 --   portico scripts/default.lua ack    answers each message with an acknowledgement
 --
--- It is built on the zero-byte-read trick. A server that waits for data with a buffer in hand pins that memory for as
--- long as the client is silent, and most clients are silent most of the time. So Portico asks the system to say only
--- *that* something has come:
+-- It is built on the zero-byte-read trick. A server that waits for data with a buffer in hand pins
+-- that memory for as long as the client is silent, and most clients are silent most of the time. So
+-- Portico asks the system to say only *that* something has come:
 --
---   Windows          a WSARecv with a buffer of zero bytes. Its completion packet arrives when there are bytes to be read,
---                    or the client has closed, and moves nothing.
+--   Windows          a WSARecv with a buffer of zero bytes. Its completion packet arrives when there
+--                    are bytes to be read, or the client has closed, and moves nothing.
 --   Linux, io_uring  a poll for readability, which completes in the same way.
 --   Linux, epoll     "this socket is readable" is all that epoll ever says.
 --
--- A script that has on_readable gets that completion as it is, and draws the bytes itself, with conn:recv(max). One that
--- has on_message instead leaves the drawing to Portico, and is handed the bytes. This is the whole of an echo server:
+-- A script that has on_readable gets that completion as it is, and draws the bytes itself, with
+-- conn:recv(max). One that has on_message instead leaves the drawing to Portico, and is handed the
+-- bytes. This is the whole of an echo server:
 --
 --   return { on_message = function(conn, data) return data end }
 
@@ -35,16 +36,18 @@ end
 -- Something is there to be read: bytes, or the end of the stream.
 local function on_readable(conn)
   for _ = 1, DRAWS_MAX do
-    -- Never waits. No data: nothing more for now ("again"), or the client has closed ("eof"). Either way Portico goes on
-    -- by itself: with the next zero-byte read, or by sending what is queued and closing.
+    -- Never waits. No data: nothing more for now ("again"), or the client has closed ("eof").
+    -- Either way Portico goes on by itself: with the next zero-byte read, or by sending what is
+    -- queued and closing.
     local data = conn:recv(RECEIVE_MAX)
     if not data then
       return
     end
     log.debug(conn, "sent", #data, "bytes:", data)
 
-    -- send() copies and queues. It says false when the client takes less than we have for it: then we stop drawing, so
-    -- that its bytes stay with the system, and TCP slows it down. It says nil when the connection is over.
+    -- send() copies and queues. It says false when the client takes less than we have for it: then
+    -- we stop drawing, its bytes stay with the system, and TCP slows it down. It says nil when the
+    -- connection is over.
     if not conn:send(mode == "ack" and ACKNOWLEDGEMENT or data) then
       return
     end

@@ -18,9 +18,9 @@ def pytest_addoption(parser):
     group.addoption("--backend", metavar="NAME", help="io_uring, epoll or iocp; without it the best that works")
     group.addoption("--wine", action="store_true", help="run the program through wine")
     group.addoption("--scale", type=float, default=None, metavar="F",
-                    help="factor on volumes of work; default PORTICO_TEST_SCALE, else 1, under Wine 0.05")
+                    help="factor on volumes of work; default PORTICO_TEST_SCALE, else 1; Wine and sanitizers: 0.05")
     group.addoption("--patience", type=float, default=None, metavar="F",
-                    help="factor on deadlines; default PORTICO_TEST_PATIENCE, else 1, under Wine 3")
+                    help="factor on deadlines; default PORTICO_TEST_PATIENCE, else 1; Wine and sanitizers: 3")
 
 
 def factor(value, name, otherwise):
@@ -32,29 +32,35 @@ def pytest_configure(config):
     settings.portico = config.getoption("--portico")
     settings.backend = config.getoption("--backend")
     settings.wine = config.getoption("--wine")
-    settings.scale = factor(config.getoption("--scale"), "PORTICO_TEST_SCALE", 0.05 if settings.wine else 1)
-    settings.patience = factor(config.getoption("--patience"), "PORTICO_TEST_PATIENCE", 3 if settings.wine else 1)
     config.addinivalue_line("markers", "no_wine(reason): cannot be tried under Wine")
+    config.addinivalue_line("markers", "budget: ends a handler that runs for too long")
     if settings.portico is None:
         raise pytest.UsageError("--portico is needed: the program under test")
     if not os.path.exists(settings.portico):
         raise pytest.UsageError(f"--portico: there is no {settings.portico}")
     settings.portico = os.path.abspath(settings.portico)
+    if settings.wine:
+        os.environ.setdefault("WINEDEBUG", "-all")  # else it speaks on the same standard error
+        os.environ.setdefault("LANG", "C.UTF-8")  # and what is not ASCII on a command line is lost
+    settings.sanitizer = rig.sanitizer()
+    slow = settings.wine or settings.sanitizer is not None
+    settings.scale = factor(config.getoption("--scale"), "PORTICO_TEST_SCALE", 0.05 if slow else 1)
+    settings.patience = factor(config.getoption("--patience"), "PORTICO_TEST_PATIENCE", 3 if slow else 1)
 
 
 def pytest_collection_modifyitems(items):
-    if not rig.Settings.wine:
-        return
     for item in items:
         mark = item.get_closest_marker("no_wine")
-        if mark:
+        if mark and rig.Settings.wine:
             item.add_marker(pytest.mark.skip(reason=mark.args[0]))
+        if item.get_closest_marker("budget") and rig.Settings.sanitizer == "thread":
+            item.add_marker(pytest.mark.skip(reason="the thread sanitizer holds back the signal that ends a handler"))
 
 
 @pytest.fixture
 def server(tmp_path):
-    """Starts portico: server(script, *options, args=…, listen=…). The script is a text, a path, or None for the embedded
-    one. What the test has not stopped itself is stopped at its end, and must then end clean."""
+    """Starts portico: server(script, *options, args=…, listen=…). The script is a text, a path, or None for the
+    embedded one. What the test has not stopped itself is stopped at its end, and must then end clean."""
     started = []
 
     def start(script=None, *options, ready=True, **more):
@@ -64,9 +70,14 @@ def server(tmp_path):
 
     try:
         yield start
+        failures = []
         for one in started:
             if not one.checked:
-                one.stop()
+                try:
+                    one.stop()
+                except AssertionError as failure:
+                    failures.append(str(failure))
+        assert not failures, failures[0]
     finally:
         for one in started:
             one.kill()

@@ -53,8 +53,13 @@ def test_the_way_to_receive_can_be_changed_while_it_runs(server):
 
 # ---- conn ----
 
+ENDS = """return { on_connect = function(conn)
+  conn:send(table.concat({conn.peer, conn.addr, conn.listener}, " "), "\\n")
+end }"""
+
+
 def test_conn_knows_both_ends_and_its_listener(server):
-    one = server("return { on_connect = function(c) c:send(table.concat({c.peer, c.addr, c.listener}, ' ') .. '\\n') end }")
+    one = server(ENDS)
     with one.connect() as client:
         peer, address, listener = client.line().decode().split()
         assert peer == f"127.0.0.1:{client.address[1]}"
@@ -63,8 +68,7 @@ def test_conn_knows_both_ends_and_its_listener(server):
 
 
 def test_conn_over_ipv6(server, ipv6):
-    one = server("return { on_connect = function(c) c:send(table.concat({c.peer, c.addr, c.listener}, ' ') .. '\\n') end }",
-                 listen=("tcp://[::1]:0",))
+    one = server(ENDS, listen=("tcp://[::1]:0",))
     with one.connect() as client:
         assert client.line().decode().split() == [
             f"[::1]:{client.address[1]}", f"[::1]:{one.port}", f"tcp://[::1]:{one.port}"]
@@ -265,23 +269,27 @@ def test_now_is_the_time_of_day_and_monotonic_goes_on(server):
 
 
 def test_conns_goes_through_the_connections_of_the_worker(server):
-    one = server("""return { on_message = function(conn, data)
-      for other in portico.conns() do if other ~= conn then other:send(data) end end
-      conn:send("sent")
-    end }""", "--workers", "1")
+    one = server("""return {
+      on_connect = function(conn) conn:send("hello") end,
+      on_message = function(conn, data)
+        for other in portico.conns() do if other ~= conn then other:send(data) end end
+      end }""", "--workers", "1")
     clients = [one.connect() for _ in range(4)]
-    for client in clients[1:]:
-        assert client.ask("sent") != b""
+    for client in clients:
+        assert client.take(5) == b"hello"
+    for number, client in enumerate(clients):
+        client.send(b"from %d" % number)
         for other in clients:
             if other is not client:
-                assert other.take(4) == b"sent"
+                assert other.take(6) == b"from %d" % number
     for client in clients:
         client.close()
 
 
 def test_args_and_version(server):
-    one = server(SAY + "say(arg[0]:match('script.lua'), arg[1], #portico.args, portico.args[2], portico.version) return {}",
-                 "--workers", "1", args=("one", "zwei drei"))
+    one = server(SAY + """
+      say(arg[0]:match("script.lua"), arg[1], #portico.args, portico.args[2], portico.version)
+      return {}""", "--workers", "1", args=("one", "zwei drei"))
     assert re.fullmatch(r"script\.lua one 2 zwei drei \d+\.\d+\.\d+", one.wait_said(1)[0])
 
 

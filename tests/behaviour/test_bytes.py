@@ -3,18 +3,20 @@
 import random
 import selectors
 import socket
+import time
 from collections import deque
 
 import pytest
 
 from rig import ECHO, Settings, deadline, pattern, scaled
 
-import time
-
 BLOCK = 1 << 16
 MODES = {
     "lent": ECHO,
-    "ready": "return { on_readable = function(conn) local data = conn:recv(65536) if data then conn:send(data) end end }\n",
+    "ready": """return { on_readable = function(conn)
+      local data = conn:recv(65536)
+      if data then conn:send(data) end
+    end }""",
 }
 
 

@@ -151,6 +151,7 @@ def test_an_unreadable_script_is_exit_3(tmp_path):
     assert "ermission denied" in refused(3, path)
 
 
+@pytest.mark.budget
 def test_a_script_that_loads_for_ever_is_exit_3(tmp_path):
     error = refused(3, "--load-budget", "0.2", script(tmp_path, "while true do end\n"))
     assert re.search(r"script\.lua:1", error), error
@@ -292,6 +293,20 @@ def test_a_script_comes_from_standard_input(tmp_path):
         result = run("--listen", "tcp://127.0.0.1:0", "-", stdin=file)
     assert result.returncode == 3
     assert "stdin:1: from here" in result.stderr
+
+
+@pytest.mark.no_wine("needs a signal while it reads standard input")
+def test_a_stop_while_it_waits_for_the_script_ends_it():
+    process = subprocess.Popen([Settings.portico, "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        assert b"backend" in process.stderr.readline()  # the line before the script is read
+        # The signal may still come before it waits; then the next one ends it.
+        until(lambda: process.send_signal(2) or process.poll() is not None)
+        assert process.returncode == 3
+        assert b"interrupted" in process.stderr.read()
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_first_line_for_the_shell_and_a_byte_order_mark_are_passed_over(tmp_path):

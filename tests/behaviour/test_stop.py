@@ -18,8 +18,6 @@ return {
 }
 """
 
-ANY_TIME = ("--callback-budget", "0")
-
 
 def flood(blocks):
     return FLOOD.replace("COUNT", str(blocks))
@@ -44,7 +42,7 @@ def test_idle_connections_get_an_end_and_no_reset(server):
 
 def test_draining_delivers_every_byte_that_was_queued(server):
     blocks = scaled(256, 32)
-    one = server(flood(blocks), *ANY_TIME)
+    one = server(flood(blocks))
     with one.connect(receive_buffer=1 << 16) as client:
         one.wait_said(1)
         one.signal()
@@ -55,7 +53,7 @@ def test_draining_delivers_every_byte_that_was_queued(server):
 
 
 def test_nobody_is_accepted_any_more_while_it_drains(server):
-    one = server(flood(256), *ANY_TIME)
+    one = server(flood(256))
     with one.connect(receive_buffer=1 << 16) as client:
         one.wait_said(1)
         one.signal()
@@ -75,7 +73,7 @@ def test_nobody_is_accepted_any_more_while_it_drains(server):
 
 
 def test_a_peer_that_takes_nothing_is_cut_off_at_the_deadline_with_5(server):
-    one = server(flood(512), *ANY_TIME, "--drain-timeout", "0.3")
+    one = server(flood(512), "--drain-timeout", "0.3")
     with one.connect(receive_buffer=1 << 16) as client:
         one.wait_said(1)
         begin = time.monotonic()
@@ -87,7 +85,7 @@ def test_a_peer_that_takes_nothing_is_cut_off_at_the_deadline_with_5(server):
 
 
 def test_a_second_stop_is_at_once(server):
-    one = server(flood(512), *ANY_TIME, "--drain-timeout", "60")
+    one = server(flood(512), "--drain-timeout", "60")
     with one.connect(receive_buffer=1 << 16):
         one.wait_said(1)
         one.signal()
@@ -97,7 +95,7 @@ def test_a_second_stop_is_at_once(server):
 
 
 def test_a_drain_time_of_0_is_at_once(server):
-    one = server(flood(512), *ANY_TIME, "--drain-timeout", "0")
+    one = server(flood(512), "--drain-timeout", "0")
     with one.connect(receive_buffer=1 << 16):
         one.wait_said(1)
         one.signal()
@@ -152,8 +150,8 @@ def test_a_script_can_stop_the_server(server):
 
 @pytest.mark.parametrize("where", ["top", "on_load"])
 def test_a_script_can_stop_the_server_before_it_starts(server, where):
-    text = "portico.shutdown()\nreturn {}" if where == "top" else "return { on_load = function() portico.shutdown() end }"
-    one = server(text, ready=False)
+    texts = {"top": "portico.shutdown() return {}", "on_load": "return { on_load = function() portico.shutdown() end }"}
+    one = server(texts[where], ready=False)
     one.check_end(0)
 
 

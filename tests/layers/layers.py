@@ -20,6 +20,7 @@ LEVELS = [
     ["conn", "listener", "options"],
     ["worker"],
     ["resolver"],
+    ["resolver"],
     ["server"],
 ]
 ALSO = {("log", "mem"), ("log", "os"), ("os", "mem"), ("os", "log"), ("file", "mem"), ("net", "os"), ("net", "log"),
