@@ -264,6 +264,14 @@ void os_thread_interrupt(os_thread *thread, void (*interrupt)(void *argument), v
     (void)pthread_mutex_unlock(&thread->interrupters);
 }
 
+int64_t os_thread_cpu_ns(os_thread *thread)
+{
+    clockid_t clock;
+    struct timespec time;
+    if (pthread_getcpuclockid(thread->id, &clock) != 0 || clock_gettime(clock, &time) != 0) return 0;
+    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+}
+
 /* ---- Locks ---- */
 
 struct os_mutex {

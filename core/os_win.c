@@ -230,6 +230,15 @@ void os_thread_interrupt(os_thread *thread, void (*interrupt)(void *argument), v
     ReleaseSRWLockExclusive(&thread->interrupters);
 }
 
+int64_t os_thread_cpu_ns(os_thread *thread)
+{
+    FILETIME created, ended, kernel, user;
+    if (!GetThreadTimes(thread->handle, &created, &ended, &kernel, &user)) return 0;
+    uint64_t ticks = ((uint64_t)kernel.dwHighDateTime << 32 | kernel.dwLowDateTime) +
+                     ((uint64_t)user.dwHighDateTime << 32 | user.dwLowDateTime);
+    return (int64_t)(ticks * 100); /* a tick is 100 ns */
+}
+
 /* ---- Locks ---- */
 
 struct os_mutex {

@@ -20,7 +20,8 @@ struct resolver {
     uint32_t free_threads; /* that wait for a query */
     uint32_t running;      /* threads that have not left */
     uint32_t queued;
-    bool closing;
+    bool closing; /* nothing more is looked up */
+    bool over;    /* nothing more is answered */
 };
 
 static void run_answer(worker *w, worker_message *message)
@@ -54,9 +55,8 @@ static void serve(void *argument)
         os_mutex_unlock(r->mutex);
         look_up(query);
         os_mutex_lock(r->mutex);
-        /* Under the lock: once closing is seen, the worker's port may be gone. */
-        if (r->closing) mem_free(query);
-        else worker_post(query->worker, &query->message);
+        /* Under the lock: once it is over, the worker's port may be gone, and who asked may be, too. */
+        if (!r->over) worker_post(query->worker, &query->message);
     }
     r->running--;
     os_cond_signal(r->left);
@@ -91,12 +91,15 @@ void resolver_close(resolver *r)
     while (r->head != NULL) {
         resolver_query *query = r->head;
         r->head = query->next;
-        mem_free(query);
+        query->status = IO_CANCELED;
+        worker_post(query->worker, &query->message);
     }
+    r->tail = NULL;
     os_cond_broadcast(r->asked);
     int64_t deadline = os_monotonic_ns() + PATIENCE_NS;
     while (r->running > 0 && os_monotonic_ns() < deadline)
         os_cond_wait(r->left, r->mutex, deadline - os_monotonic_ns());
+    r->over = true;
     bool all_left = r->running == 0;
     os_mutex_unlock(r->mutex);
     if (!all_left) return;

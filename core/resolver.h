@@ -22,8 +22,9 @@ enum {
 typedef struct resolver resolver;
 typedef struct resolver_query resolver_query;
 
-/* Made with mem_zalloc() by who asks, and freed by answer, which is called exactly once if resolver_ask() was IO_OK, unless
- * the server ends first: then the query is freed by the resolver. */
+/* Who asks owns it, but from resolver_ask() to the answer it is the resolver's. answer is called exactly once if
+ * resolver_ask() was IO_OK; only for a look-up that outlasts the end of the server it is not, and that query is never
+ * touched or freed again. */
 struct resolver_query {
     char uri[RESOLVER_URI_MAX]; /* what to look up, as net_addr_resolve() takes it */
     void (*answer)(worker *w, resolver_query *query);
@@ -41,8 +42,9 @@ struct resolver_query {
 
 /* NULL when out of memory. Threads are started when they are needed. */
 resolver *resolver_open(void);
-/* No answers come after this. Waits at most a second for look-ups that are under way; what cannot be interrupted is left
- * behind, to end with the process. */
+/* What still waits for a thread is answered with IO_CANCELED; look-ups that are under way are waited for, at most a second.
+ * What cannot be interrupted is left behind, to end with the process. No answers come after this. The workers' ports are
+ * still open. */
 void resolver_close(resolver *r);
 
 /* thread  the worker's.

@@ -1,9 +1,9 @@
 /* host_budget.c - ends handlers that run for too long, at no cost to the others.
  *
  * A slice costs two stores of a sequence number: odd while it runs. One thread of the process, the watchdog, looks at
- * the numbers now and then. A slice that it sees for longer than the budget is overdue: the watchdog interrupts the
- * worker and arms a count hook, which ends the coroutine that runs at its next instruction. And at each one after that,
- * for as long as the slice lasts: a loop of pcalls ends too.
+ * the numbers now and then. A slice that it sees for longer than the budget, and that has used so much processor time,
+ * is overdue: the watchdog interrupts the worker and arms a count hook, which ends the coroutine that runs at its next
+ * instruction. And at each one after that, for as long as the slice lasts: a loop of pcalls ends too.
  *
  * The hook is armed on one coroutine. Those further out get it when control comes back to them (host_budget_carry()); a
  * coroutine that was entered in between is found by the watchdog at its next look. One that keeps a hook from an
@@ -54,9 +54,8 @@ static void push_message(lua_State *L, const host *h)
 /* Keeps message and traceback of the first place: what is ended after it is further out. raises */
 static void note_overrun(lua_State *L, host *h)
 {
-    unsigned long long slice = atomic_load_explicit(&h->watch.sequence, memory_order_relaxed);
-    if (h->overrun_slice == slice) return;
-    h->overrun_slice = slice;
+    if (h->overrun_slice == host_slice(h)) return;
+    h->overrun_slice = host_slice(h);
     h->overruns++;
     host_reserve(h, true);
     lua_createtable(L, 2, 0);
@@ -159,13 +158,18 @@ static void look(host *h, int64_t now_ns)
         watch->seen = sequence;
         watch->since_ns = now_ns;
         watch->told = false;
+        if (sequence % 2 != 0) watch->cpu_ns = os_thread_cpu_ns(h->worker->thread);
         return;
     }
     int64_t budget_ns = atomic_load_explicit(&watch->budget_ns, memory_order_relaxed);
     int64_t late_ns = now_ns - watch->since_ns;
     if (budget_ns == 0 || late_ns < budget_ns) return;
-    atomic_store_explicit(&watch->overdue, sequence, memory_order_relaxed);
-    os_thread_interrupt(h->worker->thread, arm, h);
+    /* What counts is processor time: on a crowded machine a handler that behaves may not get to run for long. */
+    int64_t cpu_ns = os_thread_cpu_ns(h->worker->thread);
+    if (cpu_ns == 0 || cpu_ns - watch->cpu_ns >= budget_ns) {
+        atomic_store_explicit(&watch->overdue, sequence, memory_order_relaxed);
+        os_thread_interrupt(h->worker->thread, arm, h);
+    }
     if (!watch->told && late_ns >= STUCK_NS_MIN && late_ns / STUCK_BUDGETS >= budget_ns) {
         watch->told = true;
         say_stuck(h, late_ns);

@@ -57,7 +57,7 @@ static outcome step(lua_State *L, lua_State *co, int arguments, int *results)
     if (h->hook_yielded) {
         h->hook_yielded = false;
         close_thread(L, co);
-        lua_pushliteral(L, "budget exceeded"); /* what counts is that L raises at its next instruction */
+        lua_pushliteral(L, "callback budget exceeded"); /* hardly seen: L ends at its next instruction */
         return RAISED;
     }
     if (!lua_checkstack(L, *results + 1)) {

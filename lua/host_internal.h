@@ -82,7 +82,8 @@ typedef struct host_watch {
     bool registered;         /* the watchdog knows this host */
     bool told;               /* the watchdog's: the slice was logged as stuck */
     unsigned long long seen; /* the watchdog's: the slice it saw last … */
-    int64_t since_ns;        /* … and since when */
+    int64_t since_ns;        /* … and since when, */
+    int64_t cpu_ns;          /* … and what the worker's thread had used then */
     host *next;              /* the watchdog's list */
 } host_watch;
 
@@ -190,11 +191,15 @@ char *host_cap_text(const host *h, char *text, size_t size);
  * */
 bool host_budget_open(host *h);
 void host_budget_close(host *h);
+/* The number of the slice that runs; even when none does. */
+static inline unsigned long long host_slice(const host *h)
+{
+    return atomic_load_explicit(&h->watch.sequence, memory_order_relaxed);
+}
 /* The slice that runs has been told to end. */
 static inline bool host_is_overdue(const host *h)
 {
-    return atomic_load_explicit(&h->watch.overdue, memory_order_relaxed) ==
-           atomic_load_explicit(&h->watch.sequence, memory_order_relaxed);
+    return atomic_load_explicit(&h->watch.overdue, memory_order_relaxed) == host_slice(h);
 }
 /* Makes L end at its next instruction, when the slice is overdue: for coroutines whose inner one has come back. */
 void host_budget_carry(host *h, lua_State *L);

@@ -54,11 +54,6 @@ void host_push_traceback(lua_State *L, lua_State *of, int level)
     lua_remove(L, -2);
 }
 
-static unsigned long long slice_of(const host *h)
-{
-    return atomic_load_explicit(&h->watch.sequence, memory_order_relaxed);
-}
-
 /* stack: …, message, traceback. Replaces them by the table that on_error gets. raises */
 static void make_table(lua_State *L, const host_task *t)
 {
@@ -78,7 +73,7 @@ int host_make_error(lua_State *L)
 {
     host *h = host_of(L);
     host_reserve(h, true);
-    if (!host_push_overrun(L, slice_of(h))) {
+    if (!host_push_overrun(L, host_slice(h))) {
         host_push_error_text(L, L, 1);
         host_push_traceback(L, L, 1);
     }
@@ -91,7 +86,7 @@ void host_push_overrun_error(lua_State *L, const host_task *t)
 {
     host *h = host_of(L);
     host_reserve(h, true);
-    if (!host_push_overrun(L, slice_of(h) - 2)) {
+    if (!host_push_overrun(L, host_slice(h) - 2)) {
         lua_pushliteral(L, "callback budget exceeded");
         host_push_traceback(L, t->co, 0);
     }

@@ -37,9 +37,12 @@ static void fail_at(lua_State *L, int index)
 
 static int add_traceback(lua_State *L)
 {
-    host_push_error_text(L, L, 1);
+    if (!host_push_overrun(L, host_slice(host_of(L)))) {
+        host_push_error_text(L, L, 1);
+        host_push_traceback(L, L, 1);
+    } /* stack: error, message, traceback */
     lua_pushliteral(L, "\n");
-    host_push_traceback(L, L, 1);
+    lua_insert(L, -2);
     lua_concat(L, 3);
     return 1;
 }
