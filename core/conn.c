@@ -7,12 +7,14 @@
 #include <assert.h>
 #include <string.h>
 
-enum { SLAB_CONNS = 64 };
+enum { SLAB_BYTES = 32 * 1024 }; /* a size that the allocator has, so that nothing is lost to rounding */
 
 typedef struct conn_slab {
     struct conn_slab *next;
-    conn conns[SLAB_CONNS];
+    conn conns[(SLAB_BYTES - sizeof(void *)) / sizeof(conn)];
 } conn_slab;
+
+static_assert(sizeof(conn_slab) <= SLAB_BYTES, "a slab is a block of that size");
 
 /* Bytes that came while the connection was held or paused: at most one receive. */
 typedef struct conn_stash {
@@ -76,7 +78,7 @@ static bool add_slab(conn_set *set)
     if (slab == NULL) return false;
     slab->next = set->slabs;
     set->slabs = slab;
-    for (size_t i = SLAB_CONNS; i-- > 0;) {
+    for (size_t i = array_count(slab->conns); i-- > 0;) {
         slab->conns[i].live_next = set->free;
         set->free = &slab->conns[i];
     }
@@ -202,7 +204,7 @@ static void configure(conn *c, const conn_config *config)
     c->limits = config->limits;
     c->listener = config->listener;
     c->user = config->user;
-    c->receive = (uint8_t)config->receive;
+    c->receive = (unsigned)config->receive & 3u;
     c->half_open = config->half_open;
     c->deadline.fire = on_deadline;
 }
@@ -643,7 +645,7 @@ void conn_abort(conn *c, conn_reason reason, io_status status)
 
 void conn_set_receive(conn *c, conn_receive receive)
 {
-    c->receive = (uint8_t)receive;
+    c->receive = (unsigned)receive & 3u;
     c->undrawn = false;
     mark_dirty(c);
 }

@@ -117,18 +117,18 @@ struct conn {
     io_socket socket;
     uint64_t id; /* never reused in this process, above 0 */
     net_addr peer;
+    uint32_t messages; /* on_data and draws that brought bytes */
     uint64_t received; /* bytes */
     uint64_t sent;     /* bytes that the kernel took */
     int64_t opened_ns;
     int64_t active_ns;   /* last byte either way */
     int64_t progress_ns; /* when the kernel last took bytes, or the queue began to fill; after our FIN: when it went */
     int64_t drain_ns;    /* DRAINING: the deadline for all of it */
-    uint32_t messages;   /* on_data and draws that brought bytes */
     int16_t status;      /* an io_status: what broke it */
     uint8_t state;       /* a conn_state */
     uint8_t reason;      /* a conn_reason; final from CLOSING on */
-    uint8_t receive;     /* a conn_receive */
     uint8_t holds;       /* conn_hold() less conn_unhold() */
+    uint8_t receive : 2; /* a conn_receive: fits in two bits */
     bool outbound : 1;
     bool half_open : 1;  /* FIN is reported and not answered by closing */
     bool paused : 1;     /* conn_pause() */

@@ -15,7 +15,7 @@
 
 /* A sockaddr_in or sockaddr_in6, opaque to everyone but net_*.c and io_*.c. All zero: none. */
 typedef struct net_addr {
-    uint32_t words[8];
+    uint32_t words[7];
 } net_addr;
 
 enum {
