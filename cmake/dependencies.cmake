@@ -23,14 +23,16 @@ function(portico_fetch name)
   string(TOUPPER ${name} upper)
   set(url ${${upper}_URL})
   set(sha256 ${${upper}_SHA256})
+  cmake_path(GET url FILENAME file)
   if(EXISTS ${PORTICO_SOURCES}/${${upper}_DEBIAN_FILE})
     set(url ${PORTICO_SOURCES}/${${upper}_DEBIAN_FILE})
     set(sha256 ${${upper}_DEBIAN_SHA256})
+  elseif(EXISTS ${PORTICO_SOURCES}/${file})
+    set(url ${PORTICO_SOURCES}/${file})
   endif()
   FetchContent_Declare(${name}
     URL ${url}
     URL_HASH SHA256=${sha256}
-    TIMEOUT 120
     DOWNLOAD_EXTRACT_TIMESTAMP ON
     SOURCE_SUBDIR without-its-own-build)
   FetchContent_MakeAvailable(${name})

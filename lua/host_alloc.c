@@ -1,7 +1,6 @@
 /* host_alloc.c - the allocator of a Lua state: its own heap, with a cap. */
 #include "host_internal.h"
 
-#include <inttypes.h>
 #include <stdio.h>
 
 void *host_allocate(void *context, void *block, size_t old_bytes, size_t bytes)

@@ -8,9 +8,6 @@
  */
 #include "host_internal.h"
 
-#include "log.h"
-#include "net.h"
-
 #include <assert.h>
 #include <string.h>
 

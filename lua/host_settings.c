@@ -2,7 +2,6 @@
 #include "host_internal.h"
 
 #include <assert.h>
-#include <stdio.h>
 #include <string.h>
 
 /* ---- Misspelt names ---- */

@@ -19,11 +19,11 @@ static struct {
     atomic_uint opens, closes;
     atomic_uint per_worker[WORKERS];
     atomic_uint reasons[CONN_SHUTDOWN + 1];
-    atomic_uint waiting; /* what busy() says */
-    bool stop_in_open;   /* the first worker's app stops the server while it opens */
-    bool fail_second;    /* the second worker's app does not open */
-    bool hold;           /* connections are held when they open, as by a handler that waits */
-    bool flood;          /* a megabyte is sent to every new connection */
+    atomic_uint waiting;      /* what busy() says */
+    atomic_bool stop_in_open; /* the first worker's app stops the server while it opens */
+    atomic_bool fail_second;  /* the second worker's app does not open */
+    atomic_bool hold;         /* connections are held when they open, as by a handler that waits */
+    atomic_bool flood;        /* a megabyte is sent to every new connection */
 } app;
 
 static conn_limits limits;
