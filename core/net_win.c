@@ -14,6 +14,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "net_inet.h"
+
 /* MinGW's headers lack these two. listen() on Windows takes a plain number as at most 200; a larger queue is asked
  * for as a negative one. */
 #ifndef SOMAXCONN_HINT
@@ -139,45 +141,6 @@ void net_stop(void)
 
 /* ---- Addresses ---- */
 
-void net_system_pack(net_addr *addr, const net_endpoint *endpoint)
-{
-    *addr = (net_addr){{0}};
-    if (endpoint->version == 4) {
-        struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons(endpoint->port)};
-        memcpy(&v4.sin_addr, endpoint->bytes, sizeof v4.sin_addr);
-        memcpy(addr, &v4, sizeof v4);
-    } else if (endpoint->version == 6) {
-        struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = htons(endpoint->port)};
-        memcpy(&v6.sin6_addr, endpoint->bytes, sizeof v6.sin6_addr);
-        memcpy(addr, &v6, sizeof v6);
-    }
-}
-
-void net_system_unpack(net_endpoint *endpoint, const net_addr *addr)
-{
-    *endpoint = (net_endpoint){{0}, 0, 0};
-    if (net_addr_family(addr) == AF_INET) {
-        struct sockaddr_in v4;
-        memcpy(&v4, addr, sizeof v4);
-        memcpy(endpoint->bytes, &v4.sin_addr, sizeof v4.sin_addr);
-        endpoint->port = ntohs(v4.sin_port);
-        endpoint->version = 4;
-    } else if (net_addr_family(addr) == AF_INET6) {
-        struct sockaddr_in6 v6;
-        memcpy(&v6, addr, sizeof v6);
-        memcpy(endpoint->bytes, &v6.sin6_addr, sizeof v6.sin6_addr);
-        endpoint->port = ntohs(v6.sin6_port);
-        endpoint->version = 6;
-    }
-}
-
-bool net_system_read_host(net_endpoint *endpoint, uint8_t version, const char *host)
-{
-    if (inet_pton(version == 6 ? AF_INET6 : AF_INET, host, endpoint->bytes) != 1) return false;
-    endpoint->version = version;
-    return true;
-}
-
 void net_system_write_host(const net_endpoint *endpoint, char *text, size_t size)
 {
     char host[INET6_ADDRSTRLEN]; /* longer here than elsewhere, and the call may insist on it */
@@ -186,17 +149,6 @@ void net_system_write_host(const net_endpoint *endpoint, char *text, size_t size
     assert(size >= NET_HOST_TEXT_MAX);
     (void)written;
     (void)snprintf(text, size, "%s", host);
-}
-
-static bool is_listed(const net_endpoint *endpoints, size_t count, const net_endpoint *wanted)
-{
-    for (size_t i = 0; i < count; i++) {
-        if (endpoints[i].version == wanted->version &&
-            memcmp(endpoints[i].bytes, wanted->bytes, sizeof wanted->bytes) == 0) {
-            return true;
-        }
-    }
-    return false;
 }
 
 /* Not gai_strerror(): it is not safe for threads, and speaks in the system's language and code page. */
@@ -222,28 +174,12 @@ io_status net_system_resolve(net_endpoint *endpoints, size_t *count, const char 
 {
     const struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_ADDRCONFIG};
     struct addrinfo *list = NULL;
-    size_t found = 0;
     int code = getaddrinfo(host, NULL, &hints, &list);
     if (code != 0) {
         describe_failure(why, why_size, code);
         return net_map_error(code) == IO_LIMIT ? IO_LIMIT : IO_NOT_FOUND;
     }
-    for (const struct addrinfo *entry = list; entry != NULL && found < *count; entry = entry->ai_next) {
-        net_addr addr = {{0}};
-        net_endpoint endpoint;
-        if (entry->ai_addrlen > sizeof addr) continue;
-        memcpy(&addr, entry->ai_addr, entry->ai_addrlen);
-        net_system_unpack(&endpoint, &addr);
-        if (endpoint.version == 0 || is_listed(endpoints, found, &endpoint)) continue;
-        endpoints[found++] = endpoint;
-    }
-    freeaddrinfo(list);
-    if (found == 0) {
-        (void)snprintf(why, why_size, "no IPv4 or IPv6 address");
-        return IO_NOT_FOUND;
-    }
-    *count = found;
-    return IO_OK;
+    return net_inet_take(endpoints, count, list, why, why_size);
 }
 
 int net_addr_family(const net_addr *addr)
@@ -251,18 +187,6 @@ int net_addr_family(const net_addr *addr)
     ADDRESS_FAMILY family;
     memcpy(&family, addr, sizeof family); /* sa_family is the first member on Windows */
     return family == AF_INET || family == AF_INET6 ? family : 0;
-}
-
-size_t net_addr_bytes(const net_addr *addr)
-{
-    switch (net_addr_family(addr)) {
-    case AF_INET:
-        return sizeof(struct sockaddr_in);
-    case AF_INET6:
-        return sizeof(struct sockaddr_in6);
-    default:
-        return 0;
-    }
 }
 
 /* ---- Sockets ---- */

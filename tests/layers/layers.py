@@ -30,6 +30,7 @@ ALSO = {("log", "mem"), ("log", "os"), ("os", "mem"), ("os", "log"), ("file", "m
 PRIVATE = {
     "io_backend.h": r"core/io(_\w+)?\.[ch]",
     "net_system.h": r"core/net(_\w+)?\.[ch]",
+    "net_inet.h": r"core/net_(posix|win)\.c",
 }
 
 # The C standard's headers are for everyone. Others are for the files that talk to a system or to a library.
