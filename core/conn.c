@@ -69,7 +69,7 @@ void conn_set_close(conn_set *set)
         mem_free(slab);
     }
     sendq_cache_close(&set->cache);
-    *set = (conn_set){0};
+    set->free = NULL; /* the counters stay, for the last line in the log */
 }
 
 static bool add_slab(conn_set *set)

@@ -169,7 +169,7 @@ struct conn_set {
 };
 
 void conn_set_open(conn_set *set, io_port *port, timers *deadlines, uint64_t first_id, uint64_t ids_step);
-/* All connections are FREE. */
+/* All connections are FREE. What was counted can still be read. */
 void conn_set_close(conn_set *set);
 
 /* What a new connection gets. */

@@ -29,6 +29,15 @@ def test_an_idle_server_stops_with_0(server):
     assert len(one.log(r"stopping: draining 0 connections, at most 10 s")) == 1
 
 
+def test_the_last_line_counts_the_connections_of_all_workers(server):
+    one = server(ECHO, "--workers", "2")
+    for _ in range(3):
+        with one.connect() as client:
+            client.ask("x")
+    one.stop(0)
+    assert one.log(r"stopped: 3 connections, \d+ packets")
+
+
 def test_idle_connections_get_an_end_and_no_reset(server):
     one = server(ECHO)
     with one.connect() as client:
