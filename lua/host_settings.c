@@ -1,52 +1,19 @@
 /* host_settings.c - values that scripts give: limits, seconds, names that may be misspelt. */
 #include "host_internal.h"
 
+#include "guess.h"
+
 #include <assert.h>
 #include <string.h>
 
 /* ---- Misspelt names ---- */
 
-enum { NAME_LEN_MAX = 32, DISTANCE_MAX = 3 };
-
-/* Letters to insert, drop, change or swap with a neighbour to get from a to b; texts of at most NAME_LEN_MAX bytes. */
-static unsigned distance(const char *a, const char *b)
-{
-    unsigned rows[3][NAME_LEN_MAX + 1];
-    size_t a_len = strlen(a), b_len = strlen(b);
-    assert(a_len <= NAME_LEN_MAX && b_len <= NAME_LEN_MAX);
-    for (unsigned j = 0; j <= b_len; j++) rows[0][j] = j;
-    for (size_t i = 1; i <= a_len; i++) {
-        unsigned *row = rows[i % 3];
-        const unsigned *above = rows[(i + 2) % 3];
-        row[0] = (unsigned)i;
-        for (size_t j = 1; j <= b_len; j++) {
-            unsigned best = above[j - 1] + (a[i - 1] != b[j - 1]);
-            if (above[j] + 1 < best) best = above[j] + 1;
-            if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
-            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) {
-                unsigned swapped = rows[(i + 1) % 3][j - 2] + 1;
-                if (swapped < best) best = swapped;
-            }
-            row[j] = best;
-        }
-    }
-    return rows[a_len % 3][b_len];
-}
-
 const char *host_nearest(const char *name, const char *const *names)
 {
-    const char *nearest = NULL;
-    unsigned least = DISTANCE_MAX + 1;
-    size_t len = strlen(name);
-    if (len > NAME_LEN_MAX) return NULL;
-    for (; *names != NULL; names++) {
-        unsigned far = distance(name, *names);
-        if (far < least && far < len) {
-            least = far;
-            nearest = *names;
-        }
-    }
-    return nearest;
+    guess g;
+    guess_begin(&g, name, strlen(name));
+    for (; *names != NULL; names++) guess_consider(&g, *names, strlen(*names));
+    return g.best;
 }
 
 void host_push_hint(lua_State *L, const char *name, const char *const *names)

@@ -14,7 +14,7 @@ import sys
 LEVELS = [
     ["base"],
     ["io_types"],
-    ["os", "mem", "log", "net", "file"],
+    ["os", "mem", "log", "net", "file", "guess"],
     ["io", "timer"],
     ["sendq"],
     ["conn", "listener", "options"],
