@@ -152,7 +152,6 @@ struct conn {
 struct conn_set {
     io_port *port;
     timers *timers;
-    void *context;    /* the owner's: the worker */
     int64_t now_ns;   /* the clock as of this round of packets */
     int64_t drain_ns; /* how long a conn_close() may take to send what is queued */
     sendq_cache cache;

@@ -42,6 +42,7 @@ static bool open_state(host *h)
     h->scratch = mem_alloc(HOST_DRAW_MAX);
     if (h->heap == NULL || h->scratch == NULL || !host_budget_open(h)) return false;
     host_reserve(h, false);
+    host_set_soft_cap(h);
     h->L = lua_newstate(host_allocate, h);
     if (h->L == NULL) return false;
     lua_atpanic(h->L, panic);

@@ -9,11 +9,12 @@
 #include "conn.h"
 #include "worker.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-/* Shared, read-only, by all workers; must outlive the server. */
+/* Shared, read-only but for exit_code, by all workers; must outlive the server. */
 typedef struct host_config {
     const char *chunk_name; /* "@scripts/chat.lua": as lua_load() takes it; errors then read file:line */
     const char *source;     /* the script's text; bytecode is refused */
@@ -28,14 +29,15 @@ typedef struct host_config {
     conn_limits limits;         /* the command line's; the script's `limits` table changes a copy per state */
     uint32_t limits_given;      /* bits HOST_LIMIT_*: the command line named it, so the script may not change it */
     const char *version;        /* portico.version */
+    atomic_int *exit_code;      /* what a script gave to portico.shutdown(code); NULL: nobody asks for it */
 } host_config;
 
 enum { HOST_LIMIT_IDLE = 1, HOST_LIMIT_FIRST_BYTE = 2, HOST_LIMIT_WRITE = 4 };
 
 extern const worker_app host_app;
 
-/* The addresses in the script's `listen`: NULL-terminated, or NULL when it has none. Valid while the worker
- * lives. thread: any, after server_open(). */
+/* The addresses in the script's `listen`: NULL-terminated, and empty for a script that wants no listener; NULL when it
+ * does not say. Valid while the worker lives. thread: any, after server_open(). */
 const char *const *host_listen(const worker *w);
 
 #endif

@@ -19,6 +19,13 @@ static int api_monotonic(lua_State *L)
 
 static int api_shutdown(lua_State *L)
 {
+    enum { CODE_MAX = 255 }; /* what a parent process can see, on every system */
+    atomic_int *exit_code = host_of(L)->config->exit_code;
+    if (!lua_isnoneornil(L, 1)) {
+        lua_Integer code = luaL_checkinteger(L, 1);
+        luaL_argcheck(L, code >= 0 && code <= CODE_MAX, 1, "an exit code from 0 to 255 expected");
+        if (exit_code != NULL) atomic_store(exit_code, (int)code);
+    }
     server_stop(host_of(L)->worker->server);
     return 0;
 }
@@ -144,6 +151,8 @@ void host_api_open(lua_State *L)
     lua_setfield(L, -2, "args");
     lua_pushstring(L, h->config->version);
     lua_setfield(L, -2, "version");
+    lua_pushboolean(L, os_stderr_is_terminal());
+    lua_setfield(L, -2, "terminal");
     lua_createtable(L, 0, 2);
     lua_pushinteger(L, h->worker->id);
     lua_setfield(L, -2, "id");

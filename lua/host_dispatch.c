@@ -322,6 +322,12 @@ static void revive(host *h, host_task *t, int status)
     task_reset(t);
 }
 
+static void relieve(host *h)
+{
+    if (host_protect(h, collect, NULL, 0) != LUA_OK) lua_pop(h->L, 1);
+    host_set_soft_cap(h);
+}
+
 /* Protected: logs, and returns the table for on_error. */
 static int report_overrun(lua_State *L)
 {
@@ -353,7 +359,7 @@ static void close_overrun(host *h, host_task *t)
 /* The handler has raised, which has been logged; the error's table is in slot 2, if on_error is to have it. */
 static void task_failed(host *h, host_task *t)
 {
-    if (t->failed == LUA_ERRMEM && host_protect(h, collect, NULL, 0) != LUA_OK) lua_pop(h->L, 1);
+    if (t->failed == LUA_ERRMEM) relieve(h);
     if (!wants_on_error(h, t)) {
         if (t->c != NULL) conn_abort(t->c, CONN_ERROR, IO_OK);
         lua_settop(t->co, 1);
@@ -378,6 +384,7 @@ static bool run(host *h, host_task *t, int arguments)
 {
     int results;
     assert(h->task == NULL);
+    if (h->heap_bytes > h->heap_soft) relieve(h);
     h->task = t;
     h->blocked = false;
     h->slices++;

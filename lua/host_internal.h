@@ -111,7 +111,8 @@ struct host {
     mem_heap *heap;
     size_t heap_bytes; /* allocated by Lua now */
     size_t heap_peak;
-    size_t heap_cap; /* what Lua may have now: the configured cap, with the reserve while reporting */
+    size_t heap_cap;  /* what Lua may have now: the configured cap, with the reserve while reporting */
+    size_t heap_soft; /* above this a full collection comes before the next slice */
     host_watch watch;
     unsigned long long overrun_slice; /* the last slice in which the budget's hook acted */
     bool hook_yielded;                /* it has just ended a coroutine by yielding out of it */
@@ -181,6 +182,8 @@ static inline void host_set_running(host *h, lua_State *L)
 /* ---- host_alloc.c ---- */
 /* A lua_Alloc; context is the host. */
 void *host_allocate(void *context, void *block, size_t old_bytes, size_t bytes);
+/* Sets heap_soft, given what Lua has after a full collection. */
+void host_set_soft_cap(host *h);
 /* Lets Lua go over its cap by HOST_RESERVE_BYTES, or not. */
 void host_reserve(host *h, bool on);
 /* "64 MiB". Returns text. */

@@ -53,8 +53,10 @@ static void read_listen(lua_State *L, host *h, int index)
 {
     bool is_list = lua_type(L, index) == LUA_TTABLE;
     size_t count = is_list ? (size_t)lua_rawlen(L, index) : 1;
-    if (count < 1 || count > HOST_LISTEN_MAX) {
-        lua_pushfstring(L, "listen: 1 to %d addresses expected", HOST_LISTEN_MAX);
+    lua_pushnil(L);
+    bool is_named = is_list && count == 0 && lua_next(L, index) != 0; /* {address = "…"} is no empty list */
+    if (is_named || count > HOST_LISTEN_MAX) {
+        lua_pushfstring(L, "listen: a list of at most %d addresses expected", HOST_LISTEN_MAX);
         fail(L);
     }
     h->listen = mem_zalloc((count + 1) * sizeof(*h->listen)); /* freed with the host, whatever happens here */
@@ -278,7 +280,8 @@ bool host_script_load(host *h)
                   h->config->script);
         return false;
     }
-    if ((h->handlers & readers) == 0 && h->worker->id == 0) {
+    bool is_client = h->listen != NULL && h->listen[0] == NULL;
+    if ((h->handlers & readers) == 0 && h->worker->id == 0 && !is_client) {
         log_write(LOG_WARN, "%s: neither on_message nor on_readable is there: what clients send is dropped",
                   h->config->script);
     }

@@ -3,7 +3,6 @@
 
 #include "guess.h"
 
-#include <assert.h>
 #include <string.h>
 
 /* ---- Misspelt names ---- */

@@ -20,6 +20,7 @@
 #include <assert.h>
 #include <inttypes.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -157,23 +158,6 @@ static void script_close(script *s)
     mem_free(s->directory);
 }
 
-/* Passes over a byte-order mark and over a first line for the shell. The line's end stays, so that lines are counted
- * as an editor does. */
-static void skip_head(script *s)
-{
-    static const char mark[] = "\xef\xbb\xbf";
-    size_t mark_len = sizeof mark - 1;
-    if (s->source_len >= mark_len && memcmp(s->source, mark, mark_len) == 0) {
-        s->source += mark_len;
-        s->source_len -= mark_len;
-    }
-    if (s->source_len == 0 || s->source[0] != '#') return;
-    const char *end = memchr(s->source, '\n', s->source_len);
-    size_t skipped = end != NULL ? (size_t)(end - s->source) : s->source_len;
-    s->source += skipped;
-    s->source_len -= skipped;
-}
-
 static bool script_open_embedded(script *s)
 {
     static const char name[] = "default.lua";
@@ -198,7 +182,6 @@ static bool script_open(script *s, const char *path)
     *s = (script){.name = from_stdin ? "stdin" : path};
     if (!file_read(&s->file, &s->source_len, from_stdin ? NULL : path, why, sizeof why)) goto fail;
     s->source = s->file;
-    skip_head(s);
     size_t size = strlen(s->name) + 2;
     s->directory = file_directory(from_stdin ? "" : path);
     s->chunk_name = mem_alloc(size);
@@ -233,12 +216,13 @@ static bool parse_address(addresses *a, const char *uri, const char *script_name
     return true;
 }
 
-/* The command line's addresses, else the script's, else the default. False: the script's are wrong, even if the command
- * line's count, and that has been logged. */
+/* The command line's addresses, else the script's, which may be none, else the default. False: the script's are wrong,
+ * even if the command line's count, and that has been logged. */
 static bool collect_addresses(addresses *a, const options *o, const worker *w, const char *script_name)
 {
     a->count = 0;
     const char *const *uris = host_listen(w);
+    bool script_says = uris != NULL;
     for (; uris != NULL && *uris != NULL; uris++) {
         if (!parse_address(a, *uris, script_name)) return false;
     }
@@ -246,7 +230,7 @@ static bool collect_addresses(addresses *a, const options *o, const worker *w, c
         a->count = o->listen_count;
         memcpy(a->list, o->listen, sizeof a->list);
     }
-    return a->count > 0 || parse_address(a, OPTIONS_LISTEN_DEFAULT, script_name);
+    return a->count > 0 || script_says || parse_address(a, OPTIONS_LISTEN_DEFAULT, script_name);
 }
 
 static bool listen_on(server *s, const net_addr *addr)
@@ -285,6 +269,7 @@ static void log_start(const server *s, const char *script_name)
     for (uint32_t i = 0; i < server_listener_count(s); i++) {
         text_add(&t, "%s%s", i > 0 ? ", " : "", server_listener_name(s, i));
     }
+    if (t.len == 0) text_add(&t, "nothing");
     log_write(LOG_INFO, "listening on %s (backend %s, %" PRIu32 " worker%s, script %s, portico %s, %s)", t.bytes,
               io_backend_name(so->backend), so->workers, plural(so->workers), script_name, PORTICO_VERSION,
               LUA_RELEASE);
@@ -394,6 +379,7 @@ static void fill_limits(host_config *host, const options *o)
 /* Loads the script on all workers and runs it. */
 static int serve(const options *o, const io_backend *backend, const script *chosen)
 {
+    atomic_int exit_code = EXIT_CLEAN;
     unsigned processors = os_cpu_count();
     uint32_t workers = o->workers > 0 ? o->workers : processors < WORKER_MAX ? processors : WORKER_MAX;
     server_options so = {
@@ -414,6 +400,7 @@ static int serve(const options *o, const io_backend *backend, const script *chos
         .callback_budget_ns = (int64_t)o->callback_budget_ns,
         .load_budget_ns = (int64_t)o->load_budget_ns,
         .version = PORTICO_VERSION,
+        .exit_code = &exit_code,
     };
     fill_limits(&host, o);
     bool script_failed = false;
@@ -425,7 +412,7 @@ static int serve(const options *o, const io_backend *backend, const script *chos
         (void)server_wait(s);
     }
     server_close(s);
-    return code;
+    return code == EXIT_CLEAN && !o->check ? atomic_load(&exit_code) : code;
 }
 
 static void raise_descriptor_limit(const options *o)

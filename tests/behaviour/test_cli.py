@@ -91,7 +91,7 @@ def test_a_reader_that_has_gone_is_a_failure_and_no_death_by_signal(option):
 @pytest.mark.parametrize("words, answer", [
     (["--bakend", "epoll"], "portico: unknown option '--bakend': did you mean '--backend'?"),
     (["--zzz"], "portico: unknown option '--zzz'"),
-    (["--workers", "0"], "portico: option '--workers': 0 is out of range: it takes auto or a number from 1 to 256"),
+    (["--workers", "0"], "portico: option '--workers': 0 is out of range: it takes auto, 2x or a number from 1 to 256"),
     (["--drain-timeout", "-1"], "portico: option '--drain-timeout': -1 is out of range"),
     (["--drain-timeout", "nan"], "portico: option '--drain-timeout': nan is out of range"),
     (["--lua-memory", "1"], "portico: option '--lua-memory': 1 is out of range: it takes a size from 1M to"),

@@ -265,14 +265,8 @@ LOOPS = {
     "in a variable being closed": "local x <close> = setmetatable({}, {__close = function() while true do end end})",
     "of calls that catch their errors": "local function f() while true do pcall(f) end end f()",
 }
-# Lua goes through all calls at each error that is caught, so unwinding 100,000 of them takes it up to a minute.
-SLOW_LOOPS = {"of calls that catch their errors"}
-
-
 @pytest.mark.budget
-@pytest.mark.parametrize("loop", [
-    pytest.param(loop, marks=pytest.mark.xfail(strict=False, reason="ended, but late")) if loop in SLOW_LOOPS else loop
-    for loop in LOOPS])
+@pytest.mark.parametrize("loop", LOOPS)
 def test_a_runaway_handler_is_ended_and_others_are_served(server, loop):
     one = server("""
       local loader = coroutine.create(function() while true do end end)
