@@ -3,6 +3,7 @@
 
 #include "base.h"
 #include "guess.h"
+#include "os.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -28,7 +29,7 @@ typedef enum option_kind {
     OPTION_BACKEND, /* const char *: "auto" or a name that is compiled in */
     OPTION_CHOICE,  /* uint32_t: index in choices */
     OPTION_COUNT,   /* uint32_t */
-    OPTION_AUTO,    /* uint32_t; "auto" is 0 */
+    OPTION_THREADS, /* uint32_t; "auto" is 0, "2x" two per processor */
     OPTION_SECONDS, /* uint64_t nanoseconds; decimals allowed */
     OPTION_BYTES    /* uint64_t; K, M and G allowed */
 } option_kind;
@@ -56,8 +57,8 @@ static const option table[] = {
      "else " OPTIONS_LISTEN_DEFAULT "."},
     {"address-file", 0, OPTION_TEXT, 0, FIELD(address_file), "FILE", NULL, 0, 0, NULL,
      "When ready, write the addresses listened on into FILE, one a line."},
-    {"workers", 0, OPTION_AUTO, 0, FIELD(workers), "N", "auto", 1, OPTIONS_WORKERS_MAX, NULL,
-     "Threads, each with its own connections and its own Lua state; auto is one per processor."},
+    {"workers", 0, OPTION_THREADS, 0, FIELD(workers), "N", "auto", 1, OPTIONS_WORKERS_MAX, NULL,
+     "Threads, each with its own connections and its own Lua state; auto is one per processor, 2x two per processor."},
     {"backend", 0, OPTION_BACKEND, 0, FIELD(backend), "NAME", "auto", 0, 0, NULL,
      "The system's interface for I/O; auto takes the best that works here."},
     {"max-connections", 0, OPTION_COUNT, 0, FIELD(max_connections), "N", "0", 0, OPTIONS_CONNECTIONS_MAX, NULL,
@@ -158,8 +159,8 @@ static char *expected(char *text, size_t size, const option *row, const char *ba
     case OPTION_COUNT:
         snprintf(text, size, "a number from %" PRIu64 " to %" PRIu64, row->least, row->most);
         break;
-    case OPTION_AUTO:
-        snprintf(text, size, "auto or a number from %" PRIu64 " to %" PRIu64, row->least, row->most);
+    case OPTION_THREADS:
+        snprintf(text, size, "auto, 2x or a number from %" PRIu64 " to %" PRIu64, row->least, row->most);
         break;
     case OPTION_SECONDS:
         snprintf(text, size, "seconds from %" PRIu64 " to %" PRIu64, row->least / NANOSECONDS, row->most / NANOSECONDS);
@@ -238,11 +239,18 @@ static number_verdict read_number(uint64_t *number, const option *row, const cha
     return *number < row->least || *number > row->most ? NUMBER_OUT_OF_RANGE : NUMBER_GOOD;
 }
 
+static uint64_t least_number(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
 static bool take_number(const reading *r, const option *row, void *field, const char *value)
 {
     uint64_t number = 0;
-    bool is_auto = row->kind == OPTION_AUTO && strcmp(value, "auto") == 0;
-    number_verdict verdict = is_auto ? NUMBER_GOOD : read_number(&number, row, value);
+    bool is_auto = row->kind == OPTION_THREADS && strcmp(value, "auto") == 0;
+    bool is_double = row->kind == OPTION_THREADS && strcmp(value, "2x") == 0;
+    if (is_double) number = least_number(2 * (uint64_t)os_cpu_count(), row->most);
+    number_verdict verdict = is_auto || is_double ? NUMBER_GOOD : read_number(&number, row, value);
     if (verdict != NUMBER_GOOD) {
         char words[CHOICES_MAX];
         expected(words, sizeof words, row, r->backends);
@@ -314,7 +322,7 @@ static bool take_value(const reading *r, const option *row, const char *value)
     case OPTION_CHOICE:
         return find_word(r, (uint32_t *)field, row, row->choices, value);
     case OPTION_COUNT:
-    case OPTION_AUTO:
+    case OPTION_THREADS:
     case OPTION_SECONDS:
     case OPTION_BYTES:
         return take_number(r, row, field, value);

@@ -38,7 +38,7 @@ typedef struct options {
     const char *listen_uri[OPTIONS_LISTEN_MAX]; /* the same, as given */
     const char *address_file;                   /* NULL: none */
     const char *backend;                        /* "auto", or a name that is compiled in */
-    uint32_t workers;                           /* 0: one per processor */
+    uint32_t workers;                           /* 0: one per processor; "2x" is here already a number */
     uint32_t max_connections;                   /* 0: no limit */
     uint32_t log_level;                         /* a log_level */
     uint32_t log_format;                        /* an options_format */

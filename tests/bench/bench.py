@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """bench.py - what Portico costs, beside plain C, in one run on one machine.
 
-  bench.py BUILD [echo] [idle] [--rounds N] [--seconds S] [--connections N,N] [--idle N]
+  bench.py BUILD [echo] [idle] [classics] [--rounds N] [--seconds S] [--connections N,N] [--idle N]
+                 [--wine [WINDOWS-BUILD]]
 
 BUILD is a build folder with portico and the programs of tests/bench in it (./dev bench makes one).
 
@@ -9,6 +10,8 @@ echo   Processor time of the server per echoed 64-byte message, rate, latency. T
        order that changes every round, so that a machine whose speed drifts treats all alike; ratios are taken within a round
        and their medians printed. Server and client are pinned to different processors where there are two.
 idle   User-space memory of the server per idle connection.
+classics   Portico beside the classic designs: see classics.py. With --wine also the Windows builds, under Wine; their folder is
+       build/windows if none is named, and must have been built. Only when asked for.
 
 Only the ratios mean anything beyond this machine and this minute.
 """
@@ -23,6 +26,8 @@ import subprocess
 import sys
 import tempfile
 import time
+
+from classics import SIZES, bench_classics
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ECHO = os.path.join(HERE, "echo.lua")
@@ -122,14 +127,15 @@ def bench_echo(build, arguments):
     cpus = sorted(os.sched_getaffinity(0))
     server_cpu, client_cpu = (cpus[0], cpus[1]) if len(cpus) > 1 else (None, None)
     commands = servers(build, None)
-    for connections in arguments.connections:
+    rounds, seconds = arguments.rounds or 5, arguments.seconds or 2
+    for connections in arguments.connections or [1, 64, 512]:
         running = {name: Server(command, server_cpu) for name, command in commands.items()}
         slices = {name: [] for name in commands}
-        for _ in range(arguments.rounds):
+        for _ in range(rounds):
             order = list(commands)
             random.shuffle(order)
             for name in order:
-                slices[name].append(one_slice(running[name], client, client_cpu, connections, arguments.seconds))
+                slices[name].append(one_slice(running[name], client, client_cpu, connections, seconds))
         for server in running.values():
             server.leave()
         rows = []
@@ -140,8 +146,8 @@ def bench_echo(build, arguments):
             busy = " (client saturated)" if middle[4] > 0.95 else ""
             rows.append([name, f"{middle[0]:.2f}", f"{ratio:.2f}", f"{middle[1]:.0f}{busy}", f"{rate:.2f}",
                          f"{middle[2]:.0f}", f"{middle[3]:.0f}"])
-        print(f"{connections} connections, one 64-byte message in flight each; medians of {arguments.rounds} rounds of "
-              f"{arguments.seconds} s")
+        print(f"{connections} connections, one 64-byte message in flight each; medians of {rounds} rounds of "
+              f"{seconds:g} s")
         table(["server", "µs cpu/message", "× plain C", "messages/s", "× plain C", "p50 µs", "p99 µs"], rows)
 
 
@@ -176,17 +182,24 @@ def bench_idle(build, arguments):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("build")
-    parser.add_argument("parts", nargs="*", choices=["echo", "idle", []], help="default: both")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2)
-    parser.add_argument("--connections", type=lambda text: [int(n) for n in text.split(",")], default=[1, 64, 512])
+    parser.add_argument("parts", nargs="*", choices=["echo", "idle", "classics", []], help="default: echo and idle")
+    parser.add_argument("--rounds", type=int, help="default: 5; classics 3")
+    parser.add_argument("--seconds", type=float, help="of each turn; default: 2; classics 1, under Wine 3")
+    parser.add_argument("--connections", type=lambda text: [int(n) for n in text.split(",")],
+                        help="default: 1,64,512; classics also 4000")
     parser.add_argument("--idle", type=int, default=10000)
+    parser.add_argument("--wine", nargs="?", const="", metavar="WINDOWS-BUILD", help="classics: the Windows builds too")
     arguments = parser.parse_args()
     print(f"{platform.system()} {platform.release()}, {os.cpu_count()} processors\n")
     if "idle" in arguments.parts or not arguments.parts:
         bench_idle(arguments.build, arguments)
     if "echo" in arguments.parts or not arguments.parts:
         bench_echo(arguments.build, arguments)
+    if "classics" in arguments.parts:
+        windows = arguments.wine
+        if windows == "":
+            windows = os.path.join(os.path.dirname(os.path.abspath(arguments.build)), "windows")
+        bench_classics(arguments.build, windows, arguments.connections or SIZES, arguments.rounds or 3, arguments.seconds, table)
 
 
 main()

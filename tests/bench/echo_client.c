@@ -2,6 +2,8 @@
  *
  *   echo_client PORT CONNECTIONS BYTES SECONDS      measures, and prints one line:
  *                                                   messages seconds own-cpu-seconds p50-us p99-us
+ *   echo_client PORT CONNECTIONS BYTES SECONDS held the same, but prints "ready" and waits for a line of input before it measures,
+ *                                                   and holds the connections afterwards until its input ends
  *   echo_client PORT CONNECTIONS idle               opens them, prints "ready", and holds them until its input ends
  *
  * Latencies are sorted into buckets an eighth of a power of two wide. A wrong byte or a lost connection ends it with exit code 1.
@@ -102,7 +104,7 @@ static bool receive(client *c, char *answer, size_t bytes)
 
 int main(int argc, char **argv)
 {
-    if (argc != 4 && argc != 5) die("usage: echo_client PORT CONNECTIONS BYTES SECONDS | PORT CONNECTIONS idle");
+    if (argc < 4 || argc > 6) die("usage: echo_client PORT CONNECTIONS BYTES SECONDS [held] | PORT CONNECTIONS idle");
     struct rlimit limit;
     getrlimit(RLIMIT_NOFILE, &limit);
     limit.rlim_cur = limit.rlim_max;
@@ -115,6 +117,12 @@ int main(int argc, char **argv)
         printf("ready\n");
         fflush(stdout);
         return getchar() == EOF ? 0 : 1;
+    }
+    bool held = argc == 6;
+    if (held) {
+        printf("ready\n");
+        fflush(stdout);
+        if (getchar() == EOF) return 1;
     }
     size_t bytes = (size_t)atol(argv[3]);
     char *message = malloc(bytes), *answer = malloc(bytes);
@@ -145,5 +153,8 @@ int main(int argc, char **argv)
                  (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
     printf("%llu %.6f %.6f %.1f %.1f\n", (unsigned long long)messages, (double)(now - start) / 1e9, cpu,
            quantile(0.5, messages), quantile(0.99, messages));
+    fflush(stdout);
+    while (held && getchar() != EOF) {
+    }
     return 0;
 }

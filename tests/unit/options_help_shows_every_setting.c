@@ -46,6 +46,7 @@ static void defaults_and_choices_are_shown(void)
     options_help(text, sizeof text, BACKENDS);
     check(strstr(text, "Default: 64M.") != NULL);
     check(strstr(text, "Default: 0.1.") != NULL);
+    check(strstr(text, "2x two per processor") != NULL);
     check(strstr(text, "One of: auto, io_uring or epoll.") != NULL);
 }
 

@@ -51,13 +51,13 @@ static void unknown_options_are_named_with_the_nearest(void)
 static void numbers_out_of_range_are_answered_with_the_range(void)
 {
     static const mistake mistakes[] = {
-        {{"--workers", "0"}, "option '--workers': 0 is out of range: it takes auto or a number from 1 to 256"},
-        {{"--workers", "257"}, "option '--workers': 257 is out of range: it takes auto or a number from 1 to 256"},
-        {{"--workers", "-1"}, "option '--workers': -1 is out of range: it takes auto or a number from 1 to 256"},
+        {{"--workers", "0"}, "option '--workers': 0 is out of range: it takes auto, 2x or a number from 1 to 256"},
+        {{"--workers", "257"}, "option '--workers': 257 is out of range: it takes auto, 2x or a number from 1 to 256"},
+        {{"--workers", "-1"}, "option '--workers': -1 is out of range: it takes auto, 2x or a number from 1 to 256"},
         {{"--workers=4294967297"},
-         "option '--workers': 4294967297 is out of range: it takes auto or a number from 1 to 256"},
+         "option '--workers': 4294967297 is out of range: it takes auto, 2x or a number from 1 to 256"},
         {{"--workers=99999999999999999999999"},
-         "option '--workers': 99999999999999999999999 is out of range: it takes auto or a number from 1 to 256"},
+         "option '--workers': 99999999999999999999999 is out of range: it takes auto, 2x or a number from 1 to 256"},
         {{"--max-connections", "100000001"},
          "option '--max-connections': 100000001 is out of range: it takes a number from 0 to 100000000"},
         {{"--drain-timeout", "-0.5"},
@@ -82,10 +82,12 @@ static void numbers_out_of_range_are_answered_with_the_range(void)
 static void what_is_no_number_is_answered_with_what_is_taken(void)
 {
     static const mistake mistakes[] = {
-        {{"--workers", "many"}, "option '--workers' takes auto or a number from 1 to 256, not 'many'"},
-        {{"--workers", "2x"}, "option '--workers' takes auto or a number from 1 to 256, not '2x'"},
-        {{"--workers", "1.5"}, "option '--workers' takes auto or a number from 1 to 256, not '1.5'"},
-        {{"--workers", " 2"}, "option '--workers' takes auto or a number from 1 to 256, not ' 2'"},
+        {{"--workers", "many"}, "option '--workers' takes auto, 2x or a number from 1 to 256, not 'many'"},
+        {{"--workers", "3x"}, "option '--workers' takes auto, 2x or a number from 1 to 256, not '3x'"},
+        {{"--workers", "2X"}, "option '--workers' takes auto, 2x or a number from 1 to 256, not '2X'"},
+        {{"--max-connections", "2x"}, "option '--max-connections' takes a number from 0 to 100000000, not '2x'"},
+        {{"--workers", "1.5"}, "option '--workers' takes auto, 2x or a number from 1 to 256, not '1.5'"},
+        {{"--workers", " 2"}, "option '--workers' takes auto, 2x or a number from 1 to 256, not ' 2'"},
         {{"--max-connections", "0x10"}, "option '--max-connections' takes a number from 0 to 100000000, not '0x10'"},
         {{"--idle-timeout", "."}, "option '--idle-timeout' takes seconds from 0 to 31536000, not '.'"},
         {{"--idle-timeout", "1e3"}, "option '--idle-timeout' takes seconds from 0 to 31536000, not '1e3'"},
@@ -116,9 +118,9 @@ static void choices_are_listed(void)
 static void missing_values_are_named(void)
 {
     static const mistake mistakes[] = {
-        {{"--workers"}, "option '--workers' needs a value: auto or a number from 1 to 256"},
-        {{"--workers="}, "option '--workers' needs a value: auto or a number from 1 to 256"},
-        {{"--workers", "--check"}, "option '--workers' needs a value: auto or a number from 1 to 256"},
+        {{"--workers"}, "option '--workers' needs a value: auto, 2x or a number from 1 to 256"},
+        {{"--workers="}, "option '--workers' needs a value: auto, 2x or a number from 1 to 256"},
+        {{"--workers", "--check"}, "option '--workers' needs a value: auto, 2x or a number from 1 to 256"},
         {{"--listen"}, "option '--listen' needs a value: URI"},
         {{"--address-file", "--check"}, "option '--address-file' needs a value: FILE"},
         {{"--address-file", ""}, "option '--address-file' needs a value: FILE"},

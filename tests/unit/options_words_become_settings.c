@@ -3,6 +3,7 @@
 #include "check.h"
 #include "conn.h"
 #include "options.h"
+#include "os.h"
 #include "server.h"
 
 #define BACKENDS "io_uring epoll"
@@ -172,6 +173,16 @@ static void the_ends_of_a_range_are_in_it(void)
     check_eq(o.max_connections, 0);
 }
 
+static void twice_as_many_workers_as_processors_can_be_had(void)
+{
+    options o;
+    uint32_t twice = 2 * (uint32_t)os_cpu_count();
+    parse(&o, "--workers", "2x");
+    check_eq(o.workers, twice < OPTIONS_WORKERS_MAX ? twice : OPTIONS_WORKERS_MAX);
+    parse(&o, "--workers=2x", "--workers", "auto");
+    check_eq(o.workers, 0);
+}
+
 static void levels_and_formats_are_known_by_name(void)
 {
     static const char *const names[] = {"debug", "info", "warn", "error", "none"};
@@ -247,6 +258,7 @@ int main(int argc, char **argv)
     check_run(seconds_have_decimals);
     check_run(sizes_have_suffixes);
     check_run(the_ends_of_a_range_are_in_it);
+    check_run(twice_as_many_workers_as_processors_can_be_had);
     check_run(levels_and_formats_are_known_by_name);
     check_run(short_forms_mean_the_long_ones);
     check_run(a_level_that_is_named_counts_more_than_quiet_and_verbose);
