@@ -26,6 +26,7 @@ typedef struct host_config {
     size_t lua_memory;          /* cap of one Lua state, in bytes */
     int64_t callback_budget_ns; /* of one handler between two waits; 0: none */
     int64_t load_budget_ns;     /* of the script's top level and on_load; 0: none */
+    bool check;                 /* the script is only to be loaded: what it leaves to timers does not run */
     conn_limits limits;         /* the command line's; the script's `limits` table changes a copy per state */
     uint32_t limits_given;      /* bits HOST_LIMIT_*: the command line named it, so the script may not change it */
     const char *version;        /* portico.version */

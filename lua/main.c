@@ -399,6 +399,7 @@ static int serve(const options *o, const io_backend *backend, const script *chos
         .lua_memory = (size_t)o->lua_memory,
         .callback_budget_ns = (int64_t)o->callback_budget_ns,
         .load_budget_ns = (int64_t)o->load_budget_ns,
+        .check = o->check,
         .version = PORTICO_VERSION,
         .exit_code = &exit_code,
     };

@@ -168,6 +168,19 @@ def test_check_says_nothing_about_a_good_script_and_binds_nothing(tmp_path):
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
+def test_check_does_not_run_what_the_script_leaves_to_timers(tmp_path):
+    path = script(tmp_path, """
+      portico.after(0, function() io.stderr:write("fired") end)
+      return {
+        on_load = function() portico.after(0, function() io.stderr:write("fired") end) end,
+        on_message = function() end,
+      }
+    """)
+    for _ in range(10):
+        result = run("--check", path)
+        assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_check_of_the_embedded_script_is_good():
     result = run("--check")
     assert (result.returncode, result.stderr) == (0, "")
