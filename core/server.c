@@ -284,7 +284,8 @@ void server_stop(server *s)
     /* A script may ask while the other workers still open; server_open() then makes up for it. */
     os_mutex_lock(s->mutex);
     uint32_t before = atomic_fetch_add(&s->stops, 1);
-    if (s->up) post_stop(s, before);
+    /* Once all have ended (a script asks in on_unload) nobody is left to read it. */
+    if (s->up && !atomic_load(&s->ended)) post_stop(s, before);
     os_mutex_unlock(s->mutex);
     os_news_post(OS_NEWS_WAKE);
 }

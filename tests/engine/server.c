@@ -106,6 +106,8 @@ static void app_cut(worker *w)
 static void app_close(worker *w)
 {
     check_eq(w->conns.count, 0);
+    server_stop(w->server); /* too late to matter, and harmless */
+    server_stop(w->server);
     app.closed++;
 }
 
