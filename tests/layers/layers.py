@@ -16,7 +16,7 @@ LEVELS = [
     ["io_types"],
     ["os", "mem", "log", "net", "file", "guess"],
     ["io", "timer"],
-    ["sendq"],
+    ["sendq", "frame"],
     ["conn", "listener", "options"],
     ["worker"],
     ["resolver"],
