@@ -115,6 +115,7 @@ static void slot_give(conn *c)
     else set->live = c->live_next;
     if (c->live_next != NULL) c->live_next->live_prev = c->live_prev;
     c->state = CONN_FREE;
+    c->id = 0;
     c->live_next = set->free;
     set->free = c;
     set->count--;

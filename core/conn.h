@@ -115,7 +115,7 @@ struct conn {
     uint8_t *buffer;           /* CONN_POSTED: the receive buffer; else NULL */
     struct conn_stash *stash;  /* bytes that came while held or paused; else NULL */
     io_socket socket;
-    uint64_t id; /* never reused in this process, above 0 */
+    uint64_t id; /* never reused in this process, above 0; 0 in FREE: who keeps slot and id can tell */
     net_addr peer;
     uint32_t messages; /* on_data and draws that brought bytes */
     uint64_t received; /* bytes */

@@ -1,4 +1,4 @@
-/* host.c - a Lua state per worker, from opening to closing. */
+/* host.c - one Lua state: one generation on one worker, from opening to closing. */
 #include "host_internal.h"
 
 #include "log.h"
@@ -21,26 +21,14 @@ static void free_host(host *h)
     mem_heap_close(h->heap);
     for (char **uri = h->listen; uri != NULL && *uri != NULL; uri++) mem_free(*uri);
     mem_free(h->listen);
-    mem_free(h->scratch);
-    h->worker->app_state = NULL;
+    generation_release(h->generation);
     mem_free(h);
-}
-
-/* Finalisers run under watch here. */
-static void close_state(host *h)
-{
-    h->closing = true;
-    host_slice_begin(h, HOST_CLEANUP, 0, h->L);
-    lua_close(h->L);
-    /* The hook, if any, went with the state. */
-    atomic_fetch_add_explicit(&h->watch.sequence, 1, memory_order_release);
 }
 
 static bool open_state(host *h)
 {
     h->heap = mem_heap_open();
-    h->scratch = mem_alloc(HOST_DRAW_MAX);
-    if (h->heap == NULL || h->scratch == NULL || !host_budget_open(h)) return false;
+    if (h->heap == NULL || !host_budget_open(h)) return false;
     host_reserve(h, false);
     host_set_soft_cap(h);
     h->L = lua_newstate(host_allocate, h);
@@ -50,81 +38,50 @@ static bool open_state(host *h)
     return true;
 }
 
-static bool app_open(worker *w, void *context)
+host *host_open(host_seat *seat, generation *g)
 {
-    const host_config *config = context;
     host *h = mem_zalloc(sizeof(*h));
-    if (h == NULL) {
-        log_write(LOG_ERROR, "worker %" PRIu32 ": cannot start: out of memory", w->id);
-        return false;
-    }
-    h->worker = w;
-    h->config = config;
-    h->limits = config->limits;
-    w->app_state = h;
-    if (!open_state(h)) {
-        log_write(LOG_ERROR, "worker %" PRIu32 ": cannot start Lua: out of memory or threads", w->id);
+    if (h != NULL) {
+        h->seat = seat;
+        h->worker = seat->worker;
+        h->config = seat->config;
+        h->generation = g;
+        generation_retain(g);
+        h->events = host_events;
+        h->limits = seat->config->limits;
+        if (open_state(h)) return h;
         free_host(h);
-        return false;
     }
-    atomic_store(&h->watch.budget_ns, config->load_budget_ns);
+    log_write(LOG_ERROR, "worker %" PRIu32 ": cannot start Lua: out of memory or threads", seat->worker->id);
+    return NULL;
+}
+
+bool host_load(host *h)
+{
+    atomic_store(&h->watch.budget_ns, h->config->load_budget_ns);
     bool ok = host_script_load(h) && host_call_load(h);
-    atomic_store(&h->watch.budget_ns, config->callback_budget_ns);
-    if (ok) return true;
-    close_state(h);
+    atomic_store(&h->watch.budget_ns, h->config->callback_budget_ns);
+    return ok;
+}
+
+/* Finalisers run under watch here. */
+void host_discard(host *h)
+{
+    h->closing = true;
+    host_slice_begin(h, HOST_CLEANUP, 0, h->L);
+    lua_close(h->L);
+    /* The hook, if any, went with the state. */
+    atomic_fetch_add_explicit(&h->watch.sequence, 1, memory_order_release);
     free_host(h);
-    return false;
 }
 
-static uint32_t app_busy(worker *w)
+void host_close(host *h)
 {
-    return ((const host *)w->app_state)->busy;
-}
-
-static void app_cut(worker *w)
-{
-    host *h = w->app_state;
-    h->cut = true;
     host_kill_waiting(h);
-}
-
-static void app_close(worker *w)
-{
-    host *h = w->app_state;
-    host_kill_waiting(h); /* what waits without a connection */
     host_call_unload(h);
     log_write(LOG_DEBUG,
-              "worker %" PRIu32 ": %" PRIu64 " slices, %" PRIu64 " errors, %" PRIu64
+              "worker %" PRIu32 ", generation %" PRIu64 ": %" PRIu64 " slices, %" PRIu64 " errors, %" PRIu64
               " over budget, %zu KiB of Lua at most",
-              w->id, h->slices, h->errors, h->overruns, h->heap_peak >> 10);
-    close_state(h);
-    free_host(h);
-}
-
-static void app_accept(worker *w, io_socket socket, const net_addr *peer, const char *listener)
-{
-    host *h = w->app_state;
-    conn_config config = {
-        .events = &host_events,
-        .limits = &h->limits,
-        .listener = listener,
-        .receive = h->receive,
-        .half_open = h->half_open,
-    };
-    if (conn_open(&w->conns, socket, peer, &config) == NULL) {
-        log_write(LOG_WARN, "%s: a connection was refused: out of memory", listener);
-    }
-}
-
-const worker_app host_app = {
-    .open = app_open,
-    .busy = app_busy,
-    .cut = app_cut,
-    .close = app_close,
-    .accept = app_accept,
-};
-
-const char *const *host_listen(const worker *w)
-{
-    return (const char *const *)((const host *)w->app_state)->listen;
+              h->worker->id, h->generation->number, h->slices, h->errors, h->overruns, h->heap_peak >> 10);
+    host_discard(h);
 }

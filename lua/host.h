@@ -14,11 +14,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+typedef struct generation generation;
+
 /* Shared, read-only but for exit_code, by all workers; must outlive the server. */
 typedef struct host_config {
     const char *chunk_name; /* "@scripts/chat.lua": as lua_load() takes it; errors then read file:line */
-    const char *source;     /* the script's text; bytecode is refused */
-    size_t source_len;
     const char *script;     /* arg[0]: the path as given, or "default.lua" */
     const char *script_dir; /* where require() looks first; NULL: nowhere (embedded script) */
     int arg_count;          /* the script's own arguments: arg[1] … and portico.args */
@@ -30,6 +30,7 @@ typedef struct host_config {
     conn_limits limits;         /* the command line's; the script's `limits` table changes a copy per state */
     uint32_t limits_given;      /* bits HOST_LIMIT_*: the command line named it, so the script may not change it */
     const char *version;        /* portico.version */
+    generation *first;          /* what a worker begins with */
     atomic_int *exit_code;      /* what a script gave to portico.shutdown(code); NULL: nobody asks for it */
 } host_config;
 

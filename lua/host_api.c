@@ -39,8 +39,8 @@ static int next_conn(lua_State *L)
     for (;;) {
         i++;
         if (lua_rawgeti(L, lua_upvalueindex(1), i) == LUA_TNIL) return 1;
-        const host_conn *hc = lua_touserdata(L, -1);
-        if (hc->c != NULL && hc->c->state == CONN_OPEN) break; /* it may have ended since the list was made */
+        const conn *c = host_conn_get(lua_touserdata(L, -1));
+        if (c != NULL && c->state == CONN_OPEN) break; /* it may have ended since the list was made */
         lua_pop(L, 1);
     }
     lua_pushinteger(L, i);

@@ -1,7 +1,8 @@
 /* host_conn.c - conn, the userdata through which scripts see a connection.
  *
  * One per connection, made when a handler first needs it, and anchored in the registry for as long as the connection
- * lives. When on_close is over its pointer is cleared: it is stale, and a method on it returns nil, "closed".
+ * lives. When on_close is over the slot gives up its id: the userdata is stale, and a method on it returns nil,
+ * "closed".
  */
 #include "host_internal.h"
 
@@ -21,6 +22,12 @@ static host_conn *check(lua_State *L)
     host_conn *hc = lua_touserdata(L, 1);
     if (hc == NULL || lua_rawlen(L, 1) != sizeof(*hc) || hc->tag != &conn_tag) luaL_typeerror(L, 1, "conn");
     return hc;
+}
+
+/* NULL: it is over. */
+static conn *check_conn(lua_State *L)
+{
+    return host_conn_get(check(L));
 }
 
 static int push_closed(lua_State *L)
@@ -84,7 +91,7 @@ void host_conn_detach(host *h, conn *c)
 
 static int method_send(lua_State *L)
 {
-    conn *c = check(L)->c;
+    conn *c = check_conn(L);
     int top = lua_gettop(L);
     for (int i = 2; i <= top; i++) { /* all of it, or nothing */
         if (lua_type(L, i) != LUA_TSTRING) luaL_checkstring(L, i);
@@ -108,7 +115,7 @@ static int method_send(lua_State *L)
 static int method_recv(lua_State *L)
 {
     host *h = host_of(L);
-    conn *c = check(L)->c;
+    conn *c = check_conn(L);
     lua_Integer max = luaL_optinteger(L, 2, HOST_DRAW_DEFAULT);
     luaL_argcheck(L, max > 0, 2, "a number of bytes above 0 expected");
     if (c == NULL) return push_closed(L);
@@ -116,9 +123,9 @@ static int method_recv(lua_State *L)
         return luaL_error(L, "conn:recv is for scripts with on_readable, and for paused connections");
     }
     size_t bytes;
-    io_status status = conn_draw(c, h->scratch, max < HOST_DRAW_MAX ? (size_t)max : HOST_DRAW_MAX, &bytes);
+    io_status status = conn_draw(c, h->seat->scratch, max < HOST_DRAW_MAX ? (size_t)max : HOST_DRAW_MAX, &bytes);
     if (status == IO_OK && bytes > 0) {
-        lua_pushlstring(L, (const char *)h->scratch, bytes);
+        lua_pushlstring(L, (const char *)h->seat->scratch, bytes);
         return 1;
     }
     if (status == IO_OK) return host_push_failure(L, "eof", "eof");
@@ -129,7 +136,7 @@ static int method_recv(lua_State *L)
 
 static int method_pause(lua_State *L)
 {
-    conn *c = check(L)->c;
+    conn *c = check_conn(L);
     if (c == NULL) return push_closed(L);
     conn_pause(c);
     return push_true(L);
@@ -137,7 +144,7 @@ static int method_pause(lua_State *L)
 
 static int method_resume(lua_State *L)
 {
-    conn *c = check(L)->c;
+    conn *c = check_conn(L);
     if (c == NULL) return push_closed(L);
     conn_resume(c);
     return push_true(L);
@@ -146,7 +153,7 @@ static int method_resume(lua_State *L)
 static int method_shutdown(lua_State *L)
 {
     static const char *const ways[] = {"w", NULL};
-    conn *c = check(L)->c;
+    conn *c = check_conn(L);
     luaL_checkoption(L, 2, "w", ways);
     if (c == NULL || c->state != CONN_OPEN) return push_closed(L);
     conn_shutdown(c);
@@ -155,7 +162,7 @@ static int method_shutdown(lua_State *L)
 
 static int method_close(lua_State *L)
 {
-    conn *c = check(L)->c;
+    conn *c = check_conn(L);
     if (c == NULL) return push_closed(L);
     conn_close(c, CONN_LOCAL);
     return push_true(L);
@@ -163,7 +170,7 @@ static int method_close(lua_State *L)
 
 static int method_abort(lua_State *L)
 {
-    conn *c = check(L)->c;
+    conn *c = check_conn(L);
     if (c == NULL) return push_closed(L);
     conn_abort(c, CONN_LOCAL, IO_OK);
     return push_true(L);
@@ -239,7 +246,7 @@ static void read_setting(lua_State *L, settings *s, const conn *c)
 
 static int method_set(lua_State *L)
 {
-    conn *c = check(L)->c;
+    conn *c = check_conn(L);
     luaL_checktype(L, 2, LUA_TTABLE);
     if (c == NULL || c->socket == IO_SOCKET_NONE) return push_closed(L);
     settings s = {.limits = *c->limits};
@@ -314,7 +321,7 @@ static void push_stats(lua_State *L, const host *h, const conn *c)
 
 static int push_field(lua_State *L, const host_conn *hc, field which)
 {
-    const conn *c = hc->c;
+    const conn *c = host_conn_get(hc);
     if (which == FIELD_ID) {
         lua_pushinteger(L, (lua_Integer)hc->id);
         return 1;
@@ -337,7 +344,7 @@ static int push_field(lua_State *L, const host_conn *hc, field which)
         push_stats(L, host_of(L), c);
         break;
     case FIELD_GENERATION:
-        lua_pushinteger(L, 1);
+        lua_pushinteger(L, (lua_Integer)host_of_conn(c)->generation->number);
         break;
     case FIELD_ID:
     default:
@@ -363,7 +370,7 @@ static int write_member(lua_State *L)
         return luaL_error(L, "conn.%s cannot be assigned to; conn.state holds what is yours",
                           lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : luaL_typename(L, 2));
     }
-    if (hc->c == NULL) return 0;
+    if (host_conn_get(hc) == NULL) return 0;
     lua_settop(L, 3);
     lua_setiuservalue(L, 1, 1);
     return 0;
@@ -374,7 +381,8 @@ static int to_string(lua_State *L)
     const host_conn *hc = check(L);
     char peer[NET_ADDR_TEXT_MAX] = "closed";
     char text[NET_ADDR_TEXT_MAX + 32];
-    if (hc->c != NULL) net_addr_format(&hc->c->peer, peer, sizeof(peer));
+    const conn *c = host_conn_get(hc);
+    if (c != NULL) net_addr_format(&c->peer, peer, sizeof(peer));
     snprintf(text, sizeof(text), "conn %" PRIu64 " (%s)", hc->id, peer);
     lua_pushstring(L, text);
     return 1;

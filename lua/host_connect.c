@@ -103,7 +103,7 @@ static io_status begin(lua_State *L, host_attempt *a, int64_t now_ns)
     lua_setiuservalue(L, CONN_SLOT, 3);
     hc->handlers = a->handlers;
     conn_config config = {
-        .events = &host_events,
+        .events = &h->events,
         .limits = &h->limits,
         .listener = lua_tostring(L, URI_SLOT), /* user value 3 keeps it, where it is */
         .user = hc,
@@ -115,6 +115,7 @@ static io_status begin(lua_State *L, host_attempt *a, int64_t now_ns)
         host_conn_drop(h, hc);
         return status;
     }
+    h->conns++;
     hc->c = c;
     hc->id = c->id;
     hc->attempt = a;
@@ -154,7 +155,10 @@ void host_connect_opened(host *h, conn *c, io_status status)
     host_conn *hc = c->user;
     host_attempt *a = hc->attempt;
     hc->attempt = NULL;
-    if (status != IO_OK) host_conn_detach(h, c); /* the slot is free when this event is over */
+    if (status != IO_OK) { /* the slot is free when this event is over */
+        host_conn_detach(h, c);
+        h->conns--;
+    }
     if (a == NULL) return;
     a->conn = NULL;
     a->status = status;

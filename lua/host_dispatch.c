@@ -42,11 +42,6 @@ host_kind host_kind_find(const char *name)
     return HOST_NOTHING;
 }
 
-static host *host_of_conn(conn *c)
-{
-    return container_of(c->set, worker, conns)->app_state;
-}
-
 /* ---- Inside: what runs in the coroutine ---- */
 
 static void push_handler(lua_State *L, host_task *t)
@@ -74,7 +69,7 @@ static void push_context(lua_State *L, const host *h)
     lua_setfield(L, -2, "worker");
     lua_pushinteger(L, h->worker->count);
     lua_setfield(L, -2, "workers");
-    lua_pushinteger(L, 1);
+    lua_pushinteger(L, (lua_Integer)h->generation->number);
     lua_setfield(L, -2, "generation");
     lua_pushboolean(L, false);
     lua_setfield(L, -2, "reload");
@@ -294,6 +289,7 @@ static void unsuspend(host *h, host_task *t)
 static void end_conn(host *h, conn *c)
 {
     host_conn_detach(h, c);
+    h->conns--;
     conn_release(c);
 }
 
@@ -479,6 +475,7 @@ static void call(host *h, host_kind kind, conn *c)
 static void on_open(conn *c, io_status status)
 {
     host *h = host_of_conn(c);
+    if (!c->outbound) h->conns++;
     if (c->outbound && status != IO_OK) host_connect_opened(h, c, status);
     else if (handlers_of(h, c) & HOST_BIT(HOST_ON_CONNECT)) call(h, HOST_ON_CONNECT, c);
     if (c->outbound && status == IO_OK) host_connect_opened(h, c, status);

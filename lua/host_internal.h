@@ -1,6 +1,8 @@
 /* host_internal.h - what the files of the Lua host share. Nobody else includes it.
  *
  * Words
+ *   host      one Lua state: one generation of the script on one worker.
+ *   seat      what one worker has: the host that is in force, and what belongs to the worker rather than to a state.
  *   handler   a function of the script that the host calls: on_message and its kin, or what a timer was given.
  *   task      one call of a handler: a pooled coroutine and what belongs to it. A task whose handler waits (in
  *             portico.sleep, portico.connect) is suspended; its connection is held meanwhile.
@@ -20,6 +22,7 @@
 #include "host.h"
 
 #include "base.h"
+#include "generation.h"
 #include "mem.h"
 
 #include <lauxlib.h>
@@ -41,6 +44,7 @@ enum {
 };
 
 typedef struct host host;
+typedef struct host_seat host_seat;
 typedef struct host_task host_task;
 typedef struct host_conn host_conn;
 typedef struct host_timer host_timer;
@@ -87,15 +91,29 @@ typedef struct host_watch {
     host *next;              /* the watchdog's list */
 } host_watch;
 
+/* A worker's app_state. */
+struct host_seat {
+    worker *worker;
+    const host_config *config;
+    host *current;    /* serves what happens from now on */
+    uint8_t *scratch; /* HOST_DRAW_MAX bytes */
+};
+
 struct host {
     lua_State *L;                 /* the main thread; its stack holds the dispatcher in slot 1, else nothing at rest */
     _Atomic(lua_State *) running; /* while a slice runs, the coroutine that runs now; never dangling meanwhile */
     host_task *task;              /* whose slice runs; NULL: none */
     host_task *idle;              /* the pool, through next */
     host_task *waiting;           /* suspended tasks, through next and prev */
-    worker *worker;
+    host_seat *seat;
+    worker *worker; /* the seat's, and so is config */
     const host_config *config;
-    int conn_meta_ref; /* where the metatables are */
+    generation *generation;
+    conn_events events; /* of the connections that this host serves: they lead back to it, see host_of_conn() */
+    uint32_t conns;     /* so many: accepted ones from on_open on */
+    host_timer *timers; /* all that run or are to run, through next and prev */
+    bool in_force;      /* timers run: the state has loaded, and is the seat's current one */
+    int conn_meta_ref;  /* where the metatables are */
     int timer_meta_ref;
     uint32_t handlers; /* HOST_BIT() of those that the script has */
     uint32_t idle_count;
@@ -106,7 +124,6 @@ struct host {
     bool half_open;       /* the script has on_eof */
     conn_receive receive; /* mode of accepted connections */
     conn_limits limits;   /* of accepted and outbound connections */
-    uint8_t *scratch;     /* HOST_DRAW_MAX bytes */
     char **listen;        /* NULL-terminated; NULL: the script names none */
     mem_heap *heap;
     size_t heap_bytes; /* allocated by Lua now */
@@ -148,16 +165,29 @@ struct host_task {
     bool keep;        /* HOST_ON_ERROR: the handler said "keep" */
 };
 
-/* The userdata that scripts see as conn. User value 1 is conn.state; an outbound one has 2, its handlers by kind, and
+/* The userdata that scripts see as conn. It is valid while the slot that it points to has its id: slots are not freed
+ * before the worker's last state is closed, so that a stale one needs no clearing. User value 1 is conn.state; an outbound one has 2, its handlers by kind, and
  * 3, the address it was given. */
 struct host_conn {
     const void *tag;       /* tells it from other userdata */
-    conn *c;               /* NULL: the connection is over, for scripts at least */
+    conn *c;               /* see host_conn_get(); NULL: not yet, or no more */
     host_attempt *attempt; /* that waits for it to be connected; else NULL */
     uint64_t id;
     uint32_t handlers; /* outbound: its own */
     int ref;
 };
+
+/* The connection of a userdata, or NULL when it is over, for scripts at least. */
+static inline conn *host_conn_get(const host_conn *hc)
+{
+    return hc->c != NULL && hc->c->id == hc->id ? hc->c : NULL;
+}
+
+/* The host that serves a connection. */
+static inline host *host_of_conn(const conn *c)
+{
+    return container_of(c->events, host, events);
+}
 
 /* ---- Threads ---- */
 
@@ -236,7 +266,7 @@ int host_protect(host *h, lua_CFunction function, void *argument, int results);
 /* Makes the dispatcher of the functions and nils on top of L's stack, HOST_ON_UNLOAD of them, and replaces them by it.
  * raises */
 void host_dispatcher_push(lua_State *L);
-/* The host's events of connections. */
+/* What a host does with the events of connections. */
 extern const conn_events host_events;
 /* False: it raised, which has been logged. */
 bool host_call_load(host *h);
@@ -248,6 +278,16 @@ void host_check_wait(lua_State *L, const char *function);
 void host_task_wake(host_task *t);
 /* Ends all suspended tasks. */
 void host_kill_waiting(host *h);
+
+/* ---- host.c ---- */
+/* A state for that generation, which is retained; the script is not loaded yet. NULL: it has been logged why not. */
+host *host_open(host_seat *seat, generation *g);
+/* Runs the script's top level and on_load, in the load budget. False: it has been logged what failed. */
+bool host_load(host *h);
+/* Ends what waits, calls on_unload, closes and frees. */
+void host_close(host *h);
+/* Closes and frees one that never came into force. */
+void host_discard(host *h);
 
 /* ---- host_report.c ---- */
 /* The message handler of tasks: replaces an error by the table that on_error gets. raises */
@@ -293,6 +333,8 @@ int host_api_every(lua_State *L);
 int host_api_sleep(lua_State *L);
 /* Pushes function and arguments; returns how many arguments. raises */
 int host_timer_push(lua_State *L, host_timer *ht);
+/* Starts all timers of a host that comes into force. */
+void host_timers_start(host *h);
 /* Its function has returned: start again, or forget it. */
 void host_timer_over(host *h, host_timer *ht);
 host_kind host_timer_kind(const host_timer *ht);

@@ -213,8 +213,8 @@ static int load(lua_State *L)
 {
     host *h = lua_touserdata(L, 1);
     const host_config *config = h->config;
-    const char *text = config->source;
-    size_t len = config->source_len;
+    const char *text = h->generation->source;
+    size_t len = h->generation->source_len;
     lua_settop(L, 0);
     lua_gc(L, LUA_GCSTOP);
     host_library_open(L);

@@ -11,6 +11,9 @@ struct host_timer {
     const void *tag; /* &timer_tag */
     timer clock;
     host *host;
+    host_timer *next; /* the host's list, while anchored */
+    host_timer *prev;
+    int64_t left_ns;     /* while the host is not in force: what is left when it comes into it */
     int64_t interval_ns; /* 0: fires once */
     int ref;             /* LUA_NOREF: not anchored */
     int arguments;
@@ -37,7 +40,6 @@ static void fire(timer *clock, int64_t now_ns)
 {
     host_timer *ht = container_of(clock, host_timer, clock);
     (void)now_ns;
-    if (ht->host->config->check) return; /* it stays as it is until the state is closed */
     ht->firing = true;
     host_call_timer(ht->host, ht);
 }
@@ -53,8 +55,30 @@ int host_timer_push(lua_State *L, host_timer *ht)
 
 static void forget(host *h, host_timer *ht)
 {
+    if (ht->prev != NULL) ht->prev->next = ht->next;
+    else h->timers = ht->next;
+    if (ht->next != NULL) ht->next->prev = ht->prev;
     luaL_unref(h->L, LUA_REGISTRYINDEX, ht->ref);
     ht->ref = LUA_NOREF;
+}
+
+/* Starts it when its host is in force, else keeps in mind when it is due. False: out of memory. */
+static bool begin_clock(host *h, host_timer *ht, int64_t due_ns)
+{
+    ht->left_ns = due_ns - io_port_now(h->worker->port);
+    return !h->in_force || timer_start(&h->worker->timers, &ht->clock, due_ns);
+}
+
+void host_timers_start(host *h)
+{
+    host_timer *next;
+    int64_t now_ns = io_port_now(h->worker->port);
+    for (host_timer *ht = h->timers; ht != NULL; ht = next) {
+        next = ht->next;
+        if (ht->firing || timer_start(&h->worker->timers, &ht->clock, now_ns + ht->left_ns)) continue;
+        log_write(LOG_ERROR, "a timer ends: out of memory");
+        forget(h, ht);
+    }
 }
 
 void host_timer_over(host *h, host_timer *ht)
@@ -65,7 +89,7 @@ void host_timer_over(host *h, host_timer *ht)
         int64_t due_ns = ht->clock.deadline_ns + ht->interval_ns;
         if (due_ns <= now_ns)
             due_ns += (now_ns - due_ns) / ht->interval_ns * ht->interval_ns + ht->interval_ns; /* keep step */
-        if (timer_start(&h->worker->timers, &ht->clock, due_ns)) return;
+        if (begin_clock(h, ht, due_ns)) return;
         log_write(LOG_ERROR, "a timer of portico.every ends: out of memory");
     }
     forget(h, ht);
@@ -122,7 +146,10 @@ static int begin(lua_State *L, int64_t delay_ns, int64_t interval_ns, int first,
     }
     lua_pushvalue(L, -1);
     ht->ref = luaL_ref(L, LUA_REGISTRYINDEX);
-    if (timer_start(&h->worker->timers, &ht->clock, io_port_now(h->worker->port) + delay_ns)) return 1;
+    ht->next = h->timers;
+    if (ht->next != NULL) ht->next->prev = ht;
+    h->timers = ht;
+    if (begin_clock(h, ht, io_port_now(h->worker->port) + delay_ns)) return 1;
     forget(h, ht);
     return host_push_failure(L, "out of memory", "limit");
 }

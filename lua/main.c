@@ -6,6 +6,7 @@
 #include "base.h"
 #include "embedded.h"
 #include "file.h"
+#include "generation.h"
 #include "host.h"
 #include "io.h"
 #include "log.h"
@@ -144,16 +145,14 @@ static int print_version(bool verbose)
 /* The text that is run, with all that the host wants to know about it. */
 typedef struct script {
     const char *name; /* in the start line */
-    const char *source;
-    size_t source_len;
-    char *file;       /* what was read; NULL for the embedded script */
+    generation *first;
     char *chunk_name; /* "@scripts/chat.lua" */
     char *directory;  /* NULL: embedded */
 } script;
 
 static void script_close(script *s)
 {
-    mem_free(s->file);
+    generation_release(s->first);
     mem_free(s->chunk_name);
     mem_free(s->directory);
 }
@@ -161,15 +160,18 @@ static void script_close(script *s)
 static bool script_open_embedded(script *s)
 {
     static const char name[] = "default.lua";
-    *s = (script){.name = name};
+    char *source = NULL;
+    size_t len = 0;
+    *s = (script){.name = name, .chunk_name = mem_strdup("@default.lua")};
     for (size_t i = 0; i < embedded_count; i++) {
         if (strcmp(embedded_files[i].name, name) != 0) continue;
-        s->source = embedded_files[i].data;
-        s->source_len = embedded_files[i].size;
+        len = embedded_files[i].size;
+        source = mem_alloc(len);
+        if (source != NULL) memcpy(source, embedded_files[i].data, len);
     }
-    assert(s->source != NULL);
-    s->chunk_name = mem_strdup("@default.lua");
-    return s->chunk_name != NULL;
+    if (source != NULL) s->first = generation_open(1, source, len);
+    if (s->first == NULL) mem_free(source);
+    return s->first != NULL && s->chunk_name != NULL;
 }
 
 /* On failure everything is freed, and what is wrong has been logged. */
@@ -178,10 +180,16 @@ static bool script_open(script *s, const char *path)
     char why[WHY_BYTES] = "out of memory";
     if (path == NULL && script_open_embedded(s)) return true;
     if (path == NULL) goto fail;
+    char *source;
+    size_t len;
     bool from_stdin = strcmp(path, "-") == 0;
     *s = (script){.name = from_stdin ? "stdin" : path};
-    if (!file_read(&s->file, &s->source_len, from_stdin ? NULL : path, why, sizeof why)) goto fail;
-    s->source = s->file;
+    if (!file_read(&source, &len, from_stdin ? NULL : path, why, sizeof why)) goto fail;
+    s->first = generation_open(1, source, len);
+    if (s->first == NULL) {
+        mem_free(source);
+        goto fail;
+    }
     size_t size = strlen(s->name) + 2;
     s->directory = file_directory(from_stdin ? "" : path);
     s->chunk_name = mem_alloc(size);
@@ -390,8 +398,7 @@ static int serve(const options *o, const io_backend *backend, const script *chos
     };
     host_config host = {
         .chunk_name = chosen->chunk_name,
-        .source = chosen->source,
-        .source_len = chosen->source_len,
+        .first = chosen->first,
         .script = chosen->name,
         .script_dir = chosen->directory,
         .arg_count = o->arg_count,

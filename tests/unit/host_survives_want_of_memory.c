@@ -4,9 +4,11 @@
  * needs. */
 #include "check.h"
 
+#include "generation.h"
 #include "host.h"
 #include "io.h"
 #include "log.h"
+#include "mem.h"
 #include "net.h"
 #include "os.h"
 #include "server.h"
@@ -109,8 +111,7 @@ static int run_with(size_t cap)
     choose_port(uri, sizeof(uri));
     host_config config = {
         .chunk_name = "=script",
-        .source = script,
-        .source_len = sizeof(script) - 1,
+        .first = generation_open(1, mem_strdup(script), sizeof(script) - 1),
         .script = "script",
         .arg_count = 1,
         .args = args,
@@ -122,6 +123,7 @@ static int run_with(size_t cap)
     server *s = server_open(&options, &host_app, &config, &app_failed);
     if (s == NULL) {
         check(app_failed);
+        generation_release(config.first);
         return 0;
     }
     check_eq(net_addr_parse(&addr, uri, error, sizeof(error)), IO_OK);
@@ -130,6 +132,7 @@ static int run_with(size_t cap)
     if (!listens) server_stop(s);
     bool ended = wait_for_end(s);
     server_close(s);
+    generation_release(config.first);
     return ended && listens ? 2 : 1;
 }
 
