@@ -15,7 +15,7 @@ LEVELS = [
     ["base"],
     ["io_types"],
     ["os", "mem", "log", "net", "file", "guess"],
-    ["io", "timer"],
+    ["io", "timer", "watch", "control"],
     ["sendq", "frame"],
     ["conn", "listener", "options"],
     ["worker"],
@@ -31,6 +31,7 @@ PRIVATE = {
     "io_backend.h": r"core/io(_\w+)?\.[ch]",
     "net_system.h": r"core/net(_\w+)?\.[ch]",
     "net_inet.h": r"core/net_(posix|win)\.c",
+    "watch_system.h": r"core/watch(_\w+)?\.c",
 }
 
 # The C standard's headers are for everyone. Others are for the files that talk to a system or to a library.
