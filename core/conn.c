@@ -2,7 +2,9 @@
 #include "conn.h"
 
 #include "base.h"
+#include "frame.h"
 #include "mem.h"
+#include "stash.h"
 
 #include <assert.h>
 #include <string.h>
@@ -15,13 +17,6 @@ typedef struct conn_slab {
 } conn_slab;
 
 static_assert(sizeof(conn_slab) <= SLAB_BYTES, "a slab is a block of that size");
-
-/* Bytes that came while the connection was held or paused: at most one receive. */
-typedef struct conn_stash {
-    size_t start;
-    size_t end;
-    uint8_t bytes[];
-} conn_stash;
 
 #define SECONDS(n) ((int64_t)(n)*1000000000)
 
@@ -111,6 +106,7 @@ static void slot_give(conn *c)
     assert(c->recv_op.kind == IO_IDLE && c->send_op.kind == IO_IDLE && c->socket == IO_SOCKET_NONE);
     assert(!timer_running(&c->deadline) && c->out.bytes == 0 && c->buffer == NULL && c->stash == NULL);
     if (c->own_limits) mem_free((void *)(uintptr_t)c->limits);
+    if (c->own_frame) mem_free((void *)(uintptr_t)c->frame);
     if (c->live_prev != NULL) c->live_prev->live_next = c->live_next;
     else set->live = c->live_next;
     if (c->live_next != NULL) c->live_next->live_prev = c->live_prev;
@@ -204,6 +200,7 @@ static void configure(conn *c, const conn_config *config)
     c->events = config->events;
     c->limits = config->limits;
     c->listener = config->listener;
+    c->frame = config->frame != NULL ? config->frame : &frame_raw;
     c->user = config->user;
     c->receive = (unsigned)config->receive & 3u;
     c->half_open = config->half_open;
@@ -309,11 +306,17 @@ void conn_release(conn *c)
 
 /* ---- Receiving ---- */
 
+/* Kept bytes that the owner is to see before any others. */
+static bool has_due(const conn *c)
+{
+    return c->stash != NULL && stash_len(c->stash) >= c->stash->need;
+}
+
 static bool wants_receive(const conn *c)
 {
     if (c->eof_seen || c->recv_op.kind != IO_IDLE) return false;
     if (c->state == CONN_DRAINING) return true; /* to see the peer's FIN; bytes are dropped */
-    return c->state == CONN_OPEN && c->open_told && !c->paused && c->holds == 0 && !c->above_high && c->stash == NULL &&
+    return c->state == CONN_OPEN && c->open_told && !c->paused && c->holds == 0 && !c->above_high && !has_due(c) &&
            !(c->receive == CONN_READY && c->undrawn);
 }
 
@@ -337,19 +340,55 @@ static void submit_receive(conn *c)
     if (status != IO_OK) fail(c, status);
 }
 
-/* Keeps bytes for later. */
-static void stash(conn *c, const uint8_t *data, size_t len)
+/* Keeps bytes for later, behind those that are kept already. */
+static void keep(conn *c, const uint8_t *data, size_t len)
 {
-    assert(c->stash == NULL); /* nothing is received while there is one */
-    conn_stash *kept = mem_alloc(sizeof(*kept) + len);
-    if (kept == NULL) {
-        conn_abort(c, CONN_LIMIT, IO_LIMIT);
-        return;
+    if (!stash_add(&c->stash, data, len)) conn_abort(c, CONN_LIMIT, IO_LIMIT);
+}
+
+/* Hands bytes to the owner: a loan, or, when given is not NULL, what was kept. */
+static void deliver(conn *c, const uint8_t *data, size_t len, stash *given)
+{
+    conn_set *set = c->set;
+    set->given = data;
+    set->given_len = len;
+    set->given_stash = given;
+    c->messages++;
+    c->events->on_data(c, data, len);
+    mem_free(set->given_stash); /* conn_keep() has taken it out, or nothing is left of it */
+    set->given = NULL;
+    set->given_stash = NULL;
+}
+
+void conn_keep(conn *c, size_t len, size_t need)
+{
+    conn_set *set = c->set;
+    assert(set->given != NULL && c->stash == NULL && len > 0 && len <= set->given_len && (need == 0 || need > len));
+    if (c->state != CONN_OPEN) return; /* input is dropped */
+    if (set->given_stash == NULL) {
+        keep(c, set->given + set->given_len - len, len);
+    } else {
+        if (need > 0) stash_trim(&set->given_stash, len);
+        else stash_take(&set->given_stash, set->given_len - len);
+        c->stash = set->given_stash;
+        set->given_stash = NULL;
     }
-    kept->start = 0;
-    kept->end = len;
-    memcpy(kept->bytes, data, len);
-    c->stash = kept;
+    if (c->stash == NULL) return;
+    c->stash->need = need;
+    c->stash->seen = need > 0 ? len : 0;
+    if (need == 0) mark_dirty(c);
+}
+
+size_t conn_seen(const conn *c)
+{
+    return c->set->given_stash != NULL ? c->set->given_stash->seen : 0;
+}
+
+void conn_rescan(conn *c)
+{
+    if (c->stash == NULL) return;
+    c->stash->need = c->stash->seen = 0;
+    mark_dirty(c);
 }
 
 static void on_recv(conn *c, const io_packet *packet)
@@ -373,12 +412,8 @@ static void on_recv(conn *c, const io_packet *packet)
     c->received += packet->bytes;
     c->active_ns = c->set->now_ns;
     if (c->state == CONN_DRAINING) return;
-    if (c->holds > 0 || c->paused) {
-        stash(c, packet->data, packet->bytes);
-    } else {
-        c->messages++;
-        c->events->on_data(c, packet->data, packet->bytes);
-    }
+    if (c->holds > 0 || c->paused || c->stash != NULL) keep(c, packet->data, packet->bytes); /* tell() goes on */
+    else deliver(c, packet->data, packet->bytes, NULL);
 }
 
 io_status conn_draw(conn *c, void *buffer, size_t len, size_t *bytes)
@@ -389,14 +424,10 @@ io_status conn_draw(conn *c, void *buffer, size_t len, size_t *bytes)
     c->undrawn = false;
     mark_dirty(c);
     if (c->stash != NULL) {
-        conn_stash *kept = c->stash;
-        *bytes = len < kept->end - kept->start ? len : kept->end - kept->start;
-        memcpy(buffer, kept->bytes + kept->start, *bytes);
-        kept->start += *bytes;
-        if (kept->start == kept->end) {
-            mem_free(kept);
-            c->stash = NULL;
-        }
+        *bytes = len < stash_len(c->stash) ? len : stash_len(c->stash);
+        memcpy(buffer, stash_data(c->stash), *bytes);
+        stash_take(&c->stash, *bytes);
+        c->truncated = 0;
         c->messages++;
         return IO_OK;
     }
@@ -523,19 +554,18 @@ static void tell(conn *c)
         c->open_told = true;
         c->events->on_open(c, IO_OK);
     }
-    if (c->stash != NULL && c->state == CONN_OPEN && c->holds == 0 && !c->paused) {
-        conn_stash *kept = c->stash;
+    if (has_due(c) && c->state == CONN_OPEN && c->holds == 0 && !c->paused && !c->above_high) {
+        stash *kept = c->stash;
         c->stash = NULL;
-        c->messages++;
-        c->events->on_data(c, kept->bytes + kept->start, kept->end - kept->start);
-        mem_free(kept);
+        deliver(c, stash_data(kept), stash_len(kept), kept);
     }
     if (c->drain_due && c->state == CONN_OPEN && c->holds == 0) {
         c->drain_due = false;
         if (!c->above_high) c->events->on_drain(c);
     }
-    if (c->eof_seen && !c->eof_told && c->stash == NULL && c->state == CONN_OPEN && c->holds == 0 && !c->paused) {
+    if (c->eof_seen && !c->eof_told && !has_due(c) && c->state == CONN_OPEN && c->holds == 0 && !c->paused) {
         c->eof_told = true;
+        if (c->stash != NULL) c->truncated = (uint32_t)stash_len(c->stash);
         if (c->half_open) c->events->on_eof(c);
         else conn_close(c, CONN_EOF);
     }
@@ -661,6 +691,18 @@ conn_limits *conn_own_limits(conn *c)
         c->own_limits = true;
     }
     return (conn_limits *)(uintptr_t)c->limits;
+}
+
+frame *conn_own_frame(conn *c)
+{
+    if (!c->own_frame) {
+        frame *own = mem_alloc(sizeof(*own));
+        if (own == NULL) return NULL;
+        *own = *c->frame;
+        c->frame = own;
+        c->own_frame = true;
+    }
+    return (frame *)(uintptr_t)c->frame;
 }
 
 void conn_limits_changed(conn *c)

@@ -14,10 +14,10 @@
  * Guarantees:
  *   - on_open first; then any number of on_data, on_readable, on_drain, at most one on_eof; then exactly one on_close,
  *     and nothing after it. When on_open says that connecting failed, it is the only event.
- *   - Between conn_hold() and conn_unhold() no event is called: it is remembered (bytes in the stash, at most one
- *     receive) and comes afterwards, in order. The host holds a connection while one of its handlers waits.
- *   - Bytes are delivered in order; nothing is read while the connection is held, paused, or its queue is above
- *     the high mark.
+ *   - Between conn_hold() and conn_unhold() no event is called: it is remembered (bytes in the stash, behind what was kept
+ *     at most one receive) and comes afterwards, in order. The host holds a connection while one of its handlers waits.
+ *   - Bytes are delivered in order; nothing is read, and nothing that was kept is delivered, while the connection is
+ *     held, paused, or its queue is above the high mark.
  *
  * thread  everything here: the worker that owns the connection.
  */
@@ -86,7 +86,7 @@ typedef struct conn_events {
     /* The connection is open, or, for conn_connect() only, status says why it is not and the slot is freed when this
      * returns. */
     void (*on_open)(conn *c, io_status status);
-    /* data is valid until this returns. CONN_LENT and CONN_POSTED. */
+    /* data is valid until this returns. CONN_LENT and CONN_POSTED. What it does not take it gives to conn_keep(). */
     void (*on_data)(conn *c, const uint8_t *data, size_t len);
     /* Something is there to be drawn. Comes again only after a conn_draw(): who does not draw now is asked again
      * when it has drawn, or called conn_resume(). */
@@ -113,13 +113,16 @@ struct conn {
     const char *listener;      /* name of the listener, or of the target for an outbound one; outlives it */
     void *user;                /* the owner's */
     uint8_t *buffer;           /* CONN_POSTED: the receive buffer; else NULL */
-    struct conn_stash *stash;  /* bytes that came while held or paused; else NULL */
+    const struct frame
+        *frame;          /* how its bytes are cut into messages: the owner's business; shared until conn_own_frame() */
+    struct stash *stash; /* bytes that came while held or paused, or that conn_keep() kept; else NULL */
     io_socket socket;
     uint64_t id; /* never reused in this process, above 0; 0 in FREE: who keeps slot and id can tell */
     net_addr peer;
-    uint32_t messages; /* on_data and draws that brought bytes */
-    uint64_t received; /* bytes */
-    uint64_t sent;     /* bytes that the kernel took */
+    uint32_t messages;  /* on_data and draws that brought bytes; the owner may count otherwise */
+    uint32_t truncated; /* bytes that were kept, waiting for more, when FIN came */
+    uint64_t received;  /* bytes */
+    uint64_t sent;      /* bytes that the kernel took */
     int64_t opened_ns;
     int64_t active_ns;   /* last byte either way */
     int64_t progress_ns; /* when the kernel last took bytes, or the queue began to fill; after our FIN: when it went */
@@ -141,6 +144,7 @@ struct conn {
     bool abortive : 1; /* close with RST */
     bool dirty : 1;    /* on the set's dirty list */
     bool own_limits : 1;
+    bool own_frame : 1;
     bool canceled : 1;     /* io_cancel() was called in CLOSING */
     bool drain_due : 1;    /* on_drain is owed */
     bool open_told : 1;    /* on_open was called */
@@ -152,8 +156,11 @@ struct conn {
 struct conn_set {
     io_port *port;
     timers *timers;
-    int64_t now_ns;   /* the clock as of this round of packets */
-    int64_t drain_ns; /* how long a conn_close() may take to send what is queued */
+    int64_t now_ns;       /* the clock as of this round of packets */
+    int64_t drain_ns;     /* how long a conn_close() may take to send what is queued */
+    const uint8_t *given; /* what on_data has now; NULL: it does not run */
+    size_t given_len;
+    struct stash *given_stash; /* where that is, when it was kept */
     sendq_cache cache;
     conn *dirty_head; /* to settle, in order */
     conn *dirty_tail;
@@ -176,6 +183,7 @@ typedef struct conn_config {
     const conn_events *events;
     const conn_limits *limits; /* outlives the connection */
     const char *listener;      /* outlives the connection */
+    const struct frame *frame; /* outlives the connection; NULL: frame_raw */
     void *user;
     conn_receive receive;
     bool half_open;
@@ -204,6 +212,19 @@ bool conn_settle(conn_set *set);
  *         IO_LIMIT: no memory, or the queue passed limits.send_max, which also ends the connection (overflow). */
 io_status conn_send(conn *c, const void *data, size_t len);
 
+/* Inside on_data only, at most once: the last len bytes, > 0, of what it got are not taken. They come again, at the front of
+ * what on_data gets next. Not in OPEN any more: nothing happens, input is dropped.
+ *
+ * need    > len: when at least so many bytes are there. Receiving goes on meanwhile. If FIN comes first, they do not
+ *         come again: c->truncated says how many they were, on_eof or closing follows.
+ *         0: as soon as the connection is not held, paused or above its high mark; at once, but after others had their
+ *         turn, if it is none of these. */
+void conn_keep(conn *c, size_t len, size_t need);
+/* Inside on_data: how many of its bytes were there the last time, when they were too few (`need`). */
+size_t conn_seen(const conn *c);
+/* What was kept waiting for more is to be looked at again, for what is needed has changed. */
+void conn_rescan(conn *c);
+
 /* Draws bytes that have arrived, without waiting; for CONN_READY, and for paused connections in any mode.
  * bytes   moved, at most len; 0 with IO_OK: the peer has sent FIN.
  * result  IO_OK; IO_AGAIN: nothing now; IO_CLOSED; IO_RESET. */
@@ -219,8 +240,8 @@ void conn_unhold(conn *c);
 
 /* FIN after what is queued; receiving goes on. */
 void conn_shutdown(conn *c);
-/* Sends what is queued, then FIN, then closes when the peer's FIN has come or the deadline has passed. reason: LOCAL
- * or SHUTDOWN. In any state but OPEN and CONNECTING nothing changes. SHUTDOWN waits while the connection is held, so
+/* Sends what is queued, then FIN, then closes when the peer's FIN has come or the deadline has passed. reason: LOCAL,
+ * SHUTDOWN, or LIMIT and ERROR for what a peer said. In any state but OPEN and CONNECTING nothing changes. SHUTDOWN waits while the connection is held, so
  * that its handler's answer is sent, too. */
 void conn_close(conn *c, conn_reason reason);
 /* Ends it now: drops the queue, closes with RST. */
@@ -233,6 +254,8 @@ void conn_set_receive(conn *c, conn_receive receive);
  * of memory. */
 conn_limits *conn_own_limits(conn *c);
 void conn_limits_changed(conn *c);
+/* A frame of this connection alone, to be changed by the caller, who then calls conn_rescan(). NULL: out of memory. */
+struct frame *conn_own_frame(conn *c);
 
 static inline bool conn_is_high(const conn *c)
 {

@@ -48,7 +48,7 @@ static void app_close(worker *w)
 
 static void app_accept(worker *w, io_socket socket, const net_addr *peer, const char *name)
 {
-    conn_config config = {&events, &conn_limits_default, name, NULL, CONN_LENT, false};
+    conn_config config = {.events = &events, .limits = &conn_limits_default, .listener = name};
     conn_open(&w->conns, socket, peer, &config);
 }
 

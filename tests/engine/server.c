@@ -113,7 +113,7 @@ static void app_close(worker *w)
 
 static void app_accept(worker *w, io_socket socket, const net_addr *peer, const char *name)
 {
-    conn_config config = {&events, &limits, name, w, CONN_LENT, false};
+    conn_config config = {.events = &events, .limits = &limits, .listener = name, .user = w};
     check(conn_open(&w->conns, socket, peer, &config) != NULL);
 }
 

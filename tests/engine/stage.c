@@ -113,7 +113,12 @@ void stage_close(stage *s)
 
 static conn_config config_of(stage *s, player *p, conn_receive receive, bool half_open)
 {
-    return (conn_config){&events_of_players, &s->limits, "test", p, receive, half_open};
+    return (conn_config){.events = &events_of_players,
+                         .limits = &s->limits,
+                         .listener = "test",
+                         .user = p,
+                         .receive = receive,
+                         .half_open = half_open};
 }
 
 void stage_pair(stage *s, player *p, conn_receive receive, bool half_open)

@@ -16,7 +16,7 @@ LEVELS = [
     ["io_types"],
     ["os", "mem", "log", "net", "file", "guess"],
     ["io", "timer", "watch", "control"],
-    ["sendq", "frame"],
+    ["sendq", "frame", "stash"],
     ["conn", "listener", "options"],
     ["worker"],
     ["resolver"],
