@@ -4,6 +4,7 @@
 #include "base.h"
 #include "frame.h"
 #include "mem.h"
+#include "net_unix.h"
 #include "stash.h"
 
 #include <assert.h>
@@ -224,11 +225,13 @@ conn *conn_open(conn_set *set, io_socket socket, const net_addr *peer, const con
     return c;
 }
 
-conn *conn_connect(conn_set *set, const net_addr *peer, const conn_config *config, io_status *status)
+conn *conn_connect(conn_set *set, const net_uri *target, const conn_config *config, io_status *status)
 {
     int native = 0;
     io_socket socket = IO_SOCKET_NONE;
-    *status = net_open_stream(&socket, peer, &native);
+    bool is_unix = target->transport == NET_UNIX; /* connected at once, or not at all */
+    if (is_unix) *status = net_unix_connect(&socket, target, &native);
+    else *status = net_open_stream(&socket, &target->addr, &native);
     if (*status != IO_OK) return NULL;
     conn *c = slot_take(set);
     if (c == NULL) *status = IO_LIMIT;
@@ -236,8 +239,8 @@ conn *conn_connect(conn_set *set, const net_addr *peer, const conn_config *confi
     if (*status == IO_OK) {
         configure(c, config);
         c->outbound = true;
-        c->peer = *peer;
-        *status = io_connect(set->port, &c->send_op, socket, &c->peer);
+        c->peer = is_unix ? net_addr_unix() : target->addr;
+        if (!is_unix) *status = io_connect(set->port, &c->send_op, socket, &c->peer);
     }
     if (*status != IO_OK) {
         io_close(set->port, socket, true);
@@ -245,7 +248,8 @@ conn *conn_connect(conn_set *set, const net_addr *peer, const conn_config *confi
         return NULL;
     }
     c->socket = socket;
-    c->state = CONN_CONNECTING;
+    c->state = is_unix ? CONN_OPEN : CONN_CONNECTING;
+    if (is_unix) mark_dirty(c);
     arm(c);
     return c;
 }

@@ -25,6 +25,7 @@
 #define PORTICO_CONN_H
 
 #include "io.h"
+#include "net_uri.h"
 #include "sendq.h"
 #include "timer.h"
 
@@ -194,9 +195,10 @@ typedef struct conn_config {
  * result  NULL when out of memory or the socket cannot be attached; the socket is then closed. */
 conn *conn_open(conn_set *set, io_socket socket, const net_addr *peer, const conn_config *config);
 
-/* Begins an outbound connection. on_open reports how it went.
- * result  NULL when there is no memory or no descriptor: *status says which. */
-conn *conn_connect(conn_set *set, const net_addr *peer, const conn_config *config, io_status *status);
+/* Begins an outbound connection over NET_TCP or NET_UNIX. on_open reports how it went.
+ * result  NULL when there is no memory or no descriptor, and for a Unix socket also what net_unix_connect() says: *status
+ *         has it. */
+conn *conn_connect(conn_set *set, const net_uri *target, const conn_config *config, io_status *status);
 
 /* The worker hands in packets of kind IO_RECV, IO_READABLE, IO_SEND and IO_CONNECT. */
 void conn_on_packet(const io_packet *packet);

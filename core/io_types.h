@@ -24,7 +24,7 @@ typedef enum io_status {
     IO_UNSUPPORTED = -11, /* not to be had on this system */
     IO_CLOSED = -12,      /* too late: the connection is closing or gone */
     IO_INVALID = -13,     /* the arguments make no sense */
-    IO_NOT_FOUND = -14,   /* the name does not resolve */
+    IO_NOT_FOUND = -14,   /* a name that does not resolve, a file that is not there */
     IO_UNEXPECTED = -15   /* anything unmapped; the native code is in the log */
 } io_status;
 

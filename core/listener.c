@@ -5,6 +5,7 @@
 #include "base.h"
 #include "log.h"
 #include "mem.h"
+#include "net_unix.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -20,6 +21,8 @@ struct listener {
     const listener_events *events;
     void *context;
     io_socket socket;
+    net_uri uri; /* of NET_TCP with the port that the system chose */
+    net_unix_file file;
     io_port *port; /* NULL until started */
     timers *deadlines;
     timer retry;
@@ -88,21 +91,30 @@ static void on_retry(timer *t, int64_t now_ns)
     }
 }
 
-io_status listener_open(listener **out, const net_addr *addr, const listener_events *events, void *context, int *native)
+/* Opens the socket that l->uri names, and completes that. */
+static io_status open_socket(listener *l, int *native)
+{
+    if (l->uri.transport == NET_UNIX) return net_unix_listen(&l->socket, &l->uri, &l->file, native);
+    io_status status = net_listen(&l->socket, &l->uri.addr, native);
+    if (status != IO_OK) return status;
+    status = net_local(&l->uri.addr, l->socket);
+    if (status != IO_OK) net_close(l->socket);
+    return status;
+}
+
+io_status listener_open(listener **out, const net_uri *uri, const listener_events *events, void *context, int *native)
 {
     *out = NULL;
     *native = 0;
     listener *l = mem_zalloc(sizeof(*l));
     if (l == NULL) return IO_LIMIT;
-    io_status status = net_listen(&l->socket, addr, native);
-    net_addr bound;
-    if (status == IO_OK && (status = net_local(&bound, l->socket)) != IO_OK) net_close(l->socket);
+    l->uri = *uri;
+    io_status status = open_socket(l, native);
     if (status != IO_OK) {
         mem_free(l);
         return status;
     }
-    char text[NET_ADDR_TEXT_MAX];
-    snprintf(l->name, sizeof(l->name), "tcp://%s", net_addr_format(&bound, text, sizeof(text)));
+    net_uri_format(&l->uri, l->name, sizeof(l->name));
     l->events = events;
     l->context = context;
     l->retry.fire = on_retry;
@@ -118,6 +130,7 @@ void listener_close(listener *l)
 {
     if (l == NULL) return;
     assert(l->pending == 0);
+    net_unix_remove(&l->uri, &l->file);
     if (l->socket != IO_SOCKET_NONE) net_close(l->socket);
     mem_free(l);
 }
@@ -142,6 +155,7 @@ io_status listener_start(listener *l, io_port *port, timers *deadlines)
 static void end_if_joined(listener *l)
 {
     if (!l->stopping || l->pending > 0 || l->socket == IO_SOCKET_NONE) return;
+    net_unix_remove(&l->uri, &l->file); /* while it is still ours beyond doubt */
     io_close(l->port, l->socket, false);
     l->socket = IO_SOCKET_NONE;
     l->events->on_stopped(l->context, l);

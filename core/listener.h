@@ -10,7 +10,7 @@
 #define PORTICO_LISTENER_H
 
 #include "io.h"
-#include "net.h"
+#include "net_uri.h"
 #include "timer.h"
 
 #include <stdbool.h>
@@ -18,7 +18,7 @@
 
 enum {
     LISTENER_ACCEPTS = 32, /* kept posted: on Windows that many connections can come in before the worker runs */
-    LISTENER_NAME_MAX = NET_ADDR_TEXT_MAX + 8
+    LISTENER_NAME_MAX = NET_URI_TEXT_MAX
 };
 #define LISTENER_RETRY_NS INT64_C(100000000)
 
@@ -31,13 +31,12 @@ typedef struct listener_events {
     void (*on_stopped)(void *context, listener *l);
 } listener_events;
 
-/* Binds and listens. native: the system's code on failure. IO_LIMIT when out of memory. */
-io_status listener_open(listener **out, const net_addr *addr, const listener_events *events, void *context,
-                        int *native);
-/* Not started, or stopped. NULL is fine. */
+/* Binds and listens, over NET_TCP or NET_UNIX. native: the system's code on failure. IO_LIMIT when out of memory. */
+io_status listener_open(listener **out, const net_uri *uri, const listener_events *events, void *context, int *native);
+/* Not started, or stopped. The file of a Unix socket goes, too. NULL is fine. */
 void listener_close(listener *l);
 
-/* "tcp://127.0.0.1:7777", with the port that the system chose. Valid until listener_close(). */
+/* "tcp://127.0.0.1:7777", with the port that the system chose, or "unix:/run/x". Valid until listener_close(). */
 const char *listener_name(const listener *l);
 
 /* Begins to accept on the caller's port. */

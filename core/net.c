@@ -33,7 +33,7 @@ static const struct {
     [-IO_UNSUPPORTED] = {"unsupported", "not supported on this system"},
     [-IO_CLOSED] = {"closed", "closed"},
     [-IO_INVALID] = {"invalid", "invalid argument"},
-    [-IO_NOT_FOUND] = {"not_found", "name does not resolve"},
+    [-IO_NOT_FOUND] = {"not_found", "there is nothing of that name"},
     [-IO_UNEXPECTED] = {"unexpected", "unexpected error"},
 };
 
@@ -109,7 +109,7 @@ static io_status split(host_port *parts, const char *uri, char *error, size_t er
     if (scheme_end != NULL) {
         size_t len = (size_t)(scheme_end - uri);
         if (len != 3 || memcmp(uri, "tcp", 3) != 0) {
-            return invalid(error, error_size, "'%.*s' is not a transport I know: use tcp://",
+            return invalid(error, error_size, "'%.*s' is not a transport for this: use tcp://",
                            (int)(len < 32 ? len : 32), uri);
         }
         rest = scheme_end + 3;
@@ -208,8 +208,8 @@ char *net_addr_format(const net_addr *addr, char *text, size_t size)
     char host[NET_HOST_TEXT_MAX];
     assert(size >= NET_ADDR_TEXT_MAX);
     net_system_unpack(&endpoint, addr);
-    if (endpoint.version == 0) {
-        (void)snprintf(text, size, "-");
+    if (endpoint.version != 4 && endpoint.version != 6) {
+        (void)snprintf(text, size, endpoint.version == NET_VERSION_UNIX ? "unix" : "-");
         return text;
     }
     if (is_mapped(&endpoint)) {
@@ -226,4 +226,19 @@ uint16_t net_addr_port(const net_addr *addr)
     net_endpoint endpoint;
     net_system_unpack(&endpoint, addr);
     return endpoint.port;
+}
+
+bool net_addr_is_unix(const net_addr *addr)
+{
+    net_endpoint endpoint;
+    net_system_unpack(&endpoint, addr);
+    return endpoint.version == NET_VERSION_UNIX;
+}
+
+net_addr net_addr_unix(void)
+{
+    const net_endpoint endpoint = {.version = NET_VERSION_UNIX};
+    net_addr addr;
+    net_system_pack(&addr, &endpoint);
+    return addr;
 }

@@ -13,7 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* A sockaddr_in or sockaddr_in6, opaque to everyone but net_*.c and io_*.c. All zero: none. */
+/* A sockaddr_in or sockaddr_in6, opaque to everyone but net_*.c and io_*.c. All zero: none. Of a Unix socket it holds
+ * the family alone: clients have no name there, and a server's is in its net_uri. */
 typedef struct net_addr {
     uint32_t words[7];
 } net_addr;
@@ -37,13 +38,15 @@ io_status net_addr_parse(net_addr *addr, const char *uri, char *error, size_t er
  * result IO_OK with at least one; IO_NOT_FOUND; IO_INVALID; error as above. */
 io_status net_addr_resolve(net_addr *addrs, size_t *count, const char *uri, char *error, size_t error_size);
 
-/* "127.0.0.1:7777", "[::1]:7777"; an IPv4-mapped IPv6 address is written as IPv4; "-" for none.
+/* "127.0.0.1:7777", "[::1]:7777"; an IPv4-mapped IPv6 address is written as IPv4; "unix"; "-" for none.
  * Returns text. size at least NET_ADDR_TEXT_MAX. */
 char *net_addr_format(const net_addr *addr, char *text, size_t size);
 uint16_t net_addr_port(const net_addr *addr);
-/* AF_INET, AF_INET6 or 0. */
+/* AF_INET, AF_INET6, AF_UNIX or 0. */
 int net_addr_family(const net_addr *addr);
-/* Size of the sockaddr inside, in bytes; 0 for none. */
+bool net_addr_is_unix(const net_addr *addr);
+net_addr net_addr_unix(void);
+/* Size of the sockaddr inside, in bytes; 0 for none and for a Unix socket's. */
 size_t net_addr_bytes(const net_addr *addr);
 
 /* All stream sockets here, accepted ones included, have TCP_NODELAY on: the engine gathers what one handler sends, and there is

@@ -20,6 +20,9 @@ void net_system_pack(net_addr *addr, const net_endpoint *endpoint)
         struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = htons(endpoint->port)};
         memcpy(&v6.sin6_addr, endpoint->bytes, sizeof v6.sin6_addr);
         memcpy(addr, &v6, sizeof v6);
+    } else if (endpoint->version == NET_VERSION_UNIX) {
+        const struct sockaddr local = {.sa_family = AF_UNIX};
+        memcpy(addr, &local, sizeof local);
     }
 }
 
@@ -38,6 +41,8 @@ void net_system_unpack(net_endpoint *endpoint, const net_addr *addr)
         memcpy(endpoint->bytes, &v6.sin6_addr, sizeof v6.sin6_addr);
         endpoint->port = ntohs(v6.sin6_port);
         endpoint->version = 6;
+    } else if (net_addr_family(addr) == AF_UNIX) {
+        endpoint->version = NET_VERSION_UNIX;
     }
 }
 

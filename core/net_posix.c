@@ -112,7 +112,7 @@ int net_addr_family(const net_addr *addr)
 {
     sa_family_t family;
     memcpy(&family, (const char *)addr + offsetof(struct sockaddr, sa_family), sizeof family);
-    return family == AF_INET || family == AF_INET6 ? family : 0;
+    return family == AF_INET || family == AF_INET6 || family == AF_UNIX ? family : 0;
 }
 
 /* ---- Sockets ---- */

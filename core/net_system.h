@@ -17,8 +17,10 @@
 typedef struct net_endpoint {
     uint8_t bytes[16]; /* network order; IPv4 uses the first four */
     uint16_t port;     /* host order */
-    uint8_t version;   /* 4, 6, or 0: none, or a family that we do not know */
+    uint8_t version;   /* 4, 6, NET_VERSION_UNIX, or 0: none, or a family that we do not know */
 } net_endpoint;
+
+enum { NET_VERSION_UNIX = 1 }; /* a Unix socket, whose address a net_addr does not hold */
 
 enum { NET_HOST_TEXT_MAX = 46 }; /* INET6_ADDRSTRLEN on both systems */
 

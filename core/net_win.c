@@ -186,7 +186,7 @@ int net_addr_family(const net_addr *addr)
 {
     ADDRESS_FAMILY family;
     memcpy(&family, addr, sizeof family); /* sa_family is the first member on Windows */
-    return family == AF_INET || family == AF_INET6 ? family : 0;
+    return family == AF_INET || family == AF_INET6 || family == AF_UNIX ? family : 0;
 }
 
 /* ---- Sockets ---- */

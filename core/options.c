@@ -53,7 +53,8 @@ typedef struct option {
 static const option table[] = {
     {"listen", 0, OPTION_URI, 0, FIELD(listen), "URI", NULL, 0, 0, NULL,
      "Listen there: tcp://HOST:PORT, with HOST an IPv4 address, an IPv6 address in brackets, localhost or *; port 0 is "
-     "one of the system's choice. May be given several times. Without it the script's `listen` counts, "
+     "one of the system's choice; or unix:PATH, unix:PATH?mode=0660, unix:@NAME. May be given several times. Without "
+     "it the script's `listen` counts, "
      "else " OPTIONS_LISTEN_DEFAULT "."},
     {"address-file", 0, OPTION_TEXT, 0, FIELD(address_file), "FILE", NULL, 0, 0, NULL,
      "When ready, write the addresses listened on into FILE, one a line."},
@@ -295,7 +296,7 @@ static bool take_uri(const reading *r, const option *row, const char *value)
     if (o->listen_count == OPTIONS_LISTEN_MAX) {
         return fail(r, "option '--%s' can be given %d times at most", row->name, OPTIONS_LISTEN_MAX);
     }
-    if (net_addr_parse(&o->listen[o->listen_count], value, why, sizeof why) != IO_OK) {
+    if (net_uri_parse(&o->listen[o->listen_count], value, why, sizeof why) != IO_OK) {
         return fail(r, "option '--%s': cannot use '%s' as an address: %s", row->name, value, why);
     }
     o->listen_uri[o->listen_count++] = value;

@@ -10,7 +10,7 @@
 #define PORTICO_OPTIONS_H
 
 #include "log.h"
-#include "net.h"
+#include "net_uri.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -34,7 +34,7 @@ enum { OPTIONS_GIVEN_IDLE = 1, OPTIONS_GIVEN_FIRST_BYTE = 2, OPTIONS_GIVEN_WRITE
 /* The texts are those of argv. */
 typedef struct options {
     uint32_t listen_count;
-    net_addr listen[OPTIONS_LISTEN_MAX];
+    net_uri listen[OPTIONS_LISTEN_MAX];
     const char *listen_uri[OPTIONS_LISTEN_MAX]; /* the same, as given */
     const char *address_file;                   /* NULL: none */
     const char *backend;                        /* "auto", or a name that is compiled in */

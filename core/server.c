@@ -252,11 +252,12 @@ server *server_open(const server_options *options, const worker_app *app, void *
     return s;
 }
 
-io_status server_listen(server *s, const net_addr *addr, int *native)
+io_status server_listen(server *s, const net_uri *uri, int *native)
 {
     *native = 0;
     if (s->listener_count == SERVER_LISTENERS_MAX) return IO_LIMIT;
-    io_status status = listener_open(&s->listeners[s->listener_count], addr, &events_of_listeners, s, native);
+    if (uri->transport == NET_UDP) return IO_UNSUPPORTED;
+    io_status status = listener_open(&s->listeners[s->listener_count], uri, &events_of_listeners, s, native);
     if (status == IO_OK) s->listener_count++;
     return status;
 }

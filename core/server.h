@@ -15,7 +15,7 @@
 
 #include "conn.h"
 #include "io.h"
-#include "net.h"
+#include "net_uri.h"
 #include "resolver.h"
 #include "worker.h"
 
@@ -41,9 +41,9 @@ typedef enum server_end {
 /* On failure, NULL, and what is wrong has been logged. *app_failed: it was the app's open. */
 server *server_open(const server_options *options, const worker_app *app, void *app_context, bool *app_failed);
 /* native: the system's code on failure. Before server_start(). */
-io_status server_listen(server *s, const net_addr *addr, int *native);
+io_status server_listen(server *s, const net_uri *uri, int *native);
 uint32_t server_listener_count(const server *s);
-/* "tcp://127.0.0.1:7777": the name that scripts see as conn.listener, with the real port. */
+/* "tcp://127.0.0.1:7777", "unix:/run/x": the name that scripts see as conn.listener, with the real port. */
 const char *server_listener_name(const server *s, uint32_t index);
 void server_start(server *s);
 /* Any thread, before server_wait(). */

@@ -231,8 +231,8 @@ void worker_post(worker *w, worker_message *message)
     io_port_post(w->port, &message->op);
 }
 
-conn *worker_connect(worker *w, const net_addr *peer, const conn_config *config, io_status *status)
+conn *worker_connect(worker *w, const net_uri *target, const conn_config *config, io_status *status)
 {
     *status = IO_CLOSED;
-    return w->draining ? NULL : conn_connect(&w->conns, peer, config, status);
+    return w->draining ? NULL : conn_connect(&w->conns, target, config, status);
 }

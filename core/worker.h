@@ -109,6 +109,6 @@ uint32_t worker_load(worker *w);
 void worker_post(worker *w, worker_message *message);
 
 /* Begins an outbound connection on this worker. See conn_connect(). Own thread; IO_CLOSED while draining. */
-conn *worker_connect(worker *w, const net_addr *peer, const conn_config *config, io_status *status);
+conn *worker_connect(worker *w, const net_uri *target, const conn_config *config, io_status *status);
 
 #endif

@@ -290,7 +290,8 @@ static void push_addr(lua_State *L, const net_addr *addr)
 static void push_local(lua_State *L, const conn *c)
 {
     net_addr addr;
-    if (c->socket != IO_SOCKET_NONE && net_local(&addr, c->socket) == IO_OK) push_addr(L, &addr);
+    if (net_addr_is_unix(&c->peer)) lua_pushstring(L, c->outbound ? "unix" : c->listener);
+    else if (c->socket != IO_SOCKET_NONE && net_local(&addr, c->socket) == IO_OK) push_addr(L, &addr);
     else lua_pushnil(L);
 }
 

@@ -1,16 +1,19 @@
 /* host_connect.c - portico.connect: a connection to somebody else, with handlers of its own or none.
  *
+ * A Unix socket is connected at once, or, when the listener's queue is full, tried again every RETRY_NS.
  * A name is looked up first, by the resolver's threads; then its addresses are tried in turn, until one answers or the
  * deadline, which is one for all of it, has passed. The task waits meanwhile.
  */
 #include "host_internal.h"
 
-#include "net.h"
+#include "net_uri.h"
 #include "resolver.h"
 #include "server.h"
 
 #include <stdio.h>
 #include <string.h>
+
+#define RETRY_NS INT64_C(10000000)
 
 /* What it is doing, in a userdata on the stack of who called it. */
 struct host_attempt {
@@ -22,6 +25,7 @@ struct host_attempt {
     io_status status;      /* how the last step went */
     size_t count;          /* addresses … */
     size_t next;           /* … and the one to try next */
+    net_uri target;        /* what is tried now */
     net_addr addrs[RESOLVER_ADDRS_MAX];
     char error[256]; /* more about status; "" when its own text says it all */
 };
@@ -110,7 +114,9 @@ static io_status begin(lua_State *L, host_attempt *a, int64_t now_ns)
         .receive = (a->handlers & HOST_BIT(HOST_ON_READABLE)) ? CONN_READY : CONN_LENT,
         .half_open = (a->handlers & HOST_BIT(HOST_ON_EOF)) != 0,
     };
-    conn *c = worker_connect(h->worker, &a->addrs[a->next++], &config, &status);
+    if (a->target.transport == NET_TCP) a->target.addr = a->addrs[a->next];
+    a->next++;
+    conn *c = worker_connect(h->worker, &a->target, &config, &status);
     if (c == NULL) {
         host_conn_drop(h, hc);
         return status;
@@ -130,6 +136,24 @@ static io_status begin(lua_State *L, host_attempt *a, int64_t now_ns)
     return IO_OK;
 }
 
+static void try_again(timer *clock, int64_t now_ns)
+{
+    (void)now_ns;
+    host_task_wake(container_of(clock, host_task, wake));
+}
+
+/* The queue of a Unix listener is full: it is tried again later. IO_LIMIT when out of memory. */
+static io_status wait_for_room(host *h, host_attempt *a, int64_t now_ns)
+{
+    int64_t retry_ns = now_ns + RETRY_NS;
+    a->next--;
+    h->task->wake.fire = try_again;
+    if (!timer_start(&h->worker->timers, &h->task->wake, retry_ns < a->deadline_ns ? retry_ns : a->deadline_ns)) {
+        return IO_LIMIT;
+    }
+    return IO_AGAIN;
+}
+
 /* raises */
 static int try_addresses(lua_State *L, host_attempt *a)
 {
@@ -141,7 +165,9 @@ static int try_addresses(lua_State *L, host_attempt *a)
             break;
         }
         a->status = begin(L, a, now_ns);
-        if (a->status != IO_OK) continue;
+        if (a->status == IO_AGAIN) a->status = wait_for_room(h, a, now_ns);
+        else if (a->status != IO_OK) continue;
+        if (a->status == IO_LIMIT) break;
         a->task = h->task;
         h->task->attempt = a;
         h->task->waiting = HOST_CONNECTS;
@@ -249,12 +275,17 @@ int host_api_connect(lua_State *L)
     int64_t timeout_ns = read_options(L, a);
     host_check_wait(L, "portico.connect");
     if (timeout_ns > 0) a->deadline_ns = io_port_now(host_of(L)->worker->port) + timeout_ns;
-    a->status = net_addr_parse(&a->addrs[0], uri, a->error, sizeof(a->error));
+    net_transport transport;
+    net_uri_split(&transport, uri);
+    luaL_argcheck(L, transport != NET_UDP, URI_SLOT, "tcp:// or unix: expected; for udp:// there is portico.udp");
+    a->status = net_uri_parse(&a->target, uri, a->error, sizeof(a->error));
     if (a->status == IO_OK) {
+        if (a->target.mode != NET_MODE_NONE) luaL_argerror(L, URI_SLOT, "mode: only a listener makes a file");
+        a->addrs[0] = a->target.addr;
         a->count = 1;
         return try_addresses(L, a);
     }
-    if (strlen(uri) >= RESOLVER_URI_MAX) return fail(L, a);
+    if (transport != NET_TCP || strlen(uri) >= RESOLVER_URI_MAX) return fail(L, a);
     a->error[0] = '\0';
     return look_up(L, a, uri);
 }

@@ -65,7 +65,9 @@ static void read_listen(lua_State *L, host *h, int index)
         if (is_list) lua_rawgeti(L, index, (lua_Integer)i + 1);
         else lua_pushvalue(L, index);
         if (lua_type(L, -1) != LUA_TSTRING) {
-            lua_pushliteral(L, "listen: a string like \"tcp://127.0.0.1:7777\", or a list of them, expected");
+            lua_pushliteral(
+                L,
+                "listen: a string like \"tcp://127.0.0.1:7777\" or \"unix:/run/my.sock\", or a list of them, expected");
             fail(L);
         }
         h->listen[i] = mem_strdup(lua_tostring(L, -1));

@@ -13,6 +13,7 @@
 #include "lua.h"
 #include "mem.h"
 #include "net.h"
+#include "net_uri.h"
 #include "options.h"
 #include "os.h"
 #include "server.h"
@@ -205,7 +206,7 @@ fail:
 /* ---- Listening ---- */
 
 typedef struct addresses {
-    net_addr list[SERVER_LISTENERS_MAX];
+    net_uri list[SERVER_LISTENERS_MAX];
     uint32_t count;
 } addresses;
 
@@ -216,7 +217,7 @@ static bool parse_address(addresses *a, const char *uri, const char *script_name
         log_write(LOG_ERROR, "%s: more than %d addresses in `listen`", script_name, SERVER_LISTENERS_MAX);
         return false;
     }
-    if (net_addr_parse(&a->list[a->count], uri, why, sizeof why) != IO_OK) {
+    if (net_uri_parse(&a->list[a->count], uri, why, sizeof why) != IO_OK) {
         log_write(LOG_ERROR, "%s: cannot use '%s' in `listen` as an address: %s", script_name, uri, why);
         return false;
     }
@@ -241,21 +242,26 @@ static bool collect_addresses(addresses *a, const options *o, const worker *w, c
     return a->count > 0 || script_says || parse_address(a, OPTIONS_LISTEN_DEFAULT, script_name);
 }
 
-static bool listen_on(server *s, const net_addr *addr)
+static bool listen_on(server *s, const net_uri *uri)
 {
-    char name[NET_ADDR_TEXT_MAX];
+    char name[NET_URI_TEXT_MAX];
     int native = 0;
-    io_status status = server_listen(s, addr, &native);
+    io_status status = server_listen(s, uri, &native);
     if (status == IO_OK) return true;
-    net_addr_format(addr, name, sizeof name);
-    uint16_t port = net_addr_port(addr);
+    net_uri_format(uri, name, sizeof name);
+    bool is_unix = uri->transport == NET_UNIX;
+    uint16_t port = net_addr_port(&uri->addr);
     if (status == IO_UNEXPECTED) {
-        log_write(LOG_ERROR, "cannot listen on tcp://%s: system error %d", name, native);
+        log_write(LOG_ERROR, "cannot listen on %s: system error %d", name, native);
     } else if (status == IO_DENIED && port > 0 && port < PRIVILEGED_PORTS) {
-        log_write(LOG_ERROR, "cannot listen on tcp://%s: %s: ports below %d are for the privileged", name,
+        log_write(LOG_ERROR, "cannot listen on %s: %s: ports below %d are for the privileged", name,
                   io_status_text(status), PRIVILEGED_PORTS);
+    } else if (is_unix && status == IO_INVALID) {
+        log_write(LOG_ERROR, "cannot listen on %s: there is a file of that name, and it is no socket", name);
+    } else if (is_unix && status == IO_NOT_FOUND) {
+        log_write(LOG_ERROR, "cannot listen on %s: there is no such directory", name);
     } else {
-        log_write(LOG_ERROR, "cannot listen on tcp://%s: %s", name, io_status_text(status));
+        log_write(LOG_ERROR, "cannot listen on %s: %s", name, io_status_text(status));
     }
     return false;
 }

@@ -153,6 +153,9 @@ class Server:
 
         until(ready, seconds, "the address file")
         for line in self.address_file.read_text(encoding="utf-8").splitlines():
+            if line.startswith("unix:"):
+                self.addresses.append(line[5:])
+                continue
             match = ADDRESS.match(line)
             assert match, f"no address: {line!r}"
             self.addresses.append((match[1] or match[2], int(match[3])))
@@ -220,12 +223,17 @@ class Client:
 
     def __init__(self, address, seconds=10, receive_buffer=None):
         self.seconds = seconds
-        self.socket = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+        is_unix = isinstance(address, str)  # the path; relative to where the server runs, which is here
+        family = socket.AF_UNIX if is_unix else socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self.socket = socket.socket(family)
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(seconds * Settings.patience)
-        self.socket.connect(address)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if is_unix:
+            self.socket.connect("\0" + address[1:] if address.startswith("@") else address)
+        else:
+            self.socket.connect(address)
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.address = self.socket.getsockname()
 
     def __enter__(self):

@@ -57,7 +57,7 @@ static const worker_app app = {.open = app_open, .close = app_close, .accept = a
 int main(int argc, char **argv)
 {
     char text[256];
-    net_addr addr;
+    net_uri uri;
     int native;
     bool app_failed;
     os_news_open();
@@ -70,8 +70,8 @@ int main(int argc, char **argv)
         return 1;
     }
     server *s = server_open(&options, &app, NULL, &app_failed);
-    if (s == NULL || net_addr_parse(&addr, "tcp://127.0.0.1:0", text, sizeof(text)) != IO_OK ||
-        server_listen(s, &addr, &native) != IO_OK) {
+    if (s == NULL || net_uri_parse(&uri, "tcp://127.0.0.1:0", text, sizeof(text)) != IO_OK ||
+        server_listen(s, &uri, &native) != IO_OK) {
         return 1;
     }
     server_start(s);

@@ -135,7 +135,8 @@ void stage_connect(stage *s, player *p, const net_addr *addr)
     conn_config config = config_of(s, p, CONN_LENT, false);
     io_status status;
     p->peer = IO_SOCKET_NONE;
-    p->c = conn_connect(&s->conns, addr, &config, &status);
+    const net_uri target = net_uri_tcp(addr);
+    p->c = conn_connect(&s->conns, &target, &config, &status);
     check_eq(status, IO_OK);
     check(p->c != NULL);
 }

@@ -105,7 +105,7 @@ static int run_with(size_t cap)
     char uri[NET_ADDR_TEXT_MAX];
     char error[128];
     char *args[] = {uri, NULL};
-    net_addr addr;
+    net_uri target;
     bool app_failed;
     int native;
     choose_port(uri, sizeof(uri));
@@ -126,8 +126,8 @@ static int run_with(size_t cap)
         generation_release(config.first);
         return 0;
     }
-    check_eq(net_addr_parse(&addr, uri, error, sizeof(error)), IO_OK);
-    bool listens = server_listen(s, &addr, &native) == IO_OK; /* somebody else may have taken the port */
+    check_eq(net_uri_parse(&target, uri, error, sizeof(error)), IO_OK);
+    bool listens = server_listen(s, &target, &native) == IO_OK; /* somebody else may have taken the port */
     server_start(s);
     if (!listens) server_stop(s);
     bool ended = wait_for_end(s);

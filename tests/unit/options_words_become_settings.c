@@ -82,8 +82,8 @@ static void listen_may_be_repeated_and_keeps_its_order(void)
     char name[NET_ADDR_TEXT_MAX];
     parse(&o, "--listen", "tcp://127.0.0.1:1", "--listen=[::1]:0");
     check_eq(o.listen_count, 2);
-    check_str(net_addr_format(&o.listen[0], name, sizeof name), "127.0.0.1:1");
-    check_str(net_addr_format(&o.listen[1], name, sizeof name), "[::1]:0");
+    check_str(net_addr_format(&o.listen[0].addr, name, sizeof name), "127.0.0.1:1");
+    check_str(net_addr_format(&o.listen[1].addr, name, sizeof name), "[::1]:0");
     check_str(o.listen_uri[0], "tcp://127.0.0.1:1");
     check_str(o.listen_uri[1], "[::1]:0");
 }
