@@ -105,9 +105,9 @@ static void slot_give(conn *c)
 {
     conn_set *set = c->set;
     assert(c->recv_op.kind == IO_IDLE && c->send_op.kind == IO_IDLE && c->socket == IO_SOCKET_NONE);
-    assert(!timer_running(&c->deadline) && c->out.bytes == 0 && c->buffer == NULL && c->stash == NULL);
+    assert(!timer_running(&c->deadline) && c->out.bytes == 0 && c->buffer == NULL);
     if (c->own_limits) mem_free((void *)(uintptr_t)c->limits);
-    if (c->own_frame) mem_free((void *)(uintptr_t)c->frame);
+    mem_free(c->stash);
     if (c->live_prev != NULL) c->live_prev->live_next = c->live_next;
     else set->live = c->live_next;
     if (c->live_next != NULL) c->live_next->live_prev = c->live_prev;
@@ -201,7 +201,6 @@ static void configure(conn *c, const conn_config *config)
     c->events = config->events;
     c->limits = config->limits;
     c->listener = config->listener;
-    c->frame = config->frame != NULL ? config->frame : &frame_raw;
     c->user = config->user;
     c->receive = (unsigned)config->receive & 3u;
     c->half_open = config->half_open;
@@ -283,9 +282,7 @@ static void finish(conn *c)
     timer_stop(set->timers, &c->deadline);
     sendq_clear(&c->out, &set->cache);
     mem_free(c->buffer);
-    mem_free(c->stash);
     c->buffer = NULL;
-    c->stash = NULL;
     c->state = CONN_CLOSED;
 }
 
@@ -388,6 +385,11 @@ size_t conn_seen(const conn *c)
     return c->set->given_stash != NULL ? c->set->given_stash->seen : 0;
 }
 
+size_t conn_truncated(const conn *c)
+{
+    return c->eof_seen && c->stash != NULL ? stash_len(c->stash) : 0;
+}
+
 void conn_rescan(conn *c)
 {
     if (c->stash == NULL) return;
@@ -431,7 +433,6 @@ io_status conn_draw(conn *c, void *buffer, size_t len, size_t *bytes)
         *bytes = len < stash_len(c->stash) ? len : stash_len(c->stash);
         memcpy(buffer, stash_data(c->stash), *bytes);
         stash_take(&c->stash, *bytes);
-        c->truncated = 0;
         c->messages++;
         return IO_OK;
     }
@@ -569,7 +570,6 @@ static void tell(conn *c)
     }
     if (c->eof_seen && !c->eof_told && !has_due(c) && c->state == CONN_OPEN && c->holds == 0 && !c->paused) {
         c->eof_told = true;
-        if (c->stash != NULL) c->truncated = (uint32_t)stash_len(c->stash);
         if (c->half_open) c->events->on_eof(c);
         else conn_close(c, CONN_EOF);
     }
@@ -659,8 +659,10 @@ void conn_close(conn *c, conn_reason reason)
     c->reason = (uint8_t)reason;
     c->fin_wanted = true;
     c->drain_ns = c->set->now_ns + c->set->drain_ns;
-    mem_free(c->stash); /* input is dropped from here on */
-    c->stash = NULL;
+    if (!c->eof_seen) { /* input is dropped from here on, but for conn_truncated() */
+        mem_free(c->stash);
+        c->stash = NULL;
+    }
     arm(c);
     mark_dirty(c);
 }
@@ -697,16 +699,14 @@ conn_limits *conn_own_limits(conn *c)
     return (conn_limits *)(uintptr_t)c->limits;
 }
 
-frame *conn_own_frame(conn *c)
+bool conn_set_frame(conn *c, const frame_rule *rule)
 {
-    if (!c->own_frame) {
-        frame *own = mem_alloc(sizeof(*own));
-        if (own == NULL) return NULL;
-        *own = *c->frame;
-        c->frame = own;
-        c->own_frame = true;
-    }
-    return (frame *)(uintptr_t)c->frame;
+    conn_limits *own = conn_own_limits(c);
+    if (own == NULL) return false;
+    own->frame = *rule;
+    c->own_frame = true;
+    conn_rescan(c);
+    return true;
 }
 
 void conn_limits_changed(conn *c)

@@ -24,6 +24,7 @@
 #ifndef PORTICO_CONN_H
 #define PORTICO_CONN_H
 
+#include "frame.h"
 #include "io.h"
 #include "net_uri.h"
 #include "sendq.h"
@@ -78,6 +79,7 @@ typedef struct conn_limits {
     uint32_t send_low;     /* … and at or below which it goes on and on_drain is called */
     uint32_t send_max;     /* above this after a send: CONN_OVERFLOW; 0: no limit */
     uint32_t recv_bytes;   /* size of the buffer in CONN_POSTED */
+    frame_rule frame;      /* how bytes are cut into messages: the owner's business; its max is a limit, too */
 } conn_limits;
 
 /* The defaults that the command line shows. */
@@ -114,16 +116,13 @@ struct conn {
     const char *listener;      /* name of the listener, or of the target for an outbound one; outlives it */
     void *user;                /* the owner's */
     uint8_t *buffer;           /* CONN_POSTED: the receive buffer; else NULL */
-    const struct frame
-        *frame;          /* how its bytes are cut into messages: the owner's business; shared until conn_own_frame() */
-    struct stash *stash; /* bytes that came while held or paused, or that conn_keep() kept; else NULL */
+    struct stash *stash;       /* bytes that came while held or paused, or that conn_keep() kept; else NULL */
     io_socket socket;
     uint64_t id; /* never reused in this process, above 0; 0 in FREE: who keeps slot and id can tell */
     net_addr peer;
-    uint32_t messages;  /* on_data and draws that brought bytes; the owner may count otherwise */
-    uint32_t truncated; /* bytes that were kept, waiting for more, when FIN came */
-    uint64_t received;  /* bytes */
-    uint64_t sent;      /* bytes that the kernel took */
+    uint32_t messages; /* on_data and draws that brought bytes; the owner may count otherwise */
+    uint64_t received; /* bytes */
+    uint64_t sent;     /* bytes that the kernel took */
     int64_t opened_ns;
     int64_t active_ns;   /* last byte either way */
     int64_t progress_ns; /* when the kernel last took bytes, or the queue began to fill; after our FIN: when it went */
@@ -133,6 +132,7 @@ struct conn {
     uint8_t reason;      /* a conn_reason; final from CLOSING on */
     uint8_t holds;       /* conn_hold() less conn_unhold() */
     uint8_t receive : 2; /* a conn_receive: fits in two bits */
+    uint8_t fault : 4;   /* a frame_fault, set by the owner: why the reason is LIMIT or ERROR */
     bool outbound : 1;
     bool half_open : 1;  /* FIN is reported and not answered by closing */
     bool paused : 1;     /* conn_pause() */
@@ -145,7 +145,7 @@ struct conn {
     bool abortive : 1; /* close with RST */
     bool dirty : 1;    /* on the set's dirty list */
     bool own_limits : 1;
-    bool own_frame : 1;
+    bool own_frame : 1;    /* limits->frame is of this connection alone; then own_limits, too */
     bool canceled : 1;     /* io_cancel() was called in CLOSING */
     bool drain_due : 1;    /* on_drain is owed */
     bool open_told : 1;    /* on_open was called */
@@ -184,7 +184,6 @@ typedef struct conn_config {
     const conn_events *events;
     const conn_limits *limits; /* outlives the connection */
     const char *listener;      /* outlives the connection */
-    const struct frame *frame; /* outlives the connection; NULL: frame_raw */
     void *user;
     conn_receive receive;
     bool half_open;
@@ -218,7 +217,7 @@ io_status conn_send(conn *c, const void *data, size_t len);
  * what on_data gets next. Not in OPEN any more: nothing happens, input is dropped.
  *
  * need    > len: when at least so many bytes are there. Receiving goes on meanwhile. If FIN comes first, they do not
- *         come again: c->truncated says how many they were, on_eof or closing follows.
+ *         come again: on_eof or closing follows, and conn_truncated() says how many they were.
  *         0: as soon as the connection is not held, paused or above its high mark; at once, but after others had their
  *         turn, if it is none of these. */
 void conn_keep(conn *c, size_t len, size_t need);
@@ -226,6 +225,8 @@ void conn_keep(conn *c, size_t len, size_t need);
 size_t conn_seen(const conn *c);
 /* What was kept waiting for more is to be looked at again, for what is needed has changed. */
 void conn_rescan(conn *c);
+/* After the peer's FIN, in on_eof and on_close: bytes that were kept waiting for more. */
+size_t conn_truncated(const conn *c);
 
 /* Draws bytes that have arrived, without waiting; for CONN_READY, and for paused connections in any mode.
  * bytes   moved, at most len; 0 with IO_OK: the peer has sent FIN.
@@ -256,8 +257,8 @@ void conn_set_receive(conn *c, conn_receive receive);
  * of memory. */
 conn_limits *conn_own_limits(conn *c);
 void conn_limits_changed(conn *c);
-/* A frame of this connection alone, to be changed by the caller, who then calls conn_rescan(). NULL: out of memory. */
-struct frame *conn_own_frame(conn *c);
+/* Gives the connection a frame of its own, in force for what has not been delivered yet. False: out of memory. */
+bool conn_set_frame(conn *c, const frame_rule *rule);
 
 static inline bool conn_is_high(const conn *c)
 {

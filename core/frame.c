@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-const frame frame_raw = {.type = FRAME_RAW, .max = FRAME_BYTES_MAX};
+const frame_rule frame_raw = {.type = FRAME_RAW, .max = FRAME_BYTES_MAX};
 
 static frame_status need(frame_found *found, size_t bytes)
 {
@@ -21,16 +21,32 @@ static frame_status message(frame_found *found, size_t start, size_t len, size_t
     return FRAME_MESSAGE;
 }
 
-static frame_status refuse(frame_found *found, frame_status status, const char *why)
+static frame_status refuse(frame_found *found, frame_status status, frame_fault fault)
 {
-    found->why = why;
+    found->fault = fault;
     return status;
+}
+
+const char *frame_fault_text(frame_fault fault)
+{
+    static const char *const texts[] = {
+        [FRAME_FAULT_NONE] = "",
+        [FRAME_FAULT_LINE_LONG] = "a line is longer than max",
+        [FRAME_FAULT_LENGTH_LARGE] = "the length of a message is above max",
+        [FRAME_FAULT_LENGTH_SMALL] = "the length of a message is below 0",
+        [FRAME_FAULT_NETSTRING_ZERO] = "the length of a netstring begins with 0",
+        [FRAME_FAULT_NETSTRING_DIGITS] = "a netstring does not begin with its length",
+        [FRAME_FAULT_NETSTRING_COLON] = "there is no ':' behind the length of a netstring",
+        [FRAME_FAULT_NETSTRING_COMMA] = "there is no ',' behind a netstring",
+    };
+    assert(fault < FRAME_FAULTS);
+    return texts[fault];
 }
 
 /* ---- Lines ---- */
 
 /* The first separator at or behind from, or NULL. */
-static const uint8_t *find(const frame *rule, const uint8_t *data, size_t len, size_t from)
+static const uint8_t *find(const frame_rule *rule, const uint8_t *data, size_t len, size_t from)
 {
     size_t rest = rule->sep_len - 1u;
     while (len - from > rest) {
@@ -44,11 +60,11 @@ static const uint8_t *find(const frame *rule, const uint8_t *data, size_t len, s
 
 static frame_status too_long(frame_found *found)
 {
-    return refuse(found, FRAME_LIMIT, "a line is longer than max");
+    return refuse(found, FRAME_LIMIT, FRAME_FAULT_LINE_LONG);
 }
 
 /* Up to "\n", with or without "\r" before it. */
-static frame_status decode_text_line(frame_found *found, const frame *rule, const uint8_t *data, size_t len,
+static frame_status decode_text_line(frame_found *found, const frame_rule *rule, const uint8_t *data, size_t len,
                                      size_t seen)
 {
     const uint8_t *end = memchr(data + seen, '\n', len - seen);
@@ -62,7 +78,8 @@ static frame_status decode_text_line(frame_found *found, const frame *rule, cons
     return message(found, 0, rule->keep ? used : bytes, used);
 }
 
-static frame_status decode_line(frame_found *found, const frame *rule, const uint8_t *data, size_t len, size_t seen)
+static frame_status decode_line(frame_found *found, const frame_rule *rule, const uint8_t *data, size_t len,
+                                size_t seen)
 {
     if (rule->sep_len == 0) return decode_text_line(found, rule, data, len, seen);
     size_t sep = rule->sep_len;
@@ -76,7 +93,7 @@ static frame_status decode_line(frame_found *found, const frame *rule, const uin
     return message(found, 0, rule->keep ? bytes + sep : bytes, bytes + sep);
 }
 
-static const char *encode_line(frame_coat *coat, const frame *rule, const uint8_t *data, size_t len)
+static const char *encode_line(frame_coat *coat, const frame_rule *rule, const uint8_t *data, size_t len)
 {
     const char *sep = rule->sep_len == 0 ? "\n" : rule->sep;
     size_t bytes = rule->sep_len == 0 ? 1 : rule->sep_len;
@@ -88,21 +105,21 @@ static const char *encode_line(frame_coat *coat, const frame *rule, const uint8_
 
 /* ---- Netstrings ---- */
 
-static frame_status decode_netstring(frame_found *found, const frame *rule, const uint8_t *data, size_t len)
+static frame_status decode_netstring(frame_found *found, const frame_rule *rule, const uint8_t *data, size_t len)
 {
     uint64_t bytes = 0;
     size_t at = 0;
     for (; at < len && data[at] >= '0' && data[at] <= '9'; at++) {
-        if (at == 1 && data[0] == '0') return refuse(found, FRAME_WRONG, "the length of a netstring begins with 0");
+        if (at == 1 && data[0] == '0') return refuse(found, FRAME_WRONG, FRAME_FAULT_NETSTRING_ZERO);
         bytes = bytes * 10 + (uint64_t)(data[at] - '0');
-        if (bytes > rule->max) return refuse(found, FRAME_LIMIT, "the length of a netstring is above max");
+        if (bytes > rule->max) return refuse(found, FRAME_LIMIT, FRAME_FAULT_LENGTH_LARGE);
     }
     if (at == len) return need(found, len + 1);
-    if (at == 0) return refuse(found, FRAME_WRONG, "a netstring does not begin with its length");
-    if (data[at] != ':') return refuse(found, FRAME_WRONG, "no ':' behind the length of a netstring");
+    if (at == 0) return refuse(found, FRAME_WRONG, FRAME_FAULT_NETSTRING_DIGITS);
+    if (data[at] != ':') return refuse(found, FRAME_WRONG, FRAME_FAULT_NETSTRING_COLON);
     size_t start = at + 1, end = start + (size_t)bytes;
     if (len <= end) return need(found, end + 1);
-    if (data[end] != ',') return refuse(found, FRAME_WRONG, "no ',' at the end of a netstring");
+    if (data[end] != ',') return refuse(found, FRAME_WRONG, FRAME_FAULT_NETSTRING_COMMA);
     return message(found, start, (size_t)bytes, end + 1);
 }
 
@@ -116,7 +133,7 @@ static const char *encode_netstring(frame_coat *coat, size_t len)
 
 /* ---- Lengths ---- */
 
-static uint64_t read_length(const frame *rule, const uint8_t *data)
+static uint64_t read_length(const frame_rule *rule, const uint8_t *data)
 {
     uint64_t value = 0;
     for (size_t i = 0; i < rule->size; i++) {
@@ -125,7 +142,7 @@ static uint64_t read_length(const frame *rule, const uint8_t *data)
     return value;
 }
 
-static void write_length(const frame *rule, uint8_t *data, uint64_t value)
+static void write_length(const frame_rule *rule, uint8_t *data, uint64_t value)
 {
     for (size_t i = 0; i < rule->size; i++) {
         data[rule->little ? i : rule->size - 1u - i] = (uint8_t)value;
@@ -133,22 +150,22 @@ static void write_length(const frame *rule, uint8_t *data, uint64_t value)
     }
 }
 
-static frame_status decode_length(frame_found *found, const frame *rule, const uint8_t *data, size_t len)
+static frame_status decode_length(frame_found *found, const frame_rule *rule, const uint8_t *data, size_t len)
 {
     size_t header = frame_header_bytes(rule);
     if (len < header) return need(found, header);
     uint64_t value = read_length(rule, data + rule->offset);
     /* Far above every max, so that the sum below fits. */
-    if (value > (uint64_t)INT64_MAX / 2) return refuse(found, FRAME_LIMIT, "the length of a message is above max");
+    if (value > (uint64_t)INT64_MAX / 2) return refuse(found, FRAME_LIMIT, FRAME_FAULT_LENGTH_LARGE);
     int64_t bytes = (int64_t)value + rule->adjust;
-    if (bytes < 0) return refuse(found, FRAME_WRONG, "the length of a message is less than it can be");
-    if (bytes > rule->max) return refuse(found, FRAME_LIMIT, "the length of a message is above max");
+    if (bytes < 0) return refuse(found, FRAME_WRONG, FRAME_FAULT_LENGTH_SMALL);
+    if (bytes > rule->max) return refuse(found, FRAME_LIMIT, FRAME_FAULT_LENGTH_LARGE);
     size_t total = header + (size_t)bytes;
     if (len < total) return need(found, total);
     return rule->strip ? message(found, header, (size_t)bytes, total) : message(found, 0, total, total);
 }
 
-static const char *encode_length(frame_coat *coat, const frame *rule, const uint8_t *data, size_t len)
+static const char *encode_length(frame_coat *coat, const frame_rule *rule, const uint8_t *data, size_t len)
 {
     size_t header = frame_header_bytes(rule);
     if (!rule->strip && len < header) return "the message is shorter than its header";
@@ -165,7 +182,7 @@ static const char *encode_length(frame_coat *coat, const frame *rule, const uint
 
 /* ---- All ---- */
 
-frame_status frame_decode(frame_found *found, const frame *rule, const uint8_t *data, size_t len, size_t seen)
+frame_status frame_decode(frame_found *found, const frame_rule *rule, const uint8_t *data, size_t len, size_t seen)
 {
     assert(seen <= len);
     switch ((frame_type)rule->type) {
@@ -183,10 +200,10 @@ frame_status frame_decode(frame_found *found, const frame *rule, const uint8_t *
         break;
     }
     assert(false && "not a rule that is decoded here");
-    return refuse(found, FRAME_WRONG, "bug: no such rule");
+    return refuse(found, FRAME_WRONG, FRAME_FAULT_NONE);
 }
 
-const char *frame_encode(frame_coat *coat, const frame *rule, const uint8_t *data, size_t len)
+const char *frame_encode(frame_coat *coat, const frame_rule *rule, const uint8_t *data, size_t len)
 {
     coat->head_len = coat->skip = coat->tail_len = 0;
     switch ((frame_type)rule->type) {

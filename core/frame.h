@@ -35,7 +35,7 @@ typedef enum frame_type {
 } frame_type;
 
 /* A rule. FRAME_LINE without a separator (sep_len 0) ends at "\n", and leaves out a "\r" before it. */
-typedef struct frame {
+typedef struct frame_rule {
     uint8_t type;            /* a frame_type */
     uint8_t size;            /* LENGTH: bytes of the length: 1, 2, 3, 4 or 8 */
     uint8_t offset;          /* LENGTH: bytes before it; to FRAME_OFFSET_MAX */
@@ -46,9 +46,9 @@ typedef struct frame {
     char sep[FRAME_SEP_MAX]; /* LINE */
     int32_t adjust;          /* LENGTH: bytes that follow the length, less what it says */
     uint32_t max; /* bytes of a message, 1 to FRAME_BYTES_MAX, not counted separator and header; FIXED: bytes */
-} frame;
+} frame_rule;
 
-extern const frame frame_raw;
+extern const frame_rule frame_raw;
 
 typedef enum frame_status {
     FRAME_MORE,    /* the message is not whole yet */
@@ -57,12 +57,28 @@ typedef enum frame_status {
     FRAME_WRONG    /* these bytes are no message */
 } frame_status;
 
+/* Why it is FRAME_LIMIT or FRAME_WRONG. Fits in four bits. */
+typedef enum frame_fault {
+    FRAME_FAULT_NONE,
+    FRAME_FAULT_LINE_LONG,
+    FRAME_FAULT_LENGTH_LARGE,
+    FRAME_FAULT_LENGTH_SMALL,
+    FRAME_FAULT_NETSTRING_ZERO,
+    FRAME_FAULT_NETSTRING_DIGITS,
+    FRAME_FAULT_NETSTRING_COLON,
+    FRAME_FAULT_NETSTRING_COMMA,
+    FRAME_FAULTS
+} frame_fault;
+
+/* "a line is longer than max", … */
+const char *frame_fault_text(frame_fault fault);
+
 typedef struct frame_found {
-    size_t start;    /* MESSAGE: it is len bytes from there, … */
-    size_t len;      /* … */
-    size_t used;     /* … and the next one begins here. > 0 */
-    size_t need;     /* MORE: with fewer bytes than this the answer is the same; more than there were */
-    const char *why; /* LIMIT, WRONG: what is wrong, a literal */
+    size_t start;      /* MESSAGE: it is len bytes from there, … */
+    size_t len;        /* … */
+    size_t used;       /* … and the next one begins here. > 0 */
+    size_t need;       /* MORE: with fewer bytes than this the answer is the same; more than there were */
+    frame_fault fault; /* LIMIT, WRONG: what is wrong */
 } frame_found;
 
 /* Looks for one message at the front of len bytes.
@@ -70,7 +86,7 @@ typedef struct frame_found {
  * seen    bytes of these that were there at an earlier call that said FRAME_MORE, 0 for a new message: a long line that
  *         comes in pieces is not searched from its beginning again and again.
  * rule    not CUSTOM. With RAW all bytes are one message. */
-frame_status frame_decode(frame_found *found, const frame *rule, const uint8_t *data, size_t len, size_t seen);
+frame_status frame_decode(frame_found *found, const frame_rule *rule, const uint8_t *data, size_t len, size_t seen);
 
 /* What goes before and after a message that is sent. The first `skip` bytes of the message itself are left out: the head
  * has them, with the length filled in. */
@@ -87,10 +103,10 @@ typedef struct frame_coat {
  * coat    its tail points into rule.
  * data    the message; with LENGTH and without strip its first bytes are looked at, with LINE and keep its last ones.
  * result  NULL, or what is wrong: it has not the right size, or is too long for the length's bytes. A literal. */
-const char *frame_encode(frame_coat *coat, const frame *rule, const uint8_t *data, size_t len);
+const char *frame_encode(frame_coat *coat, const frame_rule *rule, const uint8_t *data, size_t len);
 
 /* LENGTH: bytes of the header, up to and with the length; else 0. */
-static inline size_t frame_header_bytes(const frame *rule)
+static inline size_t frame_header_bytes(const frame_rule *rule)
 {
     return rule->type == FRAME_LENGTH ? (size_t)rule->offset + rule->size : 0;
 }

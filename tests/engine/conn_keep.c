@@ -34,11 +34,11 @@ static void too_few_wait_for_more(void)
     stage_close(&s);
 }
 
-static uint32_t truncated;
+static size_t truncated;
 
 static void note_truncated(player *p)
 {
-    truncated = p->c->truncated;
+    truncated = conn_truncated(p->c);
 }
 
 static void an_end_that_comes_first_is_told_and_counts_what_is_lost(bool half_open, const char *expected)
@@ -53,7 +53,7 @@ static void an_end_that_comes_first_is_told_and_counts_what_is_lost(bool half_op
     peer_shutdown(p.peer);
     if (half_open) {
         stage_until(&s, p.eofs == 1);
-        check_eq(p.c->truncated, 2);
+        check_eq(conn_truncated(p.c), 2);
         conn_close(p.c, CONN_LOCAL);
     }
     stage_until(&s, p.closes == 1);

@@ -32,7 +32,7 @@ static uint8_t *lone_copy(const uint8_t *data, size_t len)
     return copy;
 }
 
-static frame_status decode(frame_found *found, const frame *rule, const uint8_t *data, size_t len, size_t seen)
+static frame_status decode(frame_found *found, const frame_rule *rule, const uint8_t *data, size_t len, size_t seen)
 {
     uint8_t *copy = lone_copy(data, len);
     memset(found, 0, sizeof(*found));
@@ -45,14 +45,15 @@ static frame_status decode(frame_found *found, const frame *rule, const uint8_t 
         check(found->used > 0 && found->used <= len);
         check(found->start + found->len <= found->used);
     } else {
-        check(found->why != NULL);
+        check(frame_fault_text(found->fault)[0] != '\0');
     }
     return status;
 }
 
 /* Feeds pieces that end at the given places, as an owner does. eager: asks again with every piece, though fewer bytes are
  * there than are needed. */
-static void feed(outcome *out, const frame *rule, const uint8_t *data, const size_t *ends, size_t count, bool eager)
+static void feed(outcome *out, const frame_rule *rule, const uint8_t *data, const size_t *ends, size_t count,
+                 bool eager)
 {
     size_t start = 0, seen = 0, needed = 1;
     out->len = 0;
@@ -86,7 +87,7 @@ static void feed(outcome *out, const frame *rule, const uint8_t *data, const siz
 }
 
 typedef struct known {
-    frame rule;
+    frame_rule rule;
     const char *stream;
     size_t len; /* 0: as strlen() says */
     const char *expected;
@@ -188,7 +189,7 @@ static void every_cut_says_the_same(void)
 static void a_length_above_max_is_refused_with_its_last_byte(void)
 {
     static const uint8_t gib[] = {0x40, 0, 0, 1};
-    frame rule = {.type = FRAME_LENGTH, .size = 4, .strip = true, .max = FRAME_BYTES_MAX};
+    frame_rule rule = {.type = FRAME_LENGTH, .size = 4, .strip = true, .max = FRAME_BYTES_MAX};
     frame_found found;
     check_eq(decode(&found, &rule, gib, 3, 0), FRAME_MORE);
     check_eq(decode(&found, &rule, gib, 4, 0), FRAME_LIMIT);
@@ -210,7 +211,7 @@ static void raw_is_what_is_there(void)
 
 /* ---- Encoding ---- */
 
-static size_t encode(uint8_t *out, const frame *rule, const uint8_t *data, size_t len)
+static size_t encode(uint8_t *out, const frame_rule *rule, const uint8_t *data, size_t len)
 {
     frame_coat coat;
     uint8_t *copy = lone_copy(data, len);
@@ -226,7 +227,8 @@ static size_t encode(uint8_t *out, const frame *rule, const uint8_t *data, size_
     return at + coat.tail_len;
 }
 
-static void check_encoded(const frame *rule, const char *message, size_t len, const char *expected, size_t expected_len)
+static void check_encoded(const frame_rule *rule, const char *message, size_t len, const char *expected,
+                          size_t expected_len)
 {
     uint8_t out[128];
     check_eq(encode(out, rule, (const uint8_t *)message, len), expected_len);
@@ -235,12 +237,12 @@ static void check_encoded(const frame *rule, const char *message, size_t len, co
 
 static void messages_get_their_coats(void)
 {
-    const frame line = {LINE, .max = 9}, line_kept = {LINE, .max = 9, .keep = true};
-    const frame crlf_kept = {LINE, .max = 9, SEP("\r\n"), .keep = true},
-                netstring = {.type = FRAME_NETSTRING, .max = 9};
-    const frame big = {LENGTH(4), .max = 9}, little = {LENGTH(3), .max = 9, .little = true};
-    const frame self = {LENGTH(2), .max = 9, .adjust = -2}, fixed = {.type = FRAME_FIXED, .max = 3};
-    const frame inside = {.type = FRAME_LENGTH, .size = 2, .offset = 1, .max = 9};
+    const frame_rule line = {LINE, .max = 9}, line_kept = {LINE, .max = 9, .keep = true};
+    const frame_rule crlf_kept = {LINE, .max = 9, SEP("\r\n"), .keep = true},
+                     netstring = {.type = FRAME_NETSTRING, .max = 9};
+    const frame_rule big = {LENGTH(4), .max = 9}, little = {LENGTH(3), .max = 9, .little = true};
+    const frame_rule self = {LENGTH(2), .max = 9, .adjust = -2}, fixed = {.type = FRAME_FIXED, .max = 3};
+    const frame_rule inside = {.type = FRAME_LENGTH, .size = 2, .offset = 1, .max = 9};
     check_encoded(&frame_raw, BYTES("abc"), BYTES("abc"));
     check_encoded(&line, BYTES("abc"), BYTES("abc\n"));
     check_encoded(&line, BYTES(""), BYTES("\n"));
@@ -260,9 +262,9 @@ static void messages_get_their_coats(void)
 
 static void what_fits_no_frame_is_refused(void)
 {
-    const frame fixed = {.type = FRAME_FIXED, .max = 3}, byte = {LENGTH(1), .max = 9};
-    const frame more = {LENGTH(1), .max = 9, .adjust = 2};
-    const frame inside = {.type = FRAME_LENGTH, .size = 2, .offset = 1, .max = 9};
+    const frame_rule fixed = {.type = FRAME_FIXED, .max = 3}, byte = {LENGTH(1), .max = 9};
+    const frame_rule more = {LENGTH(1), .max = 9, .adjust = 2};
+    const frame_rule inside = {.type = FRAME_LENGTH, .size = 2, .offset = 1, .max = 9};
     static const uint8_t long_one[256];
     frame_coat coat;
     check(frame_encode(&coat, &fixed, long_one, 2) != NULL);
@@ -275,10 +277,10 @@ static void what_fits_no_frame_is_refused(void)
 
 /* ---- Random ---- */
 
-static frame random_rule(void)
+static frame_rule random_rule(void)
 {
     static const uint8_t sizes[] = {1, 2, 3, 4, 8};
-    frame rule = {.type = (uint8_t)(FRAME_LINE + check_random_below(&seed, FRAME_CUSTOM - FRAME_LINE))};
+    frame_rule rule = {.type = (uint8_t)(FRAME_LINE + check_random_below(&seed, FRAME_CUSTOM - FRAME_LINE))};
     rule.max = 1 + (uint32_t)check_random_below(&seed, 200);
     if (rule.type == FRAME_LINE) {
         rule.sep_len = (uint8_t)check_random_below(&seed, 4);
@@ -294,7 +296,7 @@ static frame random_rule(void)
 }
 
 /* Random bytes that contain no separator. */
-static size_t random_message(uint8_t *message, const frame *rule)
+static size_t random_message(uint8_t *message, const frame_rule *rule)
 {
     size_t len = rule->type == FRAME_FIXED ? rule->max : check_random_below(&seed, rule->max + 1u);
     size_t header = rule->strip ? 0 : frame_header_bytes(rule);
@@ -308,7 +310,7 @@ static size_t random_message(uint8_t *message, const frame *rule)
 static void what_is_encoded_is_decoded(void)
 {
     for (int round = 0; round < 2000; round++) {
-        frame rule = random_rule();
+        frame_rule rule = random_rule();
         uint8_t stream[20 * 256], messages[20 * 256];
         size_t len = 0, starts[20], lens[20], count = 1 + check_random_below(&seed, array_count(starts)), at = 0,
                got = 0;
@@ -347,7 +349,7 @@ static void nonsense_is_the_same_however_it_comes(void)
 {
     static const char few[] = "0123:,\r\nab";
     for (int round = 0; round < 20000; round++) {
-        frame rule = random_rule();
+        frame_rule rule = random_rule();
         uint8_t stream[64];
         size_t len = 1 + check_random_below(&seed, sizeof(stream)), ends[sizeof(stream)];
         bool is_text = check_random_below(&seed, 2) == 1;
