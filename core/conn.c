@@ -31,6 +31,7 @@ const conn_limits conn_limits_default = {
     .send_low = 16 * 1024,
     .send_max = 16 * 1024 * 1024,
     .recv_bytes = IO_RECV_BYTES,
+    .message_max = 64 * 1024,
 };
 
 const char *conn_reason_name(conn_reason reason)
@@ -89,7 +90,7 @@ static conn *slot_take(conn_set *set)
     /* A slot can be given back while it is still on the dirty list; its place there serves the next connection. */
     conn *dirty_next = c->dirty_next;
     bool dirty = c->dirty;
-    *c = (conn){.set = set, .dirty_next = dirty_next, .dirty = dirty, .socket = IO_SOCKET_NONE};
+    *c = (conn){.set = set, .dirty_next = dirty_next, .dirty = dirty, .socket = IO_SOCKET_NONE, .answered = true};
     c->live_next = set->live;
     if (set->live != NULL) set->live->live_prev = c;
     set->live = c;
@@ -105,7 +106,7 @@ static void slot_give(conn *c)
 {
     conn_set *set = c->set;
     assert(c->recv_op.kind == IO_IDLE && c->send_op.kind == IO_IDLE && c->socket == IO_SOCKET_NONE);
-    assert(!timer_running(&c->deadline) && c->out.bytes == 0 && c->buffer == NULL);
+    assert(!timer_running(&c->deadline) && c->out.bytes == 0 && c->buffer == NULL && c->waits == NULL);
     if (c->own_limits) mem_free((void *)(uintptr_t)c->limits);
     mem_free(c->stash);
     if (c->live_prev != NULL) c->live_prev->live_next = c->live_next;
@@ -317,8 +318,9 @@ static bool wants_receive(const conn *c)
 {
     if (c->eof_seen || c->recv_op.kind != IO_IDLE) return false;
     if (c->state == CONN_DRAINING) return true; /* to see the peer's FIN; bytes are dropped */
-    return c->state == CONN_OPEN && c->open_told && !c->paused && c->holds == 0 && !c->above_high && !has_due(c) &&
-           !(c->receive == CONN_READY && c->undrawn);
+    if (c->state != CONN_OPEN || !c->open_told) return false;
+    if (c->reading) return c->relaying || !c->above_high;
+    return !c->paused && c->holds == 0 && !c->above_high && !has_due(c) && !(c->receive == CONN_READY && c->undrawn);
 }
 
 static void submit_receive(conn *c)
@@ -333,7 +335,7 @@ static void submit_receive(conn *c)
     }
     if (posted && c->buffer != NULL) {
         status = io_recv_into(port, &c->recv_op, c->socket, c->buffer, c->limits->recv_bytes);
-    } else if (c->receive == CONN_READY && c->state == CONN_OPEN) {
+    } else if (c->receive == CONN_READY && c->state == CONN_OPEN && !c->reading) {
         status = io_readable(port, &c->recv_op, c->socket);
     } else {
         status = io_recv(port, &c->recv_op, c->socket);
@@ -351,12 +353,15 @@ static void keep(conn *c, const uint8_t *data, size_t len)
 static void deliver(conn *c, const uint8_t *data, size_t len, stash *given)
 {
     conn_set *set = c->set;
+    set->given_to = c;
+    set->offered = 0;
     set->given = data;
     set->given_len = len;
     set->given_stash = given;
     c->messages++;
     c->events->on_data(c, data, len);
     mem_free(set->given_stash); /* conn_keep() has taken it out, or nothing is left of it */
+    set->given_to = NULL;
     set->given = NULL;
     set->given_stash = NULL;
 }
@@ -397,6 +402,136 @@ void conn_rescan(conn *c)
     mark_dirty(c);
 }
 
+void conn_offer(conn *c, size_t len)
+{
+    assert(c->set->given_to == c && len <= c->set->given_len);
+    c->set->offered = len;
+}
+
+size_t conn_offered(const conn *c)
+{
+    return c->set->given_to == c ? c->set->offered : 0;
+}
+
+size_t conn_input(const conn *c, const uint8_t **data)
+{
+    const conn_set *set = c->set;
+    size_t offered = conn_offered(c);
+    if (offered > 0) {
+        *data = set->given + set->given_len - offered;
+        return offered;
+    }
+    *data = c->stash == NULL ? NULL : stash_data(c->stash);
+    return c->stash == NULL ? 0 : stash_len(c->stash);
+}
+
+void conn_consume(conn *c, size_t len)
+{
+    if (conn_offered(c) > 0) c->set->offered -= len;
+    else if (len > 0) stash_take(&c->stash, len);
+}
+
+io_status conn_unread(conn *c, const void *data, size_t len)
+{
+    const uint8_t *rest;
+    size_t offered = conn_offered(c);
+    if (c->state != CONN_OPEN) return IO_CLOSED;
+    if (len == 0) return IO_OK;
+    bool was_due = offered > 0 || has_due(c);
+    if (offered > 0) { /* these are behind them, and cannot stay where they are */
+        conn_input(c, &rest);
+        if (!stash_add(&c->stash, rest, offered)) return IO_LIMIT;
+        c->set->offered = 0;
+    }
+    if (!stash_unshift(&c->stash, data, len)) return IO_LIMIT;
+    c->stash->need = was_due ? 0 : stash_len(c->stash) + 1;
+    c->news = true;
+    mark_dirty(c);
+    return IO_OK;
+}
+
+/* ---- Waiting ---- */
+
+static bool wants_input(const conn_wait *wait)
+{
+    return wait->want == CONN_WANT_INPUT || wait->want == CONN_WANT_RELAY;
+}
+
+void conn_wait_begin(conn *c, conn_wait *wait, conn_want want)
+{
+    conn_wait **place = &c->waits;
+    while (*place != NULL) place = &(*place)->next;
+    *place = wait;
+    wait->next = NULL;
+    wait->want = (uint8_t)want;
+    if (wants_input(wait)) {
+        assert(!c->reading && !c->eof_seen && c->state == CONN_OPEN);
+        c->reading = true;
+        c->relaying = want == CONN_WANT_RELAY;
+    }
+    mark_dirty(c);
+}
+
+void conn_wait_end(conn *c, conn_wait *wait)
+{
+    conn_wait **place = &c->waits;
+    while (*place != wait) place = &(*place)->next;
+    *place = wait->next;
+    if (wants_input(wait)) c->reading = c->relaying = false;
+    mark_dirty(c);
+}
+
+static bool is_over(const conn *c, const conn_wait *wait)
+{
+    switch ((conn_want)wait->want) {
+    case CONN_WANT_INPUT:
+    case CONN_WANT_RELAY:
+        return c->news || c->eof_seen || c->state != CONN_OPEN;
+    case CONN_WANT_LOW:
+        return !c->above_high || c->state != CONN_OPEN;
+    case CONN_WANT_EMPTY:
+    default:
+        return c->out.bytes == 0 || (c->state != CONN_OPEN && c->state != CONN_DRAINING);
+    }
+}
+
+/* Wakes those whose waiting is over. Each is off the list before it is called, and may change the list. */
+static void wake(conn *c)
+{
+    conn_wait *wait = c->waits;
+    while (wait != NULL) {
+        if (!is_over(c, wait)) {
+            wait = wait->next;
+            continue;
+        }
+        conn_wait_end(c, wait);
+        if (wants_input(wait)) c->news = false;
+        wait->wake(wait, c);
+        wait = c->waits;
+    }
+}
+
+/* Bytes have come for who waits for them. */
+static void take_in(conn *c, const uint8_t *data, size_t len)
+{
+    conn_set *set = c->set;
+    c->messages++;
+    c->news = true;
+    if (c->stash != NULL) {
+        keep(c, data, len);
+        wake(c);
+        return;
+    }
+    set->given_to = c;
+    set->given = data;
+    set->given_len = set->offered = len;
+    wake(c);
+    size_t rest = set->offered;
+    set->given_to = NULL;
+    set->given = NULL;
+    if (rest > 0 && c->state == CONN_OPEN) keep(c, data + len - rest, rest);
+}
+
 static void on_recv(conn *c, const io_packet *packet)
 {
     if (c->state != CONN_OPEN && c->state != CONN_DRAINING) return;
@@ -406,7 +541,7 @@ static void on_recv(conn *c, const io_packet *packet)
     }
     if (packet->kind == IO_READABLE) {
         /* Level-triggered: a held or paused connection submits it again later, and it completes at once. */
-        if (c->state != CONN_OPEN || c->holds > 0 || c->paused || c->receive != CONN_READY) return;
+        if (c->state != CONN_OPEN || c->holds > 0 || c->paused || c->reading || c->receive != CONN_READY) return;
         c->undrawn = true;
         c->events->on_readable(c);
         return;
@@ -417,8 +552,11 @@ static void on_recv(conn *c, const io_packet *packet)
     }
     c->received += packet->bytes;
     c->active_ns = c->set->now_ns;
+    c->answered = false;
     if (c->state == CONN_DRAINING) return;
-    if (c->holds > 0 || c->paused || c->stash != NULL) keep(c, packet->data, packet->bytes); /* tell() goes on */
+    if (c->reading) take_in(c, packet->data, packet->bytes);
+    else if (c->holds > 0 || c->paused || c->stash != NULL || c->receive == CONN_READY)
+        keep(c, packet->data, packet->bytes); /* tell() goes on */
     else deliver(c, packet->data, packet->bytes, NULL);
 }
 
@@ -457,6 +595,7 @@ io_status conn_send(conn *c, const void *data, size_t len)
 {
     if (c->state != CONN_OPEN || c->fin_wanted) return IO_CLOSED;
     if (len == 0) return IO_OK;
+    c->answered = true;
     bool was_empty = c->out.bytes == 0;
     if (!sendq_push(&c->out, &c->set->cache, data, len)) return IO_LIMIT;
     if (was_empty) c->progress_ns = c->set->now_ns;
@@ -559,10 +698,15 @@ static void tell(conn *c)
         c->open_told = true;
         c->events->on_open(c, IO_OK);
     }
-    if (has_due(c) && c->state == CONN_OPEN && c->holds == 0 && !c->paused && !c->above_high) {
-        stash *kept = c->stash;
-        c->stash = NULL;
-        deliver(c, stash_data(kept), stash_len(kept), kept);
+    if (has_due(c) && c->state == CONN_OPEN && c->holds == 0 && !c->paused && !c->above_high && !c->reading) {
+        if (c->receive != CONN_READY) {
+            stash *kept = c->stash;
+            c->stash = NULL;
+            deliver(c, stash_data(kept), stash_len(kept), kept);
+        } else if (!c->undrawn) {
+            c->undrawn = true;
+            c->events->on_readable(c);
+        }
     }
     if (c->drain_due && c->state == CONN_OPEN && c->holds == 0) {
         c->drain_due = false;
@@ -578,6 +722,7 @@ static void tell(conn *c)
 static void settle_one(conn *c)
 {
     if (c->state == CONN_FREE) return; /* given back while it waited here */
+    if (c->waits != NULL) wake(c);
     if (c->state == CONN_OPEN) tell(c);
     if (c->state == CONN_OPEN || c->state == CONN_DRAINING) submit_send(c);
     if (c->state == CONN_OPEN && c->eof_told && c->fin_sent) { /* half-closed both ways */
@@ -587,6 +732,7 @@ static void settle_one(conn *c)
     if (c->state == CONN_DRAINING && c->eof_seen && c->out.bytes == 0) c->state = CONN_CLOSING;
     if (wants_receive(c)) submit_receive(c);
     if (c->state == CONN_CLOSING) {
+        if (c->waits != NULL) wake(c); /* before on_close */
         bool pending = c->recv_op.kind != IO_IDLE || c->send_op.kind != IO_IDLE;
         if (pending && !c->canceled) {
             c->canceled = true;
@@ -653,12 +799,15 @@ void conn_close(conn *c, conn_reason reason)
     if (c->state != CONN_OPEN) return;
     if (reason == CONN_SHUTDOWN && c->holds > 0) { /* what its handler is at work on may still be sent */
         c->shutdown_due = true;
+        c->news = true;
+        mark_dirty(c);
         return;
     }
     c->state = CONN_DRAINING;
     c->reason = (uint8_t)reason;
     c->fin_wanted = true;
     c->drain_ns = c->set->now_ns + c->set->drain_ns;
+    if (c->set->given_to == c) c->set->offered = 0;
     if (!c->eof_seen) { /* input is dropped from here on, but for conn_truncated() */
         mem_free(c->stash);
         c->stash = NULL;

@@ -18,6 +18,8 @@
  *     at most one receive) and comes afterwards, in order. The host holds a connection while one of its handlers waits.
  *   - Bytes are delivered in order; nothing is read, and nothing that was kept is delivered, while the connection is
  *     held, paused, or its queue is above the high mark.
+ *   - Who wants bytes without an event waits for them (conn_wait_begin): then they are received though the connection is
+ *     held or paused, and nobody else gets them.
  *
  * thread  everything here: the worker that owns the connection.
  */
@@ -80,6 +82,7 @@ typedef struct conn_limits {
     uint32_t send_max;     /* above this after a send: CONN_OVERFLOW; 0: no limit */
     uint32_t recv_bytes;   /* size of the buffer in CONN_POSTED */
     frame_rule frame;      /* how bytes are cut into messages: the owner's business; its max is a limit, too */
+    uint32_t message_max;  /* bytes of one message: what the owner may leave with the connection for its sake */
 } conn_limits;
 
 /* The defaults that the command line shows. */
@@ -102,6 +105,24 @@ typedef struct conn_events {
     void (*on_close)(conn *c, conn_reason reason, io_status status);
 } conn_events;
 
+/* What may be waited for, without events. */
+typedef enum conn_want {
+    CONN_WANT_INPUT, /* bytes, FIN, conn_close() with SHUTDOWN, or the end of OPEN */
+    CONN_WANT_RELAY, /* the same, for who passes the bytes on: a send queue above its high mark does not stop receiving */
+    CONN_WANT_LOW,   /* a send queue no longer above its marks, or the end of OPEN */
+    CONN_WANT_EMPTY /* nothing queued, or the end of OPEN and DRAINING */
+} conn_want;
+
+/* Somebody who waits; lives in who waits. */
+typedef struct conn_wait conn_wait;
+struct conn_wait {
+    /* Called once, from a packet or from settling, when the waiting is over; always before on_close. It may begin again,
+     * unless nothing more can come. */
+    void (*wake)(conn_wait *wait, conn *c);
+    conn_wait *next; /* the connection's list */
+    uint8_t want;    /* a conn_want */
+};
+
 struct conn {
     io_op recv_op;
     io_op send_op; /* also the connect */
@@ -117,6 +138,7 @@ struct conn {
     void *user;                /* the owner's */
     uint8_t *buffer;           /* CONN_POSTED: the receive buffer; else NULL */
     struct stash *stash;       /* bytes that came while held or paused, or that conn_keep() kept; else NULL */
+    conn_wait *waits;          /* in order of beginning; at most one wants input */
     io_socket socket;
     uint64_t id; /* never reused in this process, above 0; 0 in FREE: who keeps slot and id can tell */
     net_addr peer;
@@ -144,6 +166,10 @@ struct conn {
     bool fin_sent : 1;
     bool abortive : 1; /* close with RST */
     bool dirty : 1;    /* on the set's dirty list */
+    bool reading : 1;  /* one of waits wants input, … */
+    bool relaying : 1; /* … to pass it on */
+    bool news : 1;     /* something that who waits for input has not heard of */
+    bool answered : 1; /* nothing has come since conn_send() was last called, or at all */
     bool own_limits : 1;
     bool own_frame : 1;    /* limits->frame is of this connection alone; then own_limits, too */
     bool canceled : 1;     /* io_cancel() was called in CLOSING */
@@ -159,6 +185,8 @@ struct conn_set {
     timers *timers;
     int64_t now_ns;       /* the clock as of this round of packets */
     int64_t drain_ns;     /* how long a conn_close() may take to send what is queued */
+    conn *given_to;       /* whose on_data or wait for input runs; NULL: none */
+    size_t offered;       /* of what is given the last so many bytes can be had by conn_input() */
     const uint8_t *given; /* what on_data has now; NULL: it does not run */
     size_t given_len;
     struct stash *given_stash; /* where that is, when it was kept */
@@ -228,6 +256,28 @@ void conn_rescan(conn *c);
 /* After the peer's FIN, in on_eof and on_close: bytes that were kept waiting for more. */
 size_t conn_truncated(const conn *c);
 
+/* Inside on_data: while the owner's handler runs, the last len bytes can be read (conn_input). They stay the owner's to keep:
+ * conn_offered() says afterwards how many are left. After a conn_unread() none are: they lie behind what was put back. */
+void conn_offer(conn *c, size_t len);
+size_t conn_offered(const conn *c);
+
+/* What has come and nobody has taken: how many bytes, and where, until the next verb but conn_send(). Bytes that on_data
+ * has are among them only as far as they are offered. */
+size_t conn_input(const conn *c, const uint8_t **data);
+/* The first len of these are taken. */
+void conn_consume(conn *c, size_t len);
+/* Puts a copy of bytes back in front. on_data is not called for their sake, only with what comes next.
+ * In on_data the owner must have offered what it has not taken.
+ * result  IO_OK; IO_CLOSED: not OPEN; IO_LIMIT: out of memory. */
+io_status conn_unread(conn *c, const void *data, size_t len);
+
+/* Begins to wait.
+ * wait    wake is set. want: not there already, as far as the caller can see. For input: OPEN, no FIN seen, and nobody
+ *         else waits for input (conn_is_read). */
+void conn_wait_begin(conn *c, conn_wait *wait, conn_want want);
+/* Stops waiting before it is over. */
+void conn_wait_end(conn *c, conn_wait *wait);
+
 /* Draws bytes that have arrived, without waiting; for CONN_READY, and for paused connections in any mode.
  * bytes   moved, at most len; 0 with IO_OK: the peer has sent FIN.
  * result  IO_OK; IO_AGAIN: nothing now; IO_CLOSED; IO_RESET. */
@@ -267,6 +317,10 @@ static inline bool conn_is_high(const conn *c)
 static inline size_t conn_queued(const conn *c)
 {
     return c->out.bytes;
+}
+static inline bool conn_is_read(const conn *c)
+{
+    return c->reading;
 }
 /* Bytes of C memory that one connection takes while idle. */
 size_t conn_bytes(void);

@@ -48,6 +48,25 @@ bool stash_add(stash **s, const uint8_t *data, size_t len)
     return true;
 }
 
+bool stash_unshift(stash **s, const uint8_t *data, size_t len)
+{
+    assert(len > 0);
+    size_t have = *s == NULL ? 0 : stash_len(*s);
+    if (*s == NULL || (*s)->start < len) {
+        stash *old = *s, *s2 = open(len + have);
+        if (s2 == NULL) return false;
+        s2->start = len;
+        s2->end = len + have;
+        if (old != NULL) memcpy(s2->bytes + len, stash_data(old), have);
+        mem_free(old);
+        *s = s2;
+    }
+    (*s)->start -= len;
+    memcpy((*s)->bytes + (*s)->start, data, len);
+    (*s)->seen = (*s)->need = 0; /* they were for another first byte */
+    return true;
+}
+
 void stash_take(stash **s, size_t len)
 {
     assert(len <= stash_len(*s));

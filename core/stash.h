@@ -33,6 +33,9 @@ static inline const uint8_t *stash_data(const stash *s)
  * what is there and `need` because a peer says that more will come. False: out of memory, and nothing has changed. */
 bool stash_add(stash **s, const uint8_t *data, size_t len);
 
+/* Adds a copy of len bytes, > 0, in front. False: out of memory, and nothing has changed. */
+bool stash_unshift(stash **s, const uint8_t *data, size_t len);
+
 /* The first bytes are taken: frees it when none are left. */
 void stash_take(stash **s, size_t len);
 

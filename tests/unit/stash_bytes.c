@@ -26,7 +26,7 @@ static void bytes_are_there_until_they_are_taken(void)
     uint64_t in = 0, out = 0;
     for (int step = 0; step < 5000; step++) {
         size_t here = (size_t)(in - out);
-        switch (check_random_below(&seed, 4)) {
+        switch (check_random_below(&seed, 5)) {
         case 0:
         case 1:
             if (here < 100000) in = add(&s, in, 1 + check_random_below(&seed, step % 50 == 0 ? 20000 : 200));
@@ -37,6 +37,16 @@ static void bytes_are_there_until_they_are_taken(void)
                 size_t len = check_random_below(&seed, here + 1);
                 stash_take(&s, len);
                 out += len;
+            }
+            break;
+        case 3: /* what was taken is put back */
+            if (out > 0 && here < 100000) {
+                uint8_t piece[300];
+                size_t len = 1 + check_random_below(&seed, out < sizeof(piece) ? out : sizeof(piece));
+                out -= len;
+                for (size_t i = 0; i < len; i++) piece[i] = byte_at(out + i);
+                check(stash_unshift(&s, piece, len));
+                check_eq(s->need, 0);
             }
             break;
         default:
