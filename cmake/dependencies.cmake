@@ -1,8 +1,8 @@
-# dependencies.cmake - Lua and mimalloc from pinned, hash-checked sources, built here and linked statically; liburing
-# and the threads from the system.
+# dependencies.cmake - Lua and mimalloc from pinned, hash-checked sources, built here and linked statically; liburing,
+# the threads and dkjson, a file of Lua, from the system.
 #
 # A source archive is taken from PORTICO_SOURCES when it lies there (./dev puts it there, from the machine's package
-# mirror), else from its author. FETCHCONTENT_SOURCE_DIR_LUA and FETCHCONTENT_SOURCE_DIR_MIMALLOC name unpacked
+# mirror), else from its author. FETCHCONTENT_SOURCE_DIR_LUA, _MIMALLOC and _DKJSON name unpacked
 # sources to use instead.
 
 include(FetchContent)
@@ -74,4 +74,13 @@ if(PORTICO_MIMALLOC)
   else()
     target_link_libraries(mimalloc PUBLIC Threads::Threads)
   endif()
+endif()
+
+# ---- dkjson ----
+# One file of Lua, embedded as portico/dkjson.lua: from Debian's package lua-dkjson, which is the same for all systems, else
+# from its author.
+find_file(DKJSON_FILE dkjson.lua PATHS /usr/share/lua/5.4 NO_DEFAULT_PATH NO_CMAKE_FIND_ROOT_PATH)
+if(NOT DKJSON_FILE)
+  portico_fetch(dkjson)
+  set(DKJSON_FILE ${dkjson_SOURCE_DIR}/dkjson.lua)
 endif()

@@ -1,19 +1,21 @@
 # embed.cmake - writes the C file behind lua/embedded.h. Run by CMake itself, so that no other tool is needed.
-#   cmake -DFILES=a|b -DROOT=dir -DOUTPUT=embedded.c -P embed.cmake
+#   cmake -DFILES=name=file|name=file -DOUTPUT=embedded.c -P embed.cmake
 
 string(REPLACE "|" ";" files "${FILES}")
 set(arrays "")
 set(table "")
 set(index 0)
-foreach(file ${files})
+foreach(entry ${files})
+  string(FIND ${entry} = equals)
+  string(SUBSTRING ${entry} 0 ${equals} name)
+  math(EXPR equals "${equals} + 1")
+  string(SUBSTRING ${entry} ${equals} -1 file)
   file(READ ${file} bytes HEX)
   string(LENGTH "${bytes}" digits)
   math(EXPR size "${digits} / 2")
   string(REGEX REPLACE "([0-9a-f][0-9a-f])" "0x\\1," bytes "${bytes}")
   string(REPEAT "[^,]*," 20 twenty)
   string(REGEX REPLACE "(${twenty})" "\\1\n    " bytes "${bytes}")
-  file(RELATIVE_PATH name ${ROOT} ${file})
-  string(REGEX REPLACE "^(scripts|lua)/" "" name "${name}")
   # The NUL at the end is not part of the file: it lets the bytes serve as a C string.
   string(APPEND arrays "static const unsigned char file_${index}[] = {\n    ${bytes}0};\n\n")
   string(APPEND table "    {\"${name}\", (const char *)file_${index}, ${size}},\n")

@@ -11,3 +11,9 @@ set(MIMALLOC_SHA256 4a29edae32a914a706715e2ac8e7e4109e25353212edeed0888f4e3e15db
 # Debian's archive lacks bin/, doc/, docs/ and ide/ and is otherwise the same.
 set(MIMALLOC_DEBIAN_FILE mimalloc_2.0.9+ds.orig.tar.xz)
 set(MIMALLOC_DEBIAN_SHA256 cbc9d207ff105ad1f0cb739c378076143a6452b8d0624309cea0abfb040e972b)
+
+# JSON for scripts, where the system has no package of it. The hash is that of Debian's "orig" archive, as its .dsc has it.
+set(DKJSON_URL http://dkolf.de/dkjson-lua/dkjson-2.6.tar.gz)
+set(DKJSON_SHA256 bd07ee4eb398aed6cf36f92423845399a5b46c15090990cc90e56d07c46f9773)
+set(DKJSON_DEBIAN_FILE lua-dkjson_2.6.orig.tar.gz)
+set(DKJSON_DEBIAN_SHA256 bd07ee4eb398aed6cf36f92423845399a5b46c15090990cc90e56d07c46f9773)

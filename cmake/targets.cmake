@@ -47,16 +47,26 @@ function(portico_executable name)
 endfunction()
 
 # portico_embed(OUTPUT FILE...): turns files into the C table that lua/embedded.h declares. A file is known by its
-# path below scripts/ or lua/.
+# path below scripts/ or lua/; one from elsewhere is given as NAME=FILE.
 function(portico_embed output)
-  set(files ${ARGN})
-  list(TRANSFORM files PREPEND ${PROJECT_SOURCE_DIR}/)
+  set(files "")
+  set(depends "")
+  foreach(file ${ARGN})
+    if(file MATCHES "^(.+)=(.+)$")
+      list(APPEND files "${file}")
+      list(APPEND depends "${CMAKE_MATCH_2}")
+    else()
+      string(REGEX REPLACE "^(scripts|lua)/" "" name ${file})
+      list(APPEND files "${name}=${PROJECT_SOURCE_DIR}/${file}")
+      list(APPEND depends "${PROJECT_SOURCE_DIR}/${file}")
+    endif()
+  endforeach()
   list(JOIN files "|" joined)
   add_custom_command(
     OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/${output}
-    COMMAND ${CMAKE_COMMAND} "-DFILES=${joined}" -DROOT=${PROJECT_SOURCE_DIR}
-            -DOUTPUT=${CMAKE_CURRENT_BINARY_DIR}/${output} -P ${PROJECT_SOURCE_DIR}/cmake/embed.cmake
-    DEPENDS ${files} ${PROJECT_SOURCE_DIR}/cmake/embed.cmake
+    COMMAND ${CMAKE_COMMAND} "-DFILES=${joined}" -DOUTPUT=${CMAKE_CURRENT_BINARY_DIR}/${output}
+            -P ${PROJECT_SOURCE_DIR}/cmake/embed.cmake
+    DEPENDS ${depends} ${PROJECT_SOURCE_DIR}/cmake/embed.cmake
     COMMENT "Embedding Lua sources"
     VERBATIM)
 endfunction()

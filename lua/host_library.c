@@ -1,7 +1,8 @@
 /* host_library.c - the standard libraries, and what of them does not fit a server.
  *
  *   load, loadfile, dofile, require  text only: the loader of Lua 5.4 can be crashed by altered bytecode
- *   require                          looks in the script's directory first, and not for C modules: Lua is linked in
+ *   require                          looks for what is part of the program (portico.*) first, then in the script's directory,
+ *                                    and not for C modules: Lua is linked in
  *   os.exit                          would end the server
  *   print, warn                      go to the log, line by line
  *   xpcall                           without its handler once the budget is over, since no hook runs in handlers
@@ -10,6 +11,7 @@
  */
 #include "host_internal.h"
 
+#include "embedded.h"
 #include "log.h"
 
 #include <lualib.h>
@@ -59,6 +61,26 @@ static int do_file(lua_State *L)
 
 /* ---- require ---- */
 
+/* A searcher for the modules that are part of the program. It comes first: a file of the script's that happens to have
+ * the same name does not take their place. */
+static int search_embedded(lua_State *L)
+{
+    const char *name = luaL_checkstring(L, 1);
+    if (strncmp(name, "portico.", 8) != 0) return 0;
+    const char *file = lua_pushfstring(L, "%s.lua", luaL_gsub(L, name, ".", "/"));
+    for (size_t i = 0; i < embedded_count; i++) {
+        if (strcmp(embedded_files[i].name, file) != 0) continue;
+        lua_pushfstring(L, "@%s", file);
+        if (luaL_loadbufferx(L, embedded_files[i].data, embedded_files[i].size, lua_tostring(L, -1), "t") != LUA_OK) {
+            return lua_error(L);
+        }
+        lua_pushstring(L, file);
+        return 2; /* loader, file */
+    }
+    lua_pushfstring(L, "no embedded file '%s'", file);
+    return 1;
+}
+
 /* A searcher: the upvalue is `package`. */
 static int search_text(lua_State *L)
 {
@@ -84,11 +106,11 @@ static void change_package(lua_State *L, const char *dir)
     lua_getfield(L, -1, "searchers");
     lua_pushvalue(L, -2);
     lua_pushcclosure(L, search_text, 1);
+    lua_rawseti(L, -2, 3);
+    lua_pushcfunction(L, search_embedded);
     lua_rawseti(L, -2, 2);
     lua_pushnil(L);
-    lua_rawseti(L, -2, 4);
-    lua_pushnil(L);
-    lua_rawseti(L, -2, 3);
+    lua_rawseti(L, -2, 4); /* the first is that of package.preload */
     lua_pop(L, 1);
     lua_pushnil(L);
     lua_setfield(L, -2, "loadlib");
