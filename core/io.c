@@ -3,6 +3,8 @@
 
 #include "io_backend.h"
 
+#include "mem.h"
+
 #include <assert.h>
 #include <stdio.h>
 #include <string.h>
@@ -86,6 +88,7 @@ io_status io_port_open(io_port **port, const io_backend *backend, const io_optio
     if (status != IO_OK) return status;
     (*port)->backend = backend;
     (*port)->pending = 0;
+    (*port)->datagram = NULL;
     return IO_OK;
 }
 
@@ -93,6 +96,7 @@ void io_port_close(io_port *port)
 {
     if (port == NULL) return;
     assert(port->pending == 0);
+    mem_free(port->datagram);
     port->backend->close(port);
 }
 
@@ -133,7 +137,13 @@ static io_status submitted(io_port *port, io_op *op, io_status status)
 io_status io_attach(io_port *port, io_socket socket)
 {
     assert(socket != IO_SOCKET_NONE);
-    return port->backend->attach(port, socket);
+    return port->backend->attach(port, socket, false);
+}
+
+io_status io_attach_udp(io_port *port, io_socket socket)
+{
+    assert(socket != IO_SOCKET_NONE);
+    return port->backend->attach(port, socket, true);
 }
 
 io_status io_accept(io_port *port, io_accept_op *op, io_socket listener)
@@ -176,6 +186,22 @@ io_status io_send(io_port *port, io_op *op, io_socket socket, const io_buf *bufs
     for (uint32_t i = 0; i < count; i++) assert(bufs[i].len > 0);
     begin(op, IO_SEND, socket);
     return submitted(port, op, port->backend->send(port, op, socket, bufs, count));
+}
+
+io_status io_recv_from(io_port *port, io_datagram_op *op, io_socket socket)
+{
+    if (port->datagram == NULL) port->datagram = mem_alloc(IO_DATAGRAM_BYTES);
+    if (port->datagram == NULL) return IO_LIMIT;
+    begin(&op->op, IO_RECV_FROM, socket);
+    op->peer = (net_addr){{0}};
+    return submitted(port, &op->op, port->backend->recv_from(port, op, socket));
+}
+
+io_status io_send_to(io_port *port, io_datagram_op *op, io_socket socket, const void *data, size_t len)
+{
+    assert(data != NULL && len <= IO_DATAGRAM_MAX);
+    begin(&op->op, IO_SEND_TO, socket);
+    return submitted(port, &op->op, port->backend->send_to(port, op, socket, data, len));
 }
 
 io_status io_draw(io_port *port, io_socket socket, void *buffer, size_t len, size_t *bytes)

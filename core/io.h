@@ -8,8 +8,8 @@
  *      same port. A submit that returns anything else yields none. A submit never calls back.
  *   2. From submit to packet, the op and all bytes its buffers name belong to the port. (The array of
  *      io_buf itself is read during the submit and may be on the caller's stack.)
- *   3. Per socket at most one of io_recv, io_recv_into, io_readable, io_connect and one io_send are
- *      pending; a listener may have many accepts.
+ *   3. Per socket at most one of io_recv, io_recv_into, io_readable, io_recv_from, io_connect and one of io_send,
+ *      io_send_to are pending; a listener may have many accepts.
  *   4. io_cancel() frees nothing: every pending op still yields its packet, with IO_CANCELED or with
  *      the result it reached first. io_close() only when nothing is pending on the socket.
  *   5. io_port_post() may be called from any thread; everything else by the thread that opened the port.
@@ -30,8 +30,9 @@
 #include <stdint.h>
 
 enum {
-    IO_BUFS_MAX = 16,      /* buffers in one io_send() */
-    IO_OP_NATIVE_WORDS = 4 /* an OVERLAPPED; the backends assert its size */
+    IO_BUFS_MAX = 16,        /* buffers in one io_send() */
+    IO_DATAGRAM_MAX = 65507, /* bytes of one datagram: what UDP over IPv4 can carry */
+    IO_OP_NATIVE_WORDS = 4   /* an OVERLAPPED; the backends assert its size */
 };
 
 typedef enum io_kind {
@@ -41,6 +42,8 @@ typedef enum io_kind {
     IO_RECV,
     IO_READABLE,
     IO_SEND,
+    IO_RECV_FROM,
+    IO_SEND_TO,
     IO_POST
 } io_kind;
 
@@ -75,6 +78,12 @@ typedef struct io_accept_op {
     unsigned char addresses[2 * (128 + 16)];
 } io_accept_op;
 
+/* One datagram under way. */
+typedef struct io_datagram_op {
+    io_op op;
+    net_addr peer; /* who has sent it; to whom it is sent, none (all zero) on a connected socket */
+} io_datagram_op;
+
 typedef struct io_packet {
     io_op *op;    /* idle again: it may be resubmitted at once */
     io_kind kind; /* what completed */
@@ -82,7 +91,8 @@ typedef struct io_packet {
     int native;          /* the system's code when status is an error, for the log; else 0 */
     uint32_t bytes;      /* moved; 0 on a good IO_RECV: end of stream; 0 on a good IO_SEND: submit again */
     const uint8_t *data; /* IO_RECV: the bytes. From io_recv() lent by the port until the next
-                            io_port_next() or io_port_wait(); from io_recv_into() the caller's buffer */
+                            io_port_next() or io_port_wait(), also from io_recv_from(); from io_recv_into()
+                            the caller's buffer */
     io_socket accepted;  /* IO_ACCEPT: the caller's from here on, not yet attached; else IO_SOCKET_NONE */
 } io_packet;
 
@@ -118,6 +128,8 @@ int64_t io_port_now(io_port *port);
 
 /* Ties a socket to this port for good. Once per socket, before its first op, listeners included. */
 io_status io_attach(io_port *port, io_socket socket);
+/* The same for a socket of net_udp.h. */
+io_status io_attach_udp(io_port *port, io_socket socket);
 
 /* Submits. Errors that concern the socket come with the packet; what a submit itself returns is
  * IO_OK or IO_LIMIT (no room or memory: nothing was submitted), for io_accept on Windows also what
@@ -135,6 +147,14 @@ io_status io_readable(io_port *port, io_op *op, io_socket socket);
 /* Sends 1 to IO_BUFS_MAX non-empty buffers as one gather. May move fewer bytes than asked, even 0
  * with IO_OK: the caller submits the rest. */
 io_status io_send(io_port *port, io_op *op, io_socket socket, const io_buf *bufs, uint32_t count);
+
+/* Receives one datagram, whole: no size is too large. An idle socket pins no memory. A packet of 0 bytes is an empty
+ * datagram. An error (IO_REFUSED: an earlier datagram met nobody, on connected sockets only) is news about the network,
+ * and no end: submit again. */
+io_status io_recv_from(io_port *port, io_datagram_op *op, io_socket socket);
+/* Sends one datagram of len bytes, 0 to IO_DATAGRAM_MAX, to op->peer: all of it, or none and an error. IO_OK says that the
+ * system has taken it. data belongs to the port until the packet. */
+io_status io_send_to(io_port *port, io_datagram_op *op, io_socket socket, const void *data, size_t len);
 
 /* Draws what has arrived, now, without waiting and without an op; legal while no receive of any kind is
  * pending on the socket.

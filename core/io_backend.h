@@ -20,12 +20,14 @@ struct io_backend {
     io_status (*open)(io_port **port, const io_options *options);
     void (*close)(io_port *port);
     int64_t (*now)(io_port *port);
-    io_status (*attach)(io_port *port, io_socket socket);
+    io_status (*attach)(io_port *port, io_socket socket, bool is_udp);
     io_status (*accept)(io_port *port, io_accept_op *op, io_socket listener);
     io_status (*connect)(io_port *port, io_op *op, io_socket socket, const net_addr *peer);
     io_status (*recv)(io_port *port, io_op *op, io_socket socket, void *buffer, size_t len); /* NULL: lent */
     io_status (*readable)(io_port *port, io_op *op, io_socket socket);
     io_status (*send)(io_port *port, io_op *op, io_socket socket, const io_buf *bufs, uint32_t count);
+    io_status (*recv_from)(io_port *port, io_datagram_op *op, io_socket socket); /* into port->datagram */
+    io_status (*send_to)(io_port *port, io_datagram_op *op, io_socket socket, const void *data, size_t len);
     io_status (*draw)(io_port *port, io_socket socket, void *buffer, size_t len, size_t *bytes);
     void (*cancel)(io_port *port, io_socket socket);
     io_status (*shutdown)(io_port *port, io_socket socket);
@@ -44,8 +46,12 @@ extern const io_backend io_backend_epoll;
 
 struct io_port {
     const io_backend *backend;
-    uint32_t pending; /* submitted, packet not taken; kept by io.c; posts are not counted */
+    uint32_t pending;  /* submitted, packet not taken; kept by io.c; posts are not counted */
+    uint8_t *datagram; /* IO_DATAGRAM_BYTES that are lent with datagrams; made by the first io_recv_from() */
 };
+
+/* A whole datagram always fits: over IPv6 one can have 20 bytes more than IO_DATAGRAM_MAX. */
+enum { IO_DATAGRAM_BYTES = 65536 };
 
 enum { IO_ROUND_MAX = 256 }; /* packets in one round of io_port_next(), so that timers get their turn */
 

@@ -45,8 +45,8 @@ enum op_state {
 
 /* Words of op->native. */
 enum {
-    WORD_BUFFER,             /* receive: the caller's buffer, 0 for the scratch buffer */
-    WORD_LEN,                /* receive: its size */
+    WORD_BUFFER,             /* receive: the caller's buffer, 0 for the scratch buffer; datagram: its bytes */
+    WORD_LEN,                /* the size of that */
     WORD_CHAIN = WORD_BUFFER /* accept: the next accept pending on the same listener */
 };
 
@@ -217,7 +217,7 @@ static void wake_out(epoll_port *port, entry *e)
 {
     io_op *op = e->out;
     if (op == NULL || e->flags & ENTRY_LISTENER || op->flags != OP_WAITING) return;
-    if (op->kind == IO_CONNECT) {
+    if (op->kind == IO_CONNECT || op->kind == IO_SEND_TO) {
         queue_try(port, op);
         return;
     }
@@ -304,8 +304,9 @@ static int64_t epoll_now(io_port *head)
 
 /* ---- Sockets ---- */
 
-static io_status epoll_attach(io_port *head, io_socket socket)
+static io_status epoll_attach(io_port *head, io_socket socket, bool is_udp)
 {
+    (void)is_udp;
     epoll_port *port = to_epoll(head);
     entry *e = make_entry(port, socket);
     if (e == NULL) return IO_LIMIT;
@@ -448,6 +449,30 @@ static io_status epoll_send(io_port *head, io_op *op, io_socket socket, const io
     return IO_OK;
 }
 
+/* Datagrams are attempted when their turn comes: several sockets of one port then take turns. */
+
+static io_status epoll_recv_from(io_port *head, io_datagram_op *op, io_socket socket)
+{
+    epoll_port *port = to_epoll(head);
+    entry *e = attached_entry(port, socket);
+    assert(e->in == NULL);
+    e->in = &op->op;
+    if (e->flags & ENTRY_READABLE) queue_try(port, &op->op);
+    return IO_OK;
+}
+
+static io_status epoll_send_to(io_port *head, io_datagram_op *op, io_socket socket, const void *data, size_t len)
+{
+    epoll_port *port = to_epoll(head);
+    entry *e = attached_entry(port, socket);
+    assert(e->out == NULL);
+    op->op.native[WORD_BUFFER] = (uintptr_t)data;
+    op->op.native[WORD_LEN] = len;
+    e->out = &op->op;
+    if (e->flags & ENTRY_WRITABLE) queue_try(port, &op->op);
+    return IO_OK;
+}
+
 static io_status epoll_draw(io_port *head, io_socket socket, void *buffer, size_t len, size_t *bytes)
 {
     entry *e = attached_entry(to_epoll(head), socket);
@@ -541,6 +566,40 @@ static bool try_recv(epoll_port *port, entry *e, io_op *op, io_packet *packet)
     return true;
 }
 
+static bool try_recv_from(epoll_port *port, entry *e, io_op *op, io_packet *packet)
+{
+    packet->native = io_datagram_recv(&port->head, container_of(op, io_datagram_op, op), packet);
+    if (packet->native == EAGAIN) {
+        e->flags &= (uint8_t) ~(ENTRY_READABLE | ENTRY_HUNG);
+        packet->native = 0;
+        op->flags = OP_WAITING;
+        return false;
+    }
+    e->in = NULL;
+    return true;
+}
+
+static bool try_send_to(entry *e, io_op *op, io_packet *packet)
+{
+    const io_datagram_op *datagram = container_of(op, io_datagram_op, op);
+    const struct sockaddr *to = (const struct sockaddr *)&datagram->peer;
+    socklen_t to_bytes = (socklen_t)net_addr_bytes(&datagram->peer);
+    ssize_t sent;
+    do {
+        sent = sendto((int)op->socket, (const void *)op->native[WORD_BUFFER], op->native[WORD_LEN],
+                      MSG_NOSIGNAL | MSG_DONTWAIT, to_bytes > 0 ? to : NULL, to_bytes);
+    } while (sent < 0 && errno == EINTR);
+    if (sent < 0 && errno == EAGAIN) {
+        e->flags &= (uint8_t)~ENTRY_WRITABLE;
+        op->flags = OP_WAITING;
+        return false;
+    }
+    if (sent < 0) packet->native = errno;
+    else packet->bytes = (uint32_t)sent;
+    e->out = NULL;
+    return true;
+}
+
 static bool try_readable(entry *e, io_op *op, io_packet *packet)
 {
     packet->native = io_error_peek(op->socket, e->error);
@@ -565,6 +624,10 @@ static bool attempt(epoll_port *port, io_op *op, io_packet *packet)
         return try_connect(e, op, packet);
     case IO_RECV:
         return try_recv(port, e, op, packet);
+    case IO_RECV_FROM:
+        return try_recv_from(port, e, op, packet);
+    case IO_SEND_TO:
+        return try_send_to(e, op, packet);
     default:
         assert(op->kind == IO_READABLE);
         return try_readable(e, op, packet);
@@ -602,6 +665,8 @@ const io_backend io_backend_epoll = {
     .recv = epoll_recv,
     .readable = epoll_readable,
     .send = epoll_send,
+    .recv_from = epoll_recv_from,
+    .send_to = epoll_send_to,
     .draw = epoll_draw,
     .cancel = epoll_cancel,
     .shutdown = epoll_shutdown,

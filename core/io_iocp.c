@@ -9,6 +9,10 @@
  * A lent receive is a zero-byte WSARecv, which pins no memory, and then a non-blocking recv() into the port's one
  * scratch buffer when its packet is taken.
  *
+ * A datagram is waited for by a zero-byte read that only peeks, which completes with "more data", a warning. Whether
+ * a warning that comes at once leaves a packet in a port that skips successes is written nowhere; so on UDP sockets
+ * nothing is skipped, and both leave one.
+ *
  * Closing a socket while an op is pending means something else on every system and version, so nothing here does; see
  * the contract in io.h.
  */
@@ -148,6 +152,50 @@ static io_status submitted(iocp_port *port, io_op *op, bool success, DWORD bytes
     if (code == WSAEWOULDBLOCK || net_map_error((int)code) == IO_LIMIT) return IO_LIMIT;
     make_ready(port, op, code, bytes);
     return IO_OK;
+}
+
+/* The same for UDP sockets. */
+static io_status submitted_udp(iocp_port *port, io_op *op, bool success)
+{
+    DWORD code = success ? NO_ERROR : (DWORD)WSAGetLastError();
+    if (success || code == WSA_IO_PENDING || code == WSAEMSGSIZE) {
+        given_to_system(port, op);
+        return IO_OK;
+    }
+    if (code == WSAEWOULDBLOCK || net_map_error((int)code) == IO_LIMIT) return IO_LIMIT;
+    make_ready(port, op, code, 0);
+    return IO_OK;
+}
+
+static io_status submit_peek(iocp_port *port, io_op *op)
+{
+    WSABUF nothing = {.buf = NULL, .len = 0};
+    DWORD bytes = 0;
+    DWORD flags = MSG_PEEK;
+    OVERLAPPED *overlapped = prepare(op, NULL);
+    bool success = WSARecv((SOCKET)op->socket, &nothing, 1, &bytes, &flags, overlapped, NULL) == 0;
+    return submitted_udp(port, op, success);
+}
+
+static io_status iocp_recv_from(io_port *common, io_datagram_op *op, io_socket socket)
+{
+    (void)socket;
+    return submit_peek(port_of(common), &op->op);
+}
+
+static io_status iocp_send_to(io_port *common, io_datagram_op *op, io_socket socket, const void *data, size_t len)
+{
+    union {
+        const void *base;
+        char *buf;
+    } unconst = {data};
+    WSABUF datagram = {.buf = unconst.buf, .len = (ULONG)len};
+    DWORD bytes = 0;
+    int to_bytes = (int)net_addr_bytes(&op->peer);
+    const struct sockaddr *to = to_bytes > 0 ? (const struct sockaddr *)&op->peer : NULL;
+    OVERLAPPED *overlapped = prepare(&op->op, NULL);
+    bool success = WSASendTo((SOCKET)socket, &datagram, 1, &bytes, 0, to, to_bytes, overlapped, NULL) == 0;
+    return submitted_udp(port_of(common), &op->op, success);
 }
 
 static io_status submit_recv(iocp_port *port, io_op *op, void *buffer, size_t len)
@@ -436,7 +484,8 @@ static void mark_canceled(iocp_port *port)
     if (port->canceled_count == 0) return;
     for (ULONG i = port->entry_next; i < port->entry_count; i++) {
         io_op *op = entry_op(&port->entries[i]);
-        if (op->kind == IO_RECV && was_canceled(port, op->socket)) op->flags |= OP_CANCELED;
+        if ((op->kind == IO_RECV || op->kind == IO_RECV_FROM) && was_canceled(port, op->socket))
+            op->flags |= OP_CANCELED;
     }
     if (port->entry_count < BATCH) port->canceled_count = 0; /* the system had no more */
 }
@@ -488,6 +537,30 @@ static bool lend(iocp_port *port, io_op *op, io_packet *packet, DWORD *code)
     return true;
 }
 
+/* The same for the datagram that a peek has seen. */
+static bool lend_datagram(iocp_port *port, io_datagram_op *op, io_packet *packet, DWORD *code)
+{
+    int peer_bytes = sizeof op->peer;
+    int count = recvfrom((SOCKET)op->op.socket, (char *)port->common.datagram, IO_DATAGRAM_BYTES, 0,
+                         (struct sockaddr *)&op->peer, &peer_bytes);
+    *code = count >= 0 ? NO_ERROR : (DWORD)WSAGetLastError();
+    if (count >= 0) {
+        packet->bytes = (uint32_t)count;
+        packet->data = port->common.datagram;
+    }
+    if (*code != WSAEWOULDBLOCK) return true;
+    if ((op->op.flags & OP_CANCELED) != 0) *code = ERROR_OPERATION_ABORTED;
+    else if (submit_peek(port, &op->op) == IO_OK) return false;
+    else *code = ERROR_NO_SYSTEM_RESOURCES;
+    return true;
+}
+
+/* What resets a stream says of a datagram that its port is unreachable: Winsock reports that as 10054. */
+static DWORD datagram_error(DWORD code)
+{
+    return net_map_error((int)code) == IO_RESET ? (DWORD)WSAECONNREFUSED : code;
+}
+
 /* Makes the packet of an op that is over. False: there is none after all. */
 static bool complete(iocp_port *port, io_packet *packet, io_op *op, DWORD code, DWORD bytes, void *buffer)
 {
@@ -509,6 +582,15 @@ static bool complete(iocp_port *port, io_packet *packet, io_op *op, DWORD code, 
         break;
     case IO_SEND:
         packet->bytes = bytes; /* a canceled send tells how much had left */
+        break;
+    case IO_RECV_FROM:
+        if (code == ERROR_MORE_DATA || code == WSAEMSGSIZE) code = NO_ERROR;
+        if (code == NO_ERROR && !lend_datagram(port, container_of(op, io_datagram_op, op), packet, &code)) return false;
+        code = datagram_error(code);
+        break;
+    case IO_SEND_TO:
+        packet->bytes = bytes;
+        code = datagram_error(code);
         break;
     case IO_READABLE:
     case IO_POST:
@@ -712,11 +794,11 @@ static int64_t iocp_now(io_port *port)
     return os_monotonic_ns();
 }
 
-static io_status iocp_attach(io_port *common, io_socket socket)
+static io_status iocp_attach(io_port *common, io_socket socket, bool is_udp)
 {
     iocp_port *port = port_of(common);
     if (CreateIoCompletionPort((HANDLE)socket, port->handle, KEY_SOCKET, 0) == NULL ||
-        (port->skips && !skip_successes(socket))) {
+        (port->skips && !is_udp && !skip_successes(socket))) {
         return net_map_error((int)GetLastError());
     }
     return IO_OK;
@@ -853,6 +935,8 @@ const io_backend io_backend_iocp = {
     .recv = iocp_recv,
     .readable = iocp_readable,
     .send = iocp_send,
+    .recv_from = iocp_recv_from,
+    .send_to = iocp_send_to,
     .draw = iocp_draw,
     .cancel = iocp_cancel,
     .shutdown = iocp_shutdown,

@@ -78,3 +78,17 @@ int io_error_peek(io_socket socket, int kept)
     if (got > 0) return 0;
     return got == 0 ? kept : errno;
 }
+
+int io_datagram_recv(io_port *port, io_datagram_op *op, io_packet *packet)
+{
+    socklen_t bytes = sizeof op->peer;
+    ssize_t got;
+    do {
+        got = recvfrom((int)op->op.socket, port->datagram, IO_DATAGRAM_BYTES, MSG_DONTWAIT,
+                       (struct sockaddr *)&op->peer, &bytes);
+    } while (got < 0 && errno == EINTR);
+    if (got < 0) return errno;
+    packet->data = port->datagram;
+    packet->bytes = (uint32_t)got;
+    return 0;
+}

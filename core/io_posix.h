@@ -36,6 +36,10 @@ int io_error_keep(int kept, int native);
  * result  0: bytes or end of stream; EAGAIN: nothing; else the error. */
 int io_error_peek(io_socket socket, int kept);
 
+/* Receives the datagram that is there into port->datagram: sets the op's peer, and the packet's data and bytes. Returns 0,
+ * EAGAIN or another errno, which is the end of nothing. */
+int io_datagram_recv(io_port *port, io_datagram_op *op, io_packet *packet);
+
 /* Bytes that the buffers name together. */
 static inline size_t io_bufs_bytes(const io_buf *bufs, uint32_t count)
 {

@@ -9,6 +9,8 @@
  *                  it is submitted again by io_port_wait(), when buffers have come back.
  *   gather send    the kernel copies message and vectors while it takes the entry (IORING_FEAT_SUBMIT_STABLE), so
  *                  they live in an arena that is empty again after each submission.
+ *   datagrams      a receive is attempted when all completions have been taken, and polls when nothing is there: the
+ *                  port's one buffer is then free, and a peer that floods a socket has to wait for everybody else.
  *   cancel         by descriptor; its own completion is swallowed.
  */
 #define _GNU_SOURCE 1
@@ -43,8 +45,8 @@ enum { USER_WAKE = 1, USER_CANCEL = 2, USER_TAG_MASK = 7 };
 
 /* Words of op->native. */
 enum {
-    WORD_BUFFER,    /* receive: the caller's buffer, 0 for a lent one */
-    WORD_LEN,       /* receive: its size; send: the bytes asked for */
+    WORD_BUFFER,    /* receive: the caller's buffer, 0 for a lent one; datagram: its bytes */
+    WORD_LEN,       /* the size of that; send: the bytes asked for */
     WORD_POLL_FIRST /* receive: 1 when the last one left the socket empty, so that trying at once is in vain */
 };
 
@@ -67,10 +69,11 @@ typedef struct uring_port {
     uint8_t *bufs;
     uint32_t buf_bytes;
     uint32_t buf_count;
-    int lent;         /* the buffer that the last packet lent, or -1 */
-    uint32_t taken;   /* packets of this round */
-    io_queue ready;   /* posts, and ops completed without the kernel: op->result is final */
-    io_queue starved; /* receives to be submitted again */
+    int lent;          /* the buffer that the last packet lent, or -1 */
+    uint32_t taken;    /* packets of this round */
+    io_queue ready;    /* posts, and ops completed without the kernel: op->result is final */
+    io_queue starved;  /* ops to be submitted again */
+    io_queue attempts; /* receives of datagrams to be attempted */
     io_mailbox mailbox;
     bool wake_armed; /* a multishot poll watches the mailbox's eventfd */
     slot *slots;
@@ -151,6 +154,48 @@ static bool prepare_readable(uring_port *port, io_op *op)
     return true;
 }
 
+/* Room in the ring and in the arena together: making room for one would otherwise submit, and so spoil, the other. */
+static bool reserve_send(uring_port *port, uint32_t arena_bytes)
+{
+    if (io_uring_sq_space_left(&port->ring) > 0 && arena_bytes <= ARENA_BYTES - port->arena_used) return true;
+    submit_all(port);
+    return io_uring_sq_space_left(&port->ring) > 0 && arena_bytes <= ARENA_BYTES - port->arena_used;
+}
+
+/* What a message with so many buffers takes. */
+static uint32_t message_bytes(uint32_t count)
+{
+    size_t bytes = sizeof(struct msghdr) + count * sizeof(struct iovec);
+    return (uint32_t)((bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN);
+}
+
+/* Takes reserved bytes of the arena. */
+static struct msghdr *make_message(uring_port *port, const io_buf *bufs, uint32_t count)
+{
+    struct msghdr *message = (struct msghdr *)(void *)(port->arena + port->arena_used);
+    struct iovec *vectors = (struct iovec *)(void *)(message + 1);
+    port->arena_used += message_bytes(count);
+    *message = (struct msghdr){.msg_iov = vectors, .msg_iovlen = count};
+    for (uint32_t i = 0; i < count; i++) {
+        vectors[i] = (struct iovec){.iov_base = (void *)(uintptr_t)bufs[i].base, .iov_len = bufs[i].len};
+    }
+    return message;
+}
+
+static bool prepare_send_to(uring_port *port, io_op *op)
+{
+    io_datagram_op *datagram = container_of(op, io_datagram_op, op);
+    const io_buf buf = {(const void *)op->native[WORD_BUFFER], op->native[WORD_LEN]};
+    if (!reserve_send(port, message_bytes(1))) return false;
+    struct io_uring_sqe *entry = io_uring_get_sqe(&port->ring);
+    struct msghdr *message = make_message(port, &buf, 1);
+    message->msg_namelen = (socklen_t)net_addr_bytes(&datagram->peer);
+    if (message->msg_namelen > 0) message->msg_name = &datagram->peer;
+    io_uring_prep_sendmsg(entry, (int)op->socket, message, MSG_NOSIGNAL);
+    io_uring_sqe_set_data(entry, op);
+    return true;
+}
+
 /* For the ops that may have to be submitted twice. */
 static bool prepare_again(uring_port *port, io_op *op)
 {
@@ -159,8 +204,10 @@ static bool prepare_again(uring_port *port, io_op *op)
         return prepare_accept(port, op);
     case IO_RECV:
         return prepare_recv(port, op);
+    case IO_SEND_TO:
+        return prepare_send_to(port, op);
     default:
-        assert(op->kind == IO_READABLE);
+        assert(op->kind == IO_READABLE || op->kind == IO_RECV_FROM);
         return prepare_readable(port, op);
     }
 }
@@ -243,7 +290,7 @@ static int open_ring(struct io_uring *ring, uint32_t entries)
 static void uring_close(io_port *head)
 {
     uring_port *port = to_uring(head);
-    assert(port->ready.head == NULL && port->starved.head == NULL);
+    assert(port->ready.head == NULL && port->starved.head == NULL && port->attempts.head == NULL);
     take_back_loan(port);
     if (port->ring.ring_fd >= 0) io_uring_queue_exit(&port->ring);
     if (port->buf_ring != NULL) (void)munmap(port->buf_ring, port->mapping_bytes);
@@ -306,9 +353,10 @@ static int64_t uring_now(io_port *head)
 
 /* ---- Sockets ---- */
 
-static io_status uring_attach(io_port *head, io_socket socket)
+static io_status uring_attach(io_port *head, io_socket socket, bool is_udp)
 {
     uring_port *port = to_uring(head);
+    (void)is_udp;
     if ((size_t)socket < port->slot_count) return IO_OK;
     size_t count = port->slot_count > 0 ? port->slot_count : SLOTS_MIN;
     while (count <= (size_t)socket) count *= 2;
@@ -345,14 +393,14 @@ static void complete(uring_port *port, io_op *op, int native)
     io_queue_push(&port->ready, op);
 }
 
-/* The starved are not with the kernel: no cancel finds them there. */
-static void cancel_starved(uring_port *port, io_socket socket)
+/* What waits in a queue of ours is not with the kernel: no cancel finds it there. */
+static void cancel_queued(uring_port *port, io_queue *queue, io_socket socket)
 {
-    io_queue all = port->starved;
-    port->starved = (io_queue){NULL, NULL};
+    io_queue all = *queue;
+    *queue = (io_queue){NULL, NULL};
     for (io_op *op = io_queue_pop(&all); op != NULL; op = io_queue_pop(&all)) {
         if (op->socket == socket) complete(port, op, ECANCELED);
-        else io_queue_push(&port->starved, op);
+        else io_queue_push(queue, op);
     }
 }
 
@@ -361,7 +409,8 @@ static void uring_cancel(io_port *head, io_socket socket)
     uring_port *port = to_uring(head);
     slot *s = slot_of(port, socket);
     struct io_uring_sqe *entry = get_entry(port);
-    cancel_starved(port, socket);
+    cancel_queued(port, &port->starved, socket);
+    cancel_queued(port, &port->attempts, socket);
     if (entry == NULL || s->cancels == UINT16_MAX) {
         /* The kernel takes no entries. Whoever cancels wants the operations to end, and this ends them as well. */
         (void)shutdown((int)socket, SHUT_RDWR);
@@ -416,46 +465,35 @@ static io_status uring_readable(io_port *head, io_op *op, io_socket socket)
 /* MSG_WAITALL: the kernel goes on after a short count, without the caller's round trip. */
 enum { SEND_FLAGS = MSG_NOSIGNAL | MSG_WAITALL };
 
-/* Room in the ring and in the arena together: making room for one would otherwise submit, and so spoil, the other. */
-static bool reserve_send(uring_port *port, uint32_t arena_bytes)
-{
-    if (io_uring_sq_space_left(&port->ring) > 0 && arena_bytes <= ARENA_BYTES - port->arena_used) return true;
-    submit_all(port);
-    return io_uring_sq_space_left(&port->ring) > 0 && arena_bytes <= ARENA_BYTES - port->arena_used;
-}
-
-/* Takes reserved bytes of the arena. */
-static struct msghdr *make_message(uring_port *port, uint32_t bytes, const io_buf *bufs, uint32_t count)
-{
-    struct msghdr *message = (struct msghdr *)(void *)(port->arena + port->arena_used);
-    struct iovec *vectors = (struct iovec *)(void *)(message + 1);
-    port->arena_used += bytes;
-    *message = (struct msghdr){.msg_iov = vectors, .msg_iovlen = count};
-    for (uint32_t i = 0; i < count; i++) {
-        vectors[i] = (struct iovec){.iov_base = (void *)(uintptr_t)bufs[i].base, .iov_len = bufs[i].len};
-    }
-    return message;
-}
-
 static io_status uring_send(io_port *head, io_op *op, io_socket socket, const io_buf *bufs, uint32_t count)
 {
     uring_port *port = to_uring(head);
-    uint32_t arena_bytes = 0;
-    if (count > 1) {
-        arena_bytes = (uint32_t)(sizeof(struct msghdr) + count * sizeof(struct iovec));
-        arena_bytes = (arena_bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
-    }
-    if (!reserve_send(port, arena_bytes)) return IO_LIMIT;
+    if (!reserve_send(port, count > 1 ? message_bytes(count) : 0)) return IO_LIMIT;
     struct io_uring_sqe *entry = io_uring_get_sqe(&port->ring);
     op->native[WORD_LEN] = io_bufs_bytes(bufs, count);
     if (count == 1) {
         size_t len = bufs[0].len < INT32_MAX ? bufs[0].len : INT32_MAX;
         io_uring_prep_send(entry, (int)socket, bufs[0].base, len, SEND_FLAGS);
     } else {
-        io_uring_prep_sendmsg(entry, (int)socket, make_message(port, arena_bytes, bufs, count), SEND_FLAGS);
+        io_uring_prep_sendmsg(entry, (int)socket, make_message(port, bufs, count), SEND_FLAGS);
     }
     io_uring_sqe_set_data(entry, op);
     return IO_OK;
+}
+
+static io_status uring_recv_from(io_port *head, io_datagram_op *op, io_socket socket)
+{
+    (void)socket;
+    io_queue_push(&to_uring(head)->attempts, &op->op);
+    return IO_OK;
+}
+
+static io_status uring_send_to(io_port *head, io_datagram_op *op, io_socket socket, const void *data, size_t len)
+{
+    (void)socket;
+    op->op.native[WORD_BUFFER] = (uintptr_t)data;
+    op->op.native[WORD_LEN] = len;
+    return prepare_send_to(to_uring(head), &op->op) ? IO_OK : IO_LIMIT;
 }
 
 static io_status uring_draw(io_port *head, io_socket socket, void *buffer, size_t len, size_t *bytes)
@@ -502,7 +540,8 @@ static int enter(uring_port *port, int64_t timeout_ns)
 {
     struct io_uring_cqe *completion;
     struct __kernel_timespec timeout;
-    bool more = port->ready.head != NULL || port->starved.head != NULL || io_uring_cq_ready(&port->ring) > 0;
+    bool more = port->ready.head != NULL || port->starved.head != NULL || port->attempts.head != NULL ||
+                io_uring_cq_ready(&port->ring) > 0;
     /* With deferred task work the kernel completes nothing unless it is asked for events. */
     if (timeout_ns == 0 || more) return io_uring_submit_and_get_events(&port->ring);
     if (timeout_ns < 0) return io_uring_submit_and_wait(&port->ring, 1);
@@ -615,6 +654,51 @@ static bool on_send(uring_port *port, io_op *op, int result, io_packet *packet)
     return true;
 }
 
+/* Not now: the op is submitted again by the next wait, unless it has been canceled meanwhile. False: there is no packet. */
+static bool starve(uring_port *port, io_op *op, io_packet *packet)
+{
+    if (slot_of(port, op->socket)->cancels == 0) {
+        io_queue_push(&port->starved, op);
+        return false;
+    }
+    packet->native = ECANCELED; /* The cancel came too late to find it. */
+    return true;
+}
+
+/* False: nothing is there. */
+static bool try_recv_from(uring_port *port, io_op *op, io_packet *packet)
+{
+    packet->native = io_datagram_recv(&port->head, container_of(op, io_datagram_op, op), packet);
+    if (packet->native != EAGAIN) return true;
+    packet->native = 0;
+    return false;
+}
+
+/* An attempt is due. Had it been canceled, it would not be here any more; so a cancel that is still under way was for an
+ * op before it. */
+static bool attempt(uring_port *port, io_op *op, io_packet *packet)
+{
+    packet->op = op;
+    if (try_recv_from(port, op, packet)) return true;
+    io_queue_push(&port->starved, op);
+    return false;
+}
+
+/* The poll is over. */
+static bool on_recv_from(uring_port *port, io_op *op, int result, io_packet *packet)
+{
+    if (result < 0) packet->native = -result;
+    return result < 0 || try_recv_from(port, op, packet) || starve(port, op, packet);
+}
+
+static bool on_send_to(uring_port *port, io_op *op, int result, io_packet *packet)
+{
+    if (result == -EAGAIN || result == -EINTR) return starve(port, op, packet);
+    if (result >= 0) packet->bytes = (uint32_t)result;
+    else packet->native = -result;
+    return true;
+}
+
 /* False: nothing that the owner needs to know. */
 static bool on_completion(uring_port *port, const struct io_uring_cqe *completion, io_packet *packet)
 {
@@ -638,6 +722,10 @@ static bool on_completion(uring_port *port, const struct io_uring_cqe *completio
         return on_readable(port, op, completion->res, packet);
     case IO_SEND:
         return on_send(port, op, completion->res, packet);
+    case IO_RECV_FROM:
+        return on_recv_from(port, op, completion->res, packet);
+    case IO_SEND_TO:
+        return on_send_to(port, op, completion->res, packet);
     default:
         assert(op->kind == IO_CONNECT);
         packet->native = completion->res < 0 ? -completion->res : 0;
@@ -661,14 +749,20 @@ static bool uring_next(io_port *head, io_packet *packet)
     struct io_uring_cqe completion;
     take_back_loan(port);
     if (port->taken >= IO_ROUND_MAX) return false;
-    do {
+    for (;;) {
         packet->op = io_queue_pop(&port->ready);
         if (packet->op != NULL) {
             packet->native = packet->op->result;
             break;
         }
-        if (!take_completion(port, &completion)) return false;
-    } while (!on_completion(port, &completion, packet));
+        if (take_completion(port, &completion)) {
+            if (on_completion(port, &completion, packet)) break;
+            continue;
+        }
+        io_op *op = io_queue_pop(&port->attempts);
+        if (op == NULL) return false;
+        if (attempt(port, op, packet)) break;
+    }
     packet->status = net_map_error(packet->native);
     port->taken++;
     return true;
@@ -698,7 +792,7 @@ static const char *probe_receive(uring_port *port, const int pair[2], int *nativ
     io_op op = {.kind = IO_RECV, .socket = pair[0]};
     io_packet packet = {0};
     *native = 0;
-    if (uring_attach(&port->head, pair[0]) != IO_OK) return "memory";
+    if (uring_attach(&port->head, pair[0], false) != IO_OK) return "memory";
     if (uring_recv(&port->head, &op, pair[0], NULL, 0) != IO_OK) return "submission";
     if (send(pair[1], word, sizeof word, MSG_NOSIGNAL) != (ssize_t)sizeof word) {
         *native = errno;
@@ -756,6 +850,8 @@ const io_backend io_backend_uring = {
     .recv = uring_recv,
     .readable = uring_readable,
     .send = uring_send,
+    .recv_from = uring_recv_from,
+    .send_to = uring_send_to,
     .draw = uring_draw,
     .cancel = uring_cancel,
     .shutdown = uring_shutdown,
