@@ -32,6 +32,7 @@ PRIVATE = {
     "net_system.h": r"core/net(_\w+)?\.[ch]",
     "net_inet.h": r"core/net_(posix|win)\.c",
     "watch_system.h": r"core/watch(_\w+)?\.c",
+    "control_system.h": r"core/control(_\w+)?\.c",
 }
 
 # The C standard's headers are for everyone. Others are for the files that talk to a system or to a library.
@@ -40,7 +41,7 @@ STANDARD = {f"{name}.h" for name in (
     "stdlib string time").split()}
 WINDOWS_FILES = r"core/(io_iocp|\w+_win)\.c|lua/main_win\.c"
 POSIX_FILES = r"core/(io_epoll|io_uring|\w+_posix)\.c|lua/main_posix\.c"
-WINDOWS_HEADERS = r"(windows|winsock2|ws2tcpip|mswsock|mstcpip|ntstatus|winternl|bcrypt|shellapi|psapi|io|process)\.h"
+WINDOWS_HEADERS = r"(windows|winsock2|ws2tcpip|mswsock|mstcpip|ntstatus|winternl|bcrypt|shellapi|psapi|sddl|tlhelp32|io|process)\.h"
 LUA_HEADERS = r"(lua|lauxlib|lualib|luaconf)\.h"
 LIBRARIES = [(LUA_HEADERS, r"lua/\w+\.[ch]"), (r"mimalloc.*\.h", r"core/mem\.c"), (r"liburing.*", r"core/io_uring\.c")]
 
