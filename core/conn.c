@@ -69,6 +69,18 @@ void conn_set_close(conn_set *set)
     set->free = NULL; /* the counters stay, for the last line in the log */
 }
 
+void conn_walk_begin(conn_set *set)
+{
+    set->walk = set->live; /* new ones are put in front */
+}
+
+conn *conn_walk_next(conn_set *set)
+{
+    conn *c = set->walk;
+    if (c != NULL) set->walk = c->live_next;
+    return c;
+}
+
 static bool add_slab(conn_set *set)
 {
     conn_slab *slab = mem_zalloc(sizeof(*slab));
@@ -109,6 +121,7 @@ static void slot_give(conn *c)
     assert(!timer_running(&c->deadline) && c->out.bytes == 0 && c->buffer == NULL && c->waits == NULL);
     if (c->own_limits) mem_free((void *)(uintptr_t)c->limits);
     mem_free(c->stash);
+    if (set->walk == c) set->walk = c->live_next;
     if (c->live_prev != NULL) c->live_prev->live_next = c->live_next;
     else set->live = c->live_next;
     if (c->live_next != NULL) c->live_next->live_prev = c->live_prev;
@@ -834,6 +847,24 @@ void conn_set_receive(conn *c, conn_receive receive)
     c->receive = (unsigned)receive & 3u;
     c->undrawn = false;
     mark_dirty(c);
+}
+
+void conn_move(conn *c, const conn_config *config)
+{
+    c->events = config->events;
+    if (!c->own_half_open) c->half_open = config->half_open;
+    if (!c->own_limits) {
+        c->limits = config->limits;
+        arm(c);
+    } else if (!c->own_frame) {
+        conn_own_limits(c)->frame = config->limits->frame;
+    }
+    if (!c->own_frame) {
+        conn_rescan(c);
+        if (c->set->given_stash != NULL)
+            c->set->given_stash->seen = 0; /* inside on_data; if it is another's, no harm */
+    }
+    if (!c->own_receive && c->receive != config->receive) conn_set_receive(c, config->receive);
 }
 
 conn_limits *conn_own_limits(conn *c)

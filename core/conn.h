@@ -171,7 +171,9 @@ struct conn {
     bool news : 1;     /* something that who waits for input has not heard of */
     bool answered : 1; /* nothing has come since conn_send() was last called, or at all */
     bool own_limits : 1;
-    bool own_frame : 1;    /* limits->frame is of this connection alone; then own_limits, too */
+    bool own_frame : 1;   /* limits->frame is of this connection alone; then own_limits, too */
+    bool own_receive : 1; /* these two were set for this connection alone: see conn_move() */
+    bool own_half_open : 1;
     bool canceled : 1;     /* io_cancel() was called in CLOSING */
     bool drain_due : 1;    /* on_drain is owed */
     bool open_told : 1;    /* on_open was called */
@@ -194,6 +196,7 @@ struct conn_set {
     conn *dirty_head; /* to settle, in order */
     conn *dirty_tail;
     conn *live;
+    conn *walk; /* the next of conn_walk_next(); NULL: none, or the end */
     conn *free;
     struct conn_slab *slabs;
     uint32_t count;  /* not FREE */
@@ -303,6 +306,15 @@ void conn_abort(conn *c, conn_reason reason, io_status status);
 void conn_release(conn *c);
 
 void conn_set_receive(conn *c, conn_receive receive);
+/* Gives the connection to another owner: its events come there from now on. Of the config, listener and user are left as they
+ * are, and so is what was set for this connection alone: limits, frame, and where own_receive or own_half_open say so,
+ * those. Bytes that were kept for more to come are looked at again. Allowed inside its events, too. */
+void conn_move(conn *c, const conn_config *config);
+/* A walk over the connections of a set that may be interrupted: others may come and go meanwhile. One at a time; those that
+ * come later are left out. NULL at the end. */
+void conn_walk_begin(conn_set *set);
+conn *conn_walk_next(conn_set *set);
+
 /* Limits of this connection alone, to be changed by the caller, which then calls conn_limits_changed(). NULL: out
  * of memory. */
 conn_limits *conn_own_limits(conn *c);

@@ -80,7 +80,7 @@ static void line_end(line *l, const char *end)
 
 /* "2026-11-22T05:30:20.123Z". The calendar by days since 0000-03-01, in which a leap day is the last of its year:
  * no gmtime(), whose reentrant form has another name on each system. */
-static void line_put_time(line *l, int64_t now_ns)
+char *log_time(int64_t now_ns, char *text)
 {
     int64_t ms = now_ns / 1000000;
     int64_t days = ms / 86400000 + 719468;
@@ -93,10 +93,15 @@ static void line_put_time(line *l, int64_t now_ns)
     int64_t day = day_of_year - (153 * march_month + 2) / 5 + 1;
     int64_t month = march_month < 10 ? march_month + 3 : march_month - 9;
     int64_t year = year_of_era + era * 400 + (month <= 2 ? 1 : 0);
-    char text[64];
-    snprintf(text, sizeof(text), "%04d-%02d-%02dT%02d:%02d:%02d.%03dZ", (int)year, (int)month, (int)day,
+    snprintf(text, LOG_TIME_BYTES, "%04d-%02d-%02dT%02d:%02d:%02d.%03dZ", (int)year, (int)month, (int)day,
              (int)(in_day / 3600000), (int)(in_day / 60000 % 60), (int)(in_day / 1000 % 60), (int)(in_day % 1000));
-    line_put_text(l, text);
+    return text;
+}
+
+static void line_put_time(line *l, int64_t now_ns)
+{
+    char text[LOG_TIME_BYTES];
+    line_put_text(l, log_time(now_ns, text));
 }
 
 /* The length of the UTF-8 character at the front of text: 1 to 4, or, negated, that of the longest piece that is not

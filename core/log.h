@@ -16,8 +16,9 @@
 typedef enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR, LOG_NONE } log_level;
 
 enum {
-    LOG_LINE_MAX = 16384,     /* bytes of one event; more is cut, and the cut is marked */
-    LOG_QUEUE_BYTES = 1 << 20 /* waiting for a slow reader */
+    LOG_LINE_MAX = 16384,      /* bytes of one event; more is cut, and the cut is marked */
+    LOG_QUEUE_BYTES = 1 << 20, /* waiting for a slow reader */
+    LOG_TIME_BYTES = 64
 };
 
 /* json: {"time":…,"level":…,"message":…} per line instead of text. */
@@ -32,6 +33,9 @@ bool log_wants(log_level level);
 void log_write(log_level level, const char *format, ...) PRINTF_LIKE(2, 3);
 /* The same for a text that is not a format and may hold any bytes. */
 void log_text(log_level level, const char *text, size_t len);
+
+/* Writes os_realtime_ns() as the log does, "2026-11-22T05:30:20.123Z". Returns text, of LOG_TIME_BYTES. */
+char *log_time(int64_t now_ns, char *text);
 
 /* Reads "debug", "info", "warn", "error", "none". False: no such level. */
 bool log_level_parse(log_level *level, const char *name);

@@ -43,6 +43,9 @@ typedef struct options {
     uint32_t log_level;                         /* a log_level */
     uint32_t log_format;                        /* an options_format */
     uint64_t drain_ns;
+    uint64_t reload_probation_ns;
+    uint64_t reload_deadline_ns;
+    uint32_t reload_error_limit;
     uint64_t lua_memory;         /* bytes */
     uint64_t callback_budget_ns; /* 0: none; also for the four below */
     uint64_t load_budget_ns;

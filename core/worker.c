@@ -74,6 +74,33 @@ static int64_t wait_ns(worker *w)
     return wait < 0 ? 0 : wait;
 }
 
+static void take_packets(worker *w)
+{
+    io_packet packet;
+    w->conns.now_ns = io_port_now(w->port);
+    while (io_port_next(w->port, &packet)) {
+        w->packets++;
+        dispatch(w, &packet);
+        settle(w);
+    }
+}
+
+/* Returns true when connections are still dirty. */
+static bool fire_timers(worker *w)
+{
+    if (timers_next(&w->timers) <= w->conns.now_ns) timers_run(&w->timers, w->conns.now_ns);
+    bool dirty = settle(w);
+    publish_load(w);
+    return dirty;
+}
+
+void worker_turn(worker *w)
+{
+    take_packets(w);                                        /* what is left of the round in which we are */
+    if (io_port_wait(w->port, 0) == IO_OK) take_packets(w); /* a port that fails does so again, in the loop */
+    fire_timers(w);
+}
+
 static void loop(worker *w)
 {
     bool dirty = false;
@@ -83,16 +110,8 @@ static void loop(worker *w)
             w->events->on_failed(w, status);
             return;
         }
-        w->conns.now_ns = io_port_now(w->port);
-        io_packet packet;
-        while (io_port_next(w->port, &packet)) {
-            w->packets++;
-            dispatch(w, &packet);
-            settle(w);
-        }
-        if (timers_next(&w->timers) <= w->conns.now_ns) timers_run(&w->timers, w->conns.now_ns);
-        dirty = settle(w);
-        publish_load(w);
+        take_packets(w);
+        dirty = fire_timers(w);
         if (w->draining && !w->idle && w->conns.count == 0 && busy(w) == 0) {
             w->idle = true;
             timer_stop(&w->timers, &w->drain_deadline);

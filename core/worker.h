@@ -108,6 +108,10 @@ uint32_t worker_load(worker *w);
 /* Any thread, while the server is up. */
 void worker_post(worker *w, worker_message *message);
 
+/* One turn of the loop that does not wait: packets, timers, settling. For a message's run that takes long, from where it
+ * can be interrupted; whatever the loop serves, other messages included, may run meanwhile. Own thread. */
+void worker_turn(worker *w);
+
 /* Begins an outbound connection on this worker. See conn_connect(). Own thread; IO_CLOSED while draining. */
 conn *worker_connect(worker *w, const net_uri *target, const conn_config *config, io_status *status);
 

@@ -47,6 +47,7 @@ host *host_open(host_seat *seat, generation *g)
         h->config = seat->config;
         h->generation = g;
         generation_retain(g);
+        h->migrate_ref = LUA_NOREF;
         h->events = host_events;
         h->limits = seat->config->limits;
         if (open_state(h)) return h;
@@ -59,7 +60,9 @@ host *host_open(host_seat *seat, generation *g)
 bool host_load(host *h)
 {
     atomic_store(&h->watch.budget_ns, h->config->load_budget_ns);
-    bool ok = host_script_load(h) && host_call_load(h);
+    h->loading = true;
+    bool ok = host_script_load(h) && host_call_load(h, HOST_ON_LOAD) && host_call_load(h, HOST_ON_CHECK);
+    h->loading = false;
     atomic_store(&h->watch.budget_ns, h->config->callback_budget_ns);
     return ok;
 }

@@ -7,14 +7,13 @@
 #define PORTICO_HOST_H
 
 #include "conn.h"
+#include "generation.h"
 #include "worker.h"
 
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-
-typedef struct generation generation;
 
 /* Shared, read-only but for exit_code, by all workers; must outlive the server. */
 typedef struct host_config {
@@ -26,17 +25,53 @@ typedef struct host_config {
     size_t lua_memory;          /* cap of one Lua state, in bytes */
     int64_t callback_budget_ns; /* of one handler between two waits; 0: none */
     int64_t load_budget_ns;     /* of the script's top level and on_load; 0: none */
+    int64_t reload_deadline_ns; /* how long an old generation may linger */
     bool check;                 /* the script is only to be loaded: what it leaves to timers does not run */
     conn_limits limits;         /* the command line's; the script's `limits` table changes a copy per state */
     uint32_t limits_given;      /* bits HOST_LIMIT_*: the command line named it, so the script may not change it */
     const char *version;        /* portico.version */
     generation *first;          /* what a worker begins with */
+    atomic_bool *reload_wanted; /* portico.reload() was called; the main thread is woken. NULL: nobody asks for it */
     atomic_int *exit_code;      /* what a script gave to portico.shutdown(code); NULL: nobody asks for it */
 } host_config;
 
 enum { HOST_LIMIT_IDLE = 1, HOST_LIMIT_FIRST_BYTE = 2, HOST_LIMIT_WRITE = 4 };
 
 extern const worker_app host_app;
+
+/* Tries whether the script and its modules compile; on the calling thread, without any host. False: they do not, and that has
+ * been logged and is in the generation. Thread: any. */
+bool host_compiles(generation *g);
+
+/* ---- One generation after the other: the steps of lua/reload.c, each called on the worker's own thread ---- */
+
+/* Loads a generation beside the one in force, which has its turns meanwhile, and tries it: on_load, on_check, migrate. False:
+ * it cannot be used; why is in the generation and has been logged, once for all workers. */
+bool host_prepare(worker *w, generation *g);
+/* Forgets what host_prepare() has prepared; fine if nothing. */
+void host_drop(worker *w);
+/* Puts it into force. The one before can be gone back to, until the next of these. Returns how many connections are to move. */
+uint32_t host_commit(worker *w);
+/* The one before will not be gone back to: it ends when nothing waits there any more. */
+void host_confirm(worker *w);
+/* Goes back. Returns how many connections are to move. */
+uint32_t host_rollback(worker *w);
+
+/* One generation on one worker, for the report. */
+typedef struct host_row {
+    uint64_t generation;
+    char hash[GENERATION_HASH_TEXT];
+    int64_t loaded_ns; /* os_realtime_ns() then */
+    uint64_t errors;   /* of the generation, on all workers */
+    const char *state; /* "current", "fallback", "lingering" */
+    uint32_t connections;
+    uint32_t waiting;  /* suspended handlers */
+    uint32_t outbound; /* connections of portico.connect(), among connections, too */
+    size_t memory_bytes;
+} host_row;
+
+/* Fills rows, the one in force first; returns how many. */
+size_t host_rows(const worker *w, host_row *rows, size_t max);
 
 /* The addresses in the script's `listen`: NULL-terminated, and empty for a script that wants no listener; NULL when it
  * does not say. Valid while the worker lives. thread: any, after server_open(). */

@@ -30,6 +30,20 @@ static int api_shutdown(lua_State *L)
     return 0;
 }
 
+/* Asks for it: what comes of it is in the log, and a good version takes over when this handler has returned. */
+static int api_reload(lua_State *L)
+{
+    const host *h = host_of(L);
+    if (h->task == NULL || h->loading) {
+        return luaL_error(L, "portico.reload is for handlers: a script that reloads itself while it loads never ends");
+    }
+    if (h->config->reload_wanted == NULL) return host_push_failure(L, "there is nobody to reload the script", "denied");
+    atomic_store(h->config->reload_wanted, true);
+    os_news_post(OS_NEWS_WAKE);
+    lua_pushboolean(L, true);
+    return 1;
+}
+
 /* ---- conns() ---- */
 
 /* The iterator: upvalue 1 the list, 2 how far it has come. */
@@ -137,9 +151,11 @@ static void push_args(lua_State *L, const host_config *config)
 void host_api_open(lua_State *L)
 {
     static const luaL_Reg functions[] = {
-        {"now", api_now},          {"monotonic", api_monotonic}, {"sleep", host_api_sleep},
-        {"after", host_api_after}, {"every", host_api_every},    {"connect", host_api_connect},
-        {"conns", api_conns},      {"shutdown", api_shutdown},   {NULL, NULL},
+        {"now", api_now},           {"monotonic", api_monotonic},
+        {"sleep", host_api_sleep},  {"after", host_api_after},
+        {"every", host_api_every},  {"connect", host_api_connect},
+        {"conns", api_conns},       {"reload", api_reload},
+        {"shutdown", api_shutdown}, {NULL, NULL},
     };
     const host *h = host_of(L);
     luaL_newlib(L, functions); /* stack: portico */
@@ -151,6 +167,8 @@ void host_api_open(lua_State *L)
     lua_setfield(L, -2, "args");
     lua_pushstring(L, h->config->version);
     lua_setfield(L, -2, "version");
+    lua_pushinteger(L, (lua_Integer)h->generation->number);
+    lua_setfield(L, -2, "generation");
     lua_pushboolean(L, os_stderr_is_terminal());
     lua_setfield(L, -2, "terminal");
     lua_createtable(L, 0, 2);

@@ -154,10 +154,12 @@ static void look(host *h, int64_t now_ns)
 {
     host_watch *watch = &h->watch;
     unsigned long long sequence = atomic_load_explicit(&watch->sequence, memory_order_acquire);
+    if (atomic_load_explicit(&watch->away, memory_order_relaxed)) return;
     if (sequence != watch->seen || sequence % 2 == 0) {
         watch->seen = sequence;
         watch->since_ns = now_ns;
         watch->told = false;
+        watch->away_seen_ns = atomic_load_explicit(&watch->away_ns, memory_order_relaxed);
         if (sequence % 2 != 0) watch->cpu_ns = os_thread_cpu_ns(h->worker->thread);
         return;
     }
@@ -166,7 +168,8 @@ static void look(host *h, int64_t now_ns)
     if (budget_ns == 0 || late_ns < budget_ns) return;
     /* What counts is processor time: on a crowded machine a handler that behaves may not get to run for long. */
     int64_t cpu_ns = os_thread_cpu_ns(h->worker->thread);
-    if (cpu_ns == 0 || cpu_ns - watch->cpu_ns >= budget_ns) {
+    int64_t away_ns = atomic_load_explicit(&watch->away_ns, memory_order_relaxed) - watch->away_seen_ns;
+    if (cpu_ns == 0 || cpu_ns - watch->cpu_ns - away_ns >= budget_ns) {
         atomic_store_explicit(&watch->overdue, sequence, memory_order_relaxed);
         os_thread_interrupt(h->worker->thread, arm, h);
     }

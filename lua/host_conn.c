@@ -43,20 +43,42 @@ static int push_true(lua_State *L)
 
 /* ---- Life ---- */
 
-host_conn *host_conn_new(lua_State *L, int user_values)
+static host_conn *make(lua_State *L, int user_values)
 {
-    host *h = host_of(L);
     host_conn *hc = lua_newuserdatauv(L, sizeof(*hc), user_values);
     *hc = (host_conn){.tag = &conn_tag, .ref = LUA_NOREF};
-    lua_rawgeti(L, LUA_REGISTRYINDEX, h->conn_meta_ref);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, host_of(L)->conn_meta_ref);
     lua_setmetatable(L, -2);
+    return hc;
+}
+
+host_conn *host_conn_new(lua_State *L, int user_values)
+{
+    host_conn *hc = make(L, user_values);
     lua_pushvalue(L, -1);
     hc->ref = luaL_ref(L, LUA_REGISTRYINDEX);
     return hc;
 }
 
+/* One that another host serves: moved, or shown to a visitor. raises */
+static void push_other(lua_State *L, conn *c)
+{
+    host *h = host_of(L);
+    if (h == h->seat->current && host_is_movable(c) && host_move(c) == h) {
+        host_conn_push(L, c);
+        return;
+    }
+    host_conn *hc = make(L, 1); /* not anchored: the script alone keeps it */
+    hc->c = c;
+    hc->id = c->id;
+}
+
 void host_conn_push(lua_State *L, conn *c)
 {
+    if (host_of_conn(c) != host_of(L)) {
+        push_other(L, c);
+        return;
+    }
     if (c->user != NULL) {
         lua_rawgeti(L, LUA_REGISTRYINDEX, ((const host_conn *)c->user)->ref);
         return;
@@ -65,6 +87,12 @@ void host_conn_push(lua_State *L, conn *c)
     hc->c = c;
     hc->id = c->id;
     c->user = hc;
+}
+
+void host_conn_unanchor(host *h, host_conn *hc)
+{
+    luaL_unref(h->L, LUA_REGISTRYINDEX, hc->ref);
+    hc->ref = LUA_NOREF;
 }
 
 void host_conn_drop(host *h, host_conn *hc)
@@ -77,13 +105,18 @@ void host_conn_drop(host *h, host_conn *hc)
         lua_setiuservalue(L, -2, value); /* one that it does not have: nothing happens */
     }
     lua_pop(L, 1);
-    luaL_unref(L, LUA_REGISTRYINDEX, hc->ref);
-    hc->ref = LUA_NOREF;
+    host_conn_unanchor(h, hc);
 }
 
 void host_conn_detach(host *h, conn *c)
 {
-    if (c->user != NULL) host_conn_drop(h, c->user);
+    host_conn *hc = c->user;
+    if (hc == NULL) return;
+    host *fallback = h->seat->fallback;
+    if (hc->before != NULL && fallback != NULL && hc->before_generation == fallback->generation->number) {
+        host_conn_drop(fallback, hc->before);
+    }
+    host_conn_drop(h, hc);
     c->user = NULL;
 }
 
@@ -200,7 +233,7 @@ static void refuse(lua_State *L, const char *name, const char *expected, int ind
 static conn_receive check_receive(lua_State *L, const conn *c, int index)
 {
     const char *mode = lua_type(L, index) == LUA_TSTRING ? lua_tostring(L, index) : "";
-    uint32_t handlers = c->outbound ? ((const host_conn *)c->user)->handlers : host_of(L)->handlers;
+    uint32_t handlers = c->outbound ? ((const host_conn *)c->user)->handlers : host_of_conn(c)->handlers;
     bool is_ready = strcmp(mode, "ready") == 0;
     if (!is_ready && strcmp(mode, "lent") != 0 && strcmp(mode, "posted") != 0) {
         refuse(L, "receive", "'lent', 'ready' or 'posted'", index);
@@ -261,8 +294,14 @@ static int method_set(lua_State *L)
         conn_limits_changed(c);
     }
     io_status status = IO_OK;
-    if (s.has_receive) conn_set_receive(c, s.receive);
-    if (s.has_half_open) c->half_open = s.half_open;
+    if (s.has_receive) {
+        conn_set_receive(c, s.receive);
+        c->own_receive = true;
+    }
+    if (s.has_half_open) {
+        c->half_open = s.half_open;
+        c->own_half_open = true;
+    }
     if (s.has_nodelay) status = net_set_nodelay(c->socket, s.nodelay);
     if (s.has_keepalive && status == IO_OK) status = net_set_keepalive(c->socket, s.keepalive);
     if (status != IO_OK) return host_push_failure(L, io_status_text(status), io_status_name(status));
@@ -295,11 +334,12 @@ static void push_local(lua_State *L, const conn *c)
     else lua_pushnil(L);
 }
 
-static void push_state(lua_State *L)
+static void push_state(lua_State *L, const host_conn *hc, const conn *c)
 {
     if (lua_getiuservalue(L, 1, 1) != LUA_TNIL) return;
     lua_pop(L, 1);
-    lua_newtable(L);
+    if (hc != c->user && host_of_conn(c) != host_of(L)) host_push_state_copy(L, c); /* a visitor's */
+    else lua_newtable(L);
     lua_pushvalue(L, -1);
     lua_setiuservalue(L, 1, 1);
 }
@@ -339,7 +379,7 @@ static int push_field(lua_State *L, const host_conn *hc, field which)
         lua_pushstring(L, c->listener);
         break;
     case FIELD_STATE:
-        push_state(L);
+        push_state(L, hc, c);
         break;
     case FIELD_STATS:
         push_stats(L, host_of(L), c);

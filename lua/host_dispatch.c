@@ -21,10 +21,12 @@ static const char *const kind_names[HOST_KINDS] = {
     [HOST_ON_CLOSE] = "on_close",
     [HOST_ON_ERROR] = "on_error",
     [HOST_ON_LOAD] = "on_load",
+    [HOST_ON_CHECK] = "on_check",
     [HOST_ON_UNLOAD] = "on_unload",
     [HOST_AFTER] = "the function of portico.after",
     [HOST_EVERY] = "the function of portico.every",
     [HOST_TOP] = "the script's top level",
+    [HOST_MIGRATE] = "migrate",
     [HOST_CLEANUP] = "clearing up",
 };
 
@@ -71,7 +73,7 @@ static void push_context(lua_State *L, const host *h)
     lua_setfield(L, -2, "workers");
     lua_pushinteger(L, (lua_Integer)h->generation->number);
     lua_setfield(L, -2, "generation");
-    lua_pushboolean(L, false);
+    lua_pushboolean(L, h->generation->number > 1);
     lua_setfield(L, -2, "reload");
 }
 
@@ -102,6 +104,7 @@ static int push_arguments(lua_State *L, host_task *t)
         else host_push_memory_error(L);
         return 2;
     case HOST_ON_LOAD:
+    case HOST_ON_CHECK:
     case HOST_ON_UNLOAD:
         push_context(L, t->host);
         return 1;
@@ -109,6 +112,7 @@ static int push_arguments(lua_State *L, host_task *t)
     case HOST_AFTER:
     case HOST_EVERY:
     case HOST_TOP:
+    case HOST_MIGRATE:
     case HOST_CLEANUP:
     case HOST_KINDS:
     default:
@@ -119,7 +123,7 @@ static int push_arguments(lua_State *L, host_task *t)
 
 static bool wants_on_error(const host *h, const host_task *t)
 {
-    return (h->handlers & HOST_BIT(HOST_ON_ERROR)) && t->kind != HOST_ON_ERROR && t->kind != HOST_ON_LOAD &&
+    return (h->handlers & HOST_BIT(HOST_ON_ERROR)) && t->kind != HOST_ON_ERROR && !h->loading &&
            t->kind != HOST_ON_UNLOAD;
 }
 
@@ -127,7 +131,7 @@ static bool wants_on_error(const host *h, const host_task *t)
 static int take_error(lua_State *L, host *h, host_task *t, int status)
 {
     t->failed = (uint8_t)status;
-    h->errors++;
+    host_count_error(h);
     if (status == LUA_ERRMEM) {
         host_reserve(h, false);
         host_report_memory(h, (host_kind)t->kind, t->c);
@@ -197,6 +201,24 @@ int host_protect(host *h, lua_CFunction function, void *argument, int results)
     return status;
 }
 
+int host_call(host *h, host_kind kind, lua_CFunction function, void *argument, lua_State **used)
+{
+    enum { SLOTS = 3 };
+    bool inside = host_slice(h) % 2 != 0;
+    lua_State *L = inside ? atomic_load_explicit(&h->running, memory_order_relaxed) : h->L;
+    *used = NULL;
+    if (inside && !lua_checkstack(L, SLOTS)) return LUA_ERRMEM;
+    *used = L;
+    lua_pushcfunction(L, host_add_traceback);
+    lua_pushcfunction(L, function);
+    lua_pushlightuserdata(L, argument);
+    if (!inside) host_slice_begin(h, kind, 0, L);
+    int status = lua_pcall(L, 1, 0, -3);
+    if (!inside) host_slice_end(h, L);
+    lua_remove(L, status == LUA_OK ? -1 : -2);
+    return status;
+}
+
 static int collect(lua_State *L)
 {
     lua_gc(L, LUA_GCCOLLECT);
@@ -212,7 +234,7 @@ static int task_open(lua_State *L)
     host_task *t = lua_newuserdatauv(L, sizeof(*t), 1);
     lua_State *co = lua_newthread(L);
     host_mark(co, true);
-    lua_sethook(co, NULL, 0, 0); /* inherited from a main thread that was overdue */
+    host_set_hook(host_of(L), co); /* one may be inherited from a main thread that was overdue */
     lua_setiuservalue(L, -2, 1);
     *t = (host_task){.host = host_of(L), .co = co, .ref = luaL_ref(L, LUA_REGISTRYINDEX)};
     *made = t;
@@ -237,7 +259,7 @@ static host_task *task_take(host *h, host_kind kind, conn *c)
     } else {
         if (host_protect(h, task_open, &t, 0) != LUA_OK) {
             lua_pop(h->L, 1);
-            h->errors++;
+            host_count_error(h);
             host_report_memory(h, kind, c);
             return NULL;
         }
@@ -283,6 +305,7 @@ static void unsuspend(host *h, host_task *t)
     if (t->next != NULL) t->next->prev = t->prev;
     if (t->c != NULL) h->busy--;
     t->waiting = HOST_RUNS;
+    if (h->waiting == NULL) host_loosen(h);
 }
 
 /* on_close has run, or there is none. */
@@ -291,6 +314,7 @@ static void end_conn(host *h, conn *c)
     host_conn_detach(h, c);
     h->conns--;
     conn_release(c);
+    host_loosen(h);
 }
 
 /* The handler has returned, or has been ended. */
@@ -302,6 +326,7 @@ static void task_over(host *h, host_task *t)
     t->held = false;
     if (t->timer != NULL) host_timer_over(h, t->timer);
     else if (t->kind == HOST_ON_CLOSE || (t->kind == HOST_ON_ERROR && t->origin == HOST_ON_CLOSE)) end_conn(h, c);
+    else if (c != NULL && h != h->seat->current && host_is_movable(c)) host_move(c);
     task_give(h, t);
 }
 
@@ -310,7 +335,7 @@ static bool run(host *h, host_task *t, int arguments);
 /* The coroutine has ended with an error: what surrounds the handler ran out of memory. */
 static void revive(host *h, host_task *t, int status)
 {
-    h->errors++;
+    host_count_error(h);
     t->failed = (uint8_t)status;
     host_reserve(h, false);
     host_report_memory(h, (host_kind)t->kind, t->c);
@@ -337,7 +362,7 @@ static int report_overrun(lua_State *L)
  * may do, and leaves the table for on_error in slot 2. */
 static void close_overrun(host *h, host_task *t)
 {
-    h->errors++;
+    host_count_error(h);
     int reported = host_protect(h, report_overrun, t, 1); /* main stack: …, table or error */
     if (reported != LUA_OK) {
         host_reserve(h, false);
@@ -424,8 +449,8 @@ void host_check_wait(lua_State *L, const char *function)
         why = "no handler runs; at load time leave it to portico.after(0, function() ... end)";
     } else if (h->cut) {
         why = "the server is stopping at once";
-    } else if (h->task->kind == HOST_ON_LOAD) {
-        why = "on_load ends before the server starts; leave it to portico.after(0, function() ... end)";
+    } else if (h->loading) {
+        why = "on_load and on_check end before the server starts; leave it to portico.after(0, function() ... end)";
     } else if (h->task->kind == HOST_ON_UNLOAD) {
         why = "on_unload is the end";
     } else if (h->blocked || !lua_isyieldable(L)) {
@@ -460,6 +485,13 @@ void host_kill_waiting(host *h)
 
 /* ---- Events ---- */
 
+/* The host that is to serve an event of the connection: the one in force, to which it moves before. */
+static inline host *serve(conn *c)
+{
+    host *h = host_of_conn(c);
+    return h == h->seat->current || c->outbound ? h : host_move(c);
+}
+
 static uint32_t handlers_of(const host *h, const conn *c)
 {
     return c->outbound ? ((const host_conn *)c->user)->handlers : h->handlers;
@@ -474,7 +506,7 @@ static void call(host *h, host_kind kind, conn *c)
 
 static void on_open(conn *c, io_status status)
 {
-    host *h = host_of_conn(c);
+    host *h = serve(c);
     if (!c->outbound) h->conns++;
     if (c->outbound && status != IO_OK) host_connect_opened(h, c, status);
     else if (handlers_of(h, c) & HOST_BIT(HOST_ON_CONNECT)) call(h, HOST_ON_CONNECT, c);
@@ -483,7 +515,7 @@ static void on_open(conn *c, io_status status)
 
 static void on_data(conn *c, const uint8_t *data, size_t len)
 {
-    host *h = host_of_conn(c);
+    host *h = serve(c);
     if (!(handlers_of(h, c) & HOST_BIT(HOST_ON_MESSAGE))) return;
     host_task *t = task_take(h, HOST_ON_MESSAGE, c);
     if (t == NULL) {
@@ -497,25 +529,25 @@ static void on_data(conn *c, const uint8_t *data, size_t len)
 
 static void on_readable(conn *c)
 {
-    host *h = host_of_conn(c);
+    host *h = serve(c);
     if (handlers_of(h, c) & HOST_BIT(HOST_ON_READABLE)) call(h, HOST_ON_READABLE, c);
 }
 
 static void on_eof(conn *c)
 {
-    host *h = host_of_conn(c);
+    host *h = serve(c);
     if (handlers_of(h, c) & HOST_BIT(HOST_ON_EOF)) call(h, HOST_ON_EOF, c);
 }
 
 static void on_drain(conn *c)
 {
-    host *h = host_of_conn(c);
+    host *h = serve(c);
     if (handlers_of(h, c) & HOST_BIT(HOST_ON_DRAIN)) call(h, HOST_ON_DRAIN, c);
 }
 
 static void on_close(conn *c, conn_reason reason, io_status status)
 {
-    host *h = host_of_conn(c);
+    host *h = serve(c);
     host_task *t = NULL;
     if (handlers_of(h, c) & HOST_BIT(HOST_ON_CLOSE)) t = task_take(h, HOST_ON_CLOSE, c);
     if (t == NULL) {
@@ -531,10 +563,10 @@ const conn_events host_events = {on_open, on_data, on_readable, on_eof, on_drain
 
 /* ---- Other calls ---- */
 
-bool host_call_load(host *h)
+bool host_call_load(host *h, host_kind kind)
 {
-    if (!(h->handlers & HOST_BIT(HOST_ON_LOAD))) return true;
-    host_task *t = task_take(h, HOST_ON_LOAD, NULL);
+    if (!(h->handlers & HOST_BIT(kind))) return true;
+    host_task *t = task_take(h, kind, NULL);
     return t != NULL && start(h, t);
 }
 

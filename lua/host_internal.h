@@ -6,6 +6,7 @@
  *   handler   a function of the script that the host calls: on_message and its kin, or what a timer was given.
  *   task      one call of a handler: a pooled coroutine and what belongs to it. A task whose handler waits (in
  *             portico.sleep, portico.connect) is suspended; its connection is held meanwhile.
+ *   move      a connection goes over from one host to another, with its state.
  *   slice     the time a task runs between two waits. The budget is per slice.
  *
  * Rules
@@ -24,6 +25,7 @@
 #include "base.h"
 #include "generation.h"
 #include "mem.h"
+#include "timer.h"
 
 #include <lauxlib.h>
 #include <lua.h>
@@ -61,10 +63,12 @@ typedef enum host_kind {
     HOST_ON_CLOSE,
     HOST_ON_ERROR,
     HOST_ON_LOAD,
+    HOST_ON_CHECK,
     HOST_ON_UNLOAD,
     HOST_AFTER,   /* the function of portico.after() */
     HOST_EVERY,   /* … of portico.every() */
     HOST_TOP,     /* the script's top level */
+    HOST_MIGRATE, /* the script's migrate() */
     HOST_CLEANUP, /* collecting garbage, closing variables */
     HOST_KINDS
 } host_kind;
@@ -87,7 +91,10 @@ typedef struct host_watch {
     bool told;               /* the watchdog's: the slice was logged as stuck */
     unsigned long long seen; /* the watchdog's: the slice it saw last … */
     int64_t since_ns;        /* … and since when, */
-    int64_t cpu_ns;          /* … and what the worker's thread had used then */
+    int64_t cpu_ns;          /* … and what the worker's thread had used then … */
+    int64_t away_seen_ns;    /* … of which this away */
+    atomic_bool away;        /* in the middle of the slice the worker serves others: see host_set_hook() */
+    atomic_llong away_ns;    /* processor time that it has used so */
     host *next;              /* the watchdog's list */
 } host_watch;
 
@@ -95,8 +102,15 @@ typedef struct host_watch {
 struct host_seat {
     worker *worker;
     const host_config *config;
-    host *current;    /* serves what happens from now on */
-    uint8_t *scratch; /* HOST_DRAW_MAX bytes */
+    host *current;         /* serves what happens from now on */
+    host *fallback;        /* during probation: what can be gone back to; else NULL */
+    host *candidate;       /* is being prepared, or is prepared; else NULL */
+    host *lingering;       /* those that were in force and are not done yet, oldest first */
+    uint64_t committed_id; /* connections with a greater id came after the last commit */
+    timer sweep;           /* moves connections in the background, and ends lingering hosts */
+    bool sweeping;         /* the walk over the connections is under way */
+    bool frozen;           /* a move has failed: no more until the controller has gone back */
+    uint8_t *scratch;      /* HOST_DRAW_MAX bytes */
 };
 
 struct host {
@@ -109,11 +123,19 @@ struct host {
     worker *worker; /* the seat's, and so is config */
     const host_config *config;
     generation *generation;
-    conn_events events; /* of the connections that this host serves: they lead back to it, see host_of_conn() */
-    uint32_t conns;     /* so many: accepted ones from on_open on */
-    host_timer *timers; /* all that run or are to run, through next and prev */
-    bool in_force;      /* timers run: the state has loaded, and is the seat's current one */
-    int conn_meta_ref;  /* where the metatables are */
+    conn_events events;  /* of the connections that this host serves: they lead back to it, see host_of_conn() */
+    uint32_t conns;      /* so many: accepted ones from on_open on */
+    host_timer *timers;  /* all that run or are to run, through next and prev */
+    bool in_force;       /* timers run: the state has loaded, and is the seat's current one */
+    bool loading;        /* top level, on_load or on_check run: what goes wrong refuses the generation */
+    bool gives_way;      /* … beside a host that is in force, which has its turns meanwhile */
+    bool told;           /* lingering: what holds it has been logged */
+    int64_t turn_due_ns; /* when to give way again */
+    int64_t retired_ns;  /* when it began to linger */
+    host *next;          /* lingering */
+    lua_Integer version; /* of the layout of conn.state; 0 when the script does not say */
+    int migrate_ref;     /* the script's migrate(), or LUA_NOREF */
+    int conn_meta_ref;   /* where the metatables are */
     int timer_meta_ref;
     uint32_t handlers; /* HOST_BIT() of those that the script has */
     uint32_t idle_count;
@@ -173,8 +195,11 @@ struct host_conn {
     conn *c;               /* see host_conn_get(); NULL: not yet, or no more */
     host_attempt *attempt; /* that waits for it to be connected; else NULL */
     uint64_t id;
-    uint32_t handlers; /* outbound: its own */
-    int ref;
+    host_conn *before;          /* what its connection had in the host that it was moved from, as long as … */
+    uint64_t before_generation; /* … that is the seat's fallback, and of this generation */
+    uint32_t handlers;          /* outbound: its own */
+    int ref;                    /* LUA_NOREF: not anchored */
+    bool carried;               /* moved here from a host that cannot be gone back to */
 };
 
 /* The connection of a userdata, or NULL when it is over, for scripts at least. */
@@ -268,8 +293,11 @@ int host_protect(host *h, lua_CFunction function, void *argument, int results);
 void host_dispatcher_push(lua_State *L);
 /* What a host does with the events of connections. */
 extern const conn_events host_events;
-/* False: it raised, which has been logged. */
-bool host_call_load(host *h);
+/* The same for kind, also from inside of a slice of the host's; without results. *used: where an error's message is on top,
+ * when the result is not LUA_OK. */
+int host_call(host *h, host_kind kind, lua_CFunction function, void *argument, lua_State **used);
+/* False: it raised, which has been logged. kind: HOST_ON_LOAD, HOST_ON_CHECK. */
+bool host_call_load(host *h, host_kind kind);
 void host_call_unload(host *h);
 void host_call_timer(host *h, host_timer *ht);
 /* A function that waits calls this first. raises unless the task can be suspended from here. */
@@ -289,7 +317,33 @@ void host_close(host *h);
 /* Closes and frees one that never came into force. */
 void host_discard(host *h);
 
+/* ---- host_swap.c, host_move.c: one generation after the other ---- */
+/* Gives a coroutine of a host that loads the hook with which it gives way to the one in force; else takes any hook off. */
+void host_set_hook(const host *h, lua_State *L);
+/* Moves a connection to the host in force. Returns the host that serves it from here on: the old one when that
+ * cannot be, or not now. No handler runs but migrate(). */
+host *host_move(conn *c);
+/* True when a connection may be moved, whoever serves it now. */
+static inline bool host_is_movable(const conn *c)
+{
+    return c->holds == 0 && !c->outbound && !c->close_told;
+}
+/* Tries what host_move() would do, on copies, with some connections of the host in force. False: it has been refused. */
+bool host_try_states(host *to);
+/* Pushes a copy of the state of a connection that another host serves, or nil. raises */
+void host_push_state_copy(lua_State *L, const conn *c);
+/* Something that holds a host is gone: if that was the last, and it lingers, it ends soon. */
+void host_loosen(host *h);
+
 /* ---- host_report.c ---- */
+/* A message handler that adds the traceback to the text. raises */
+int host_add_traceback(lua_State *L);
+/* Says why a generation that loads cannot be used: logged once, whichever worker finds out. */
+void host_refuse(host *h, const char *text, size_t len);
+/* Counts a handler that raised. */
+void host_count_error(host *h);
+/* Logs the traceback of each task that waits, since it is about to be ended. */
+void host_report_waiting(host *h);
 /* The message handler of tasks: replaces an error by the table that on_error gets. raises */
 int host_make_error(lua_State *L);
 /* Pushes the table for an error that no message handler saw, for want of memory. raises */
@@ -312,8 +366,11 @@ void host_push_traceback(lua_State *L, lua_State *of, int level);
 void host_conn_library(lua_State *L);
 /* Pushes a new userdata that belongs to no connection yet and is anchored. raises */
 host_conn *host_conn_new(lua_State *L, int user_values);
-/* Pushes the connection's userdata, which is made at its first use. raises */
+/* Pushes the connection's userdata, which is made at its first use. One that another host serves is moved here first; where
+ * that cannot be, the userdata is a visitor's: it can do all, but has a copy of conn.state. raises */
 void host_conn_push(lua_State *L, conn *c);
+/* Takes the anchor off: from here on the script alone keeps it. */
+void host_conn_unanchor(host *h, host_conn *hc);
 /* The userdata of a connection that is over, for scripts: from here on it is stale. Without one, nothing. */
 void host_conn_detach(host *h, conn *c);
 /* The same for one that never belonged to a connection. */
@@ -335,6 +392,10 @@ int host_api_sleep(lua_State *L);
 int host_timer_push(lua_State *L, host_timer *ht);
 /* Starts all timers of a host that comes into force. */
 void host_timers_start(host *h);
+/* Stops them all, and keeps in mind what is left. */
+void host_timers_stop(host *h);
+/* Those with a name keep step with the timer of that name in the host before. Before host_timers_start(). */
+void host_timers_take_over(host *h, const host *before);
 /* Its function has returned: start again, or forget it. */
 void host_timer_over(host *h, host_timer *ht);
 host_kind host_timer_kind(const host_timer *ht);
@@ -349,6 +410,9 @@ void host_api_open(lua_State *L);
 /* ---- host_script.c ---- */
 /* Loads and runs the script, checks what it defines, and makes the dispatcher. False: it has been logged why not. */
 bool host_script_load(host *h);
+/* Compiles a text, leaving out a byte order mark and a first line that begins with '#', as Lua does with files; bytecode is
+ * refused. Leaves the function, or an error's message when the result is not LUA_OK. raises */
+int host_compile(lua_State *L, const generation_file *file, const char *chunk_name);
 
 /* ---- host_settings.c: values that scripts give ---- */
 /* The nearest of names (NULL-terminated) to a misspelt one, or NULL when none is near. */

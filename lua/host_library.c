@@ -81,10 +81,34 @@ static int search_embedded(lua_State *L)
     return 1;
 }
 
+/* The module in the script's own directory, which belongs to the generation: 2 results, or 0 when it has none. raises */
+static int search_own(lua_State *L, const char *name)
+{
+    static const char *const places[] = {".lua", LUA_DIRSEP "init.lua"};
+    const host *h = host_of(L);
+    if (h->config->script_dir == NULL) return 0;
+    const char *path = luaL_gsub(L, name, ".", LUA_DIRSEP);
+    for (size_t i = 0; i < array_count(places); i++) {
+        lua_pushfstring(L, "%s%s%s%s", h->config->script_dir, LUA_DIRSEP, path, places[i]);
+        const generation_file *file = generation_module(h->generation, lua_tostring(L, -1));
+        if (file == NULL) continue;
+        lua_pushfstring(L, "@%s", file->path);
+        if (host_compile(L, file, lua_tostring(L, -1)) != LUA_OK) {
+            return luaL_error(L, "error loading module '%s' from file '%s':\n\t%s", name, file->path,
+                              lua_tostring(L, -1));
+        }
+        lua_pushstring(L, file->path);
+        return 2; /* loader, file */
+    }
+    return 0;
+}
+
 /* A searcher: the upvalue is `package`. */
 static int search_text(lua_State *L)
 {
     const char *name = luaL_checkstring(L, 1);
+    lua_settop(L, 1);
+    if (search_own(L, name) == 2) return 2;
     lua_settop(L, 1);
     lua_getfield(L, lua_upvalueindex(1), "searchpath");
     lua_pushvalue(L, 1);

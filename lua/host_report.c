@@ -10,6 +10,29 @@
 
 enum { PLACE_MAX = 192 };
 
+int host_add_traceback(lua_State *L)
+{
+    if (!host_push_overrun(L, host_slice(host_of(L)))) {
+        host_push_error_text(L, L, 1);
+        host_push_traceback(L, L, 1);
+    } /* stack: error, message, traceback */
+    lua_pushliteral(L, "\n");
+    lua_insert(L, -2);
+    lua_concat(L, 3);
+    return 1;
+}
+
+void host_count_error(host *h)
+{
+    h->errors++;
+    generation_count_error(h->generation);
+}
+
+void host_refuse(host *h, const char *text, size_t len)
+{
+    if (generation_refuse(h->generation, text, len)) log_text(LOG_ERROR, text, len);
+}
+
 /* Where it happened: "in on_message of conn 12 (127.0.0.1:5555)". Returns text. */
 static char *describe(char *text, size_t size, host_kind kind, const conn *c)
 {
@@ -128,22 +151,46 @@ void host_report(lua_State *L, const host_task *t)
     luaL_pushresult(&text);
     host_reserve(h, false);
     const char *bytes = lua_tolstring(L, -1, &len);
-    log_text(LOG_ERROR, bytes, len);
+    if (h->loading) host_refuse(h, bytes, len);
+    else log_text(LOG_ERROR, bytes, len);
     lua_settop(L, error);
 }
 
 void host_report_memory(host *h, host_kind kind, const conn *c)
 {
     char place[PLACE_MAX], cap[32];
-    log_write(LOG_ERROR, "not enough memory (cap %s)\n%s", host_cap_text(h, cap, sizeof(cap)),
-              describe(place, sizeof(place), kind, c));
+    char text[PLACE_MAX + 64];
+    int len = snprintf(text, sizeof(text), "not enough memory (cap %s)\n%s", host_cap_text(h, cap, sizeof(cap)),
+                       describe(place, sizeof(place), kind, c));
+    if (h->loading) host_refuse(h, text, (size_t)len);
+    else log_text(LOG_ERROR, text, (size_t)len);
+}
+
+/* Protected. */
+static int push_waiting(lua_State *L)
+{
+    const host_task *t = lua_touserdata(L, 1);
+    host_push_traceback(L, t->co, 0);
+    return 1;
+}
+
+void host_report_waiting(host *h)
+{
+    char place[PLACE_MAX];
+    for (const host_task *t = h->waiting; t != NULL; t = t->next) {
+        bool ok = host_protect(h, push_waiting, (void *)(uintptr_t)t, 1) == LUA_OK;
+        log_write(LOG_WARN, "generation %" PRIu64 " is at its end: a handler that still waits is ended, %s\n%s",
+                  h->generation->number, describe(place, sizeof(place), (host_kind)t->kind, t->c),
+                  ok ? lua_tostring(h->L, -1) : "");
+        lua_pop(h->L, 1);
+    }
 }
 
 void host_report_close(host *h, const host_task *t)
 {
     char place[PLACE_MAX];
     const char *text = lua_type(t->co, -1) == LUA_TSTRING ? lua_tostring(t->co, -1) : "(error object is not a string)";
-    h->errors++;
+    host_count_error(h);
     log_write(LOG_ERROR, "%s\nin a __close, %s, which was ended while it waited", text,
               describe(place, sizeof(place), (host_kind)t->kind, t->c));
 }

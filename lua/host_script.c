@@ -6,14 +6,16 @@
 #include "log.h"
 
 #include <lualib.h>
+#include <stdio.h>
 #include <string.h>
 
-static const char *const handler_names[] = {"on_connect", "on_message", "on_readable", "on_eof",    "on_drain",
-                                            "on_close",   "on_error",   "on_load",     "on_unload", NULL};
-static const char *const key_names[] = {"on_connect", "on_message", "on_readable", "on_eof",    "on_drain",
-                                        "on_close",   "on_error",   "on_load",     "on_unload", "listen",
+static const char *const handler_names[] = {"on_connect", "on_message", "on_readable", "on_eof",
+                                            "on_drain",   "on_close",   "on_error",    "on_load",
+                                            "on_check",   "on_unload",  NULL};
+static const char *const key_names[] = {"on_connect", "on_message", "on_readable", "on_eof",    "on_drain", "on_close",
+                                        "on_error",   "on_load",    "on_check",    "on_unload", "migrate",  "listen",
                                         "limits",     "version",    "frame",       NULL};
-static const char *const planned_names[] = {"on_stream", "on_check", "migrate", NULL};
+static const char *const planned_names[] = {"on_stream", NULL};
 
 /* ---- Errors ---- */
 
@@ -33,18 +35,6 @@ static void fail_at(lua_State *L, int index)
     lua_getinfo(L, ">S", &where);
     lua_pushfstring(L, "%s:%d: %s", where.short_src, where.linedefined, lua_tostring(L, -1));
     lua_error(L);
-}
-
-static int add_traceback(lua_State *L)
-{
-    if (!host_push_overrun(L, host_slice(host_of(L)))) {
-        host_push_error_text(L, L, 1);
-        host_push_traceback(L, L, 1);
-    } /* stack: error, message, traceback */
-    lua_pushliteral(L, "\n");
-    lua_insert(L, -2);
-    lua_concat(L, 3);
-    return 1;
 }
 
 /* ---- What the table says ---- */
@@ -118,9 +108,18 @@ static void read_setting(lua_State *L, host *h, const char *name, int value)
     } else if (strcmp(name, "limits") == 0) {
         read_limits(L, h, value);
     } else if (strcmp(name, "version") == 0) {
-        if (lua_isinteger(L, value)) return;
-        lua_pushfstring(L, "version: integer expected, got %s", luaL_typename(L, value));
-        fail(L);
+        if (!lua_isinteger(L, value)) {
+            lua_pushfstring(L, "version: integer expected, got %s", luaL_typename(L, value));
+            fail(L);
+        }
+        h->version = lua_tointeger(L, value);
+    } else if (strcmp(name, "migrate") == 0) {
+        if (lua_type(L, value) != LUA_TFUNCTION) {
+            lua_pushfstring(L, "migrate: function expected, got %s", luaL_typename(L, value));
+            fail(L);
+        }
+        lua_pushvalue(L, value);
+        h->migrate_ref = luaL_ref(L, LUA_REGISTRYINDEX);
     } else {
         if (lua_type(L, value) == LUA_TSTRING && strcmp(lua_tostring(L, value), "raw") == 0) return;
         lua_pushliteral(L, "frame: this version of Portico has \"raw\" only");
@@ -210,13 +209,23 @@ static void skip_first_line(const char **text, size_t *len)
     if (end != NULL) *text = end;
 }
 
+int host_compile(lua_State *L, const generation_file *file, const char *chunk_name)
+{
+    const char *text = file->text;
+    size_t len = file->len;
+    skip_first_line(&text, &len);
+    if (len > 0 && text[0] == LUA_SIGNATURE[0]) { /* Lua's own words for it do not name the file */
+        lua_pushfstring(L, "%s: only text can be loaded, not bytecode", chunk_name + 1);
+        return LUA_ERRSYNTAX;
+    }
+    return luaL_loadbufferx(L, text, len, chunk_name, "t");
+}
+
 /* Protected: libraries, script, handlers; leaves the dispatcher. */
 static int load(lua_State *L)
 {
     host *h = lua_touserdata(L, 1);
     const host_config *config = h->config;
-    const char *text = h->generation->source;
-    size_t len = h->generation->source_len;
     lua_settop(L, 0);
     lua_gc(L, LUA_GCSTOP);
     host_library_open(L);
@@ -226,14 +235,8 @@ static int load(lua_State *L)
     lua_gc(L, LUA_GCRESTART);
     lua_gc(L, LUA_GCGEN, 0, 0);
 
-    lua_pushcfunction(L, add_traceback);
-    skip_first_line(&text, &len);
-    /* Lua's own words for it do not name the file. */
-    if (len > 0 && text[0] == LUA_SIGNATURE[0]) {
-        lua_pushfstring(L, "%s: only text can be loaded, not bytecode", config->script);
-        lua_error(L);
-    }
-    if (luaL_loadbufferx(L, text, len, config->chunk_name, "t") != LUA_OK) lua_error(L);
+    lua_pushcfunction(L, host_add_traceback);
+    if (host_compile(L, h->generation->script, config->chunk_name) != LUA_OK) lua_error(L);
     luaL_checkstack(L, config->arg_count + 32, "too many arguments for the script");
     for (int i = 0; i < config->arg_count; i++) lua_pushstring(L, config->args[i]);
     if (lua_pcall(L, config->arg_count, 1, 1) != LUA_OK) lua_error(L); /* stack: add_traceback, result */
@@ -250,16 +253,53 @@ static int load(lua_State *L)
     return 1;
 }
 
+/* Protected: compiles a file of the generation, at 1. */
+static int try_compile(lua_State *L)
+{
+    const generation_file *file = lua_touserdata(L, 1);
+    lua_pushfstring(L, "@%s", file->path);
+    if (host_compile(L, file, lua_tostring(L, -1)) != LUA_OK) return lua_error(L);
+    return 0;
+}
+
+bool host_compiles(generation *g)
+{
+    static const char no_memory[] = "not enough memory to compile the script";
+    lua_State *L = luaL_newstate();
+    const char *reason = no_memory;
+    bool ok = L != NULL;
+    for (generation_file *file = g->files; ok && file != NULL; file = file->next) {
+        if (file->text == NULL) continue;
+        lua_pushcfunction(L, try_compile);
+        lua_pushlightuserdata(L, file);
+        int status = lua_pcall(L, 1, 0, 0);
+        ok = status == LUA_OK;
+        if (status != LUA_ERRMEM && !ok && lua_type(L, -1) == LUA_TSTRING) reason = lua_tostring(L, -1);
+    }
+    if (!ok && generation_refuse(g, reason, strlen(reason))) log_text(LOG_ERROR, reason, strlen(reason));
+    if (L != NULL) lua_close(L);
+    return ok;
+}
+
+/* Refuses, with the script's name in front. */
+static void say_refused(host *h, const char *text)
+{
+    char line[512];
+    int len = snprintf(line, sizeof(line), "%s: %s", h->config->script, text);
+    host_refuse(h, line, (size_t)len < sizeof(line) ? (size_t)len : sizeof(line) - 1);
+}
+
 /* Says once what is wrong with the script. */
 static void log_failure(host *h, int status)
 {
-    char cap[32];
+    char cap[32], text[64];
     if (status == LUA_ERRMEM) {
-        log_write(LOG_ERROR, "%s: not enough memory (cap %s)", h->config->script, host_cap_text(h, cap, sizeof(cap)));
+        snprintf(text, sizeof(text), "not enough memory (cap %s)", host_cap_text(h, cap, sizeof(cap)));
+        say_refused(h, text);
     } else {
         size_t len;
-        const char *text = lua_tolstring(h->L, -1, &len); /* always a string: errors are raised as text */
-        log_text(LOG_ERROR, text, len);
+        const char *message = lua_tolstring(h->L, -1, &len); /* always a string: errors are raised as text */
+        host_refuse(h, message, len);
     }
 }
 
@@ -277,9 +317,7 @@ bool host_script_load(host *h)
         return false;
     }
     if ((h->handlers & readers) == readers) {
-        log_write(LOG_ERROR,
-                  "%s: on_message and on_readable are both there: either the engine draws the bytes or the script",
-                  h->config->script);
+        say_refused(h, "on_message and on_readable are both there: either the engine draws the bytes or the script");
         return false;
     }
     bool is_client = h->listen != NULL && h->listen[0] == NULL;

@@ -27,8 +27,7 @@ static bool app_open(worker *w, void *context)
     if (seat->scratch == NULL) log_write(LOG_ERROR, "worker %" PRIu32 ": cannot start: out of memory", w->id);
     else seat->current = host_open(seat, config->first);
     if (seat->current != NULL && host_load(seat->current)) {
-        seat->current->in_force = !config->check;
-        if (seat->current->in_force) host_timers_start(seat->current);
+        if (!config->check) host_timers_start(seat->current);
         return true;
     }
     if (seat->current != NULL) host_discard(seat->current);
@@ -38,20 +37,41 @@ static bool app_open(worker *w, void *context)
 
 static uint32_t app_busy(worker *w)
 {
-    return ((const host_seat *)w->app_state)->current->busy;
+    const host_seat *seat = w->app_state;
+    uint32_t count = seat->current->busy;
+    if (seat->fallback != NULL) count += seat->fallback->busy;
+    for (const host *h = seat->lingering; h != NULL; h = h->next) count += h->busy;
+    return count;
+}
+
+static void cut(host *h)
+{
+    h->cut = true;
+    host_kill_waiting(h);
 }
 
 static void app_cut(worker *w)
 {
-    host *h = ((host_seat *)w->app_state)->current;
-    h->cut = true;
-    host_kill_waiting(h);
+    host_seat *seat = w->app_state;
+    if (seat->fallback != NULL) cut(seat->fallback);
+    for (host *h = seat->lingering; h != NULL; h = h->next) cut(h);
+    cut(seat->current);
 }
 
 static void app_close(worker *w)
 {
     host_seat *seat = w->app_state;
+    timer_stop(&w->timers, &seat->sweep);
+    while (seat->lingering != NULL) {
+        host *h = seat->lingering;
+        seat->lingering = h->next;
+        host_close(h);
+    }
+    host_drop(w);
+    if (seat->fallback != NULL) host_close(seat->fallback);
+    seat->fallback = NULL;
     host_close(seat->current);
+    timer_stop(&w->timers, &seat->sweep);
     free_seat(seat);
 }
 

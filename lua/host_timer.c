@@ -13,6 +13,7 @@ struct host_timer {
     host *host;
     host_timer *next; /* the host's list, while anchored */
     host_timer *prev;
+    const char *name;    /* of user value 2, which then is no argument; NULL: none */
     int64_t left_ns;     /* while the host is not in force: what is left when it comes into it */
     int64_t interval_ns; /* 0: fires once */
     int ref;             /* LUA_NOREF: not anchored */
@@ -73,11 +74,43 @@ void host_timers_start(host *h)
 {
     host_timer *next;
     int64_t now_ns = io_port_now(h->worker->port);
+    h->in_force = true;
     for (host_timer *ht = h->timers; ht != NULL; ht = next) {
         next = ht->next;
         if (ht->firing || timer_start(&h->worker->timers, &ht->clock, now_ns + ht->left_ns)) continue;
         log_write(LOG_ERROR, "a timer ends: out of memory");
         forget(h, ht);
+    }
+}
+
+static int64_t at_least_0(int64_t ns)
+{
+    return ns > 0 ? ns : 0;
+}
+
+void host_timers_stop(host *h)
+{
+    int64_t now_ns = io_port_now(h->worker->port);
+    h->in_force = false;
+    for (host_timer *ht = h->timers; ht != NULL; ht = ht->next) {
+        int64_t due_ns = ht->clock.deadline_ns + (ht->firing ? ht->interval_ns : 0);
+        ht->left_ns = at_least_0(due_ns - now_ns);
+        timer_stop(&h->worker->timers, &ht->clock);
+    }
+}
+
+static host_timer *find_named(const host *h, const char *name)
+{
+    host_timer *ht = h->timers;
+    while (ht != NULL && (ht->name == NULL || ht->canceled || strcmp(ht->name, name) != 0)) ht = ht->next;
+    return ht;
+}
+
+void host_timers_take_over(host *h, const host *before)
+{
+    for (host_timer *ht = h->timers; ht != NULL; ht = ht->next) {
+        const host_timer *old = ht->name != NULL ? find_named(before, ht->name) : NULL;
+        if (old != NULL && old->left_ns < ht->interval_ns) ht->left_ns = old->left_ns;
     }
 }
 
@@ -124,12 +157,13 @@ static int to_string(lua_State *L)
     return 1;
 }
 
-/* Makes and starts a timer. The function is at 2, its arguments, so many, from first on. */
-static int begin(lua_State *L, int64_t delay_ns, int64_t interval_ns, int first, int arguments)
+/* Makes and starts a timer. The function is at 2; at 3 are so many arguments, or, of one that repeats, its name or nil. */
+static int begin(lua_State *L, int64_t delay_ns, int64_t interval_ns, int arguments)
 {
     host *h = host_of(L);
     if (h->closing) return luaL_error(L, "no timer can be started while the server ends");
-    host_timer *ht = lua_newuserdatauv(L, sizeof(*ht), 1 + arguments);
+    int values = interval_ns > 0 ? 1 : arguments;
+    host_timer *ht = lua_newuserdatauv(L, sizeof(*ht), 1 + values);
     *ht = (host_timer){.tag = &timer_tag,
                        .clock = {.fire = fire},
                        .host = h,
@@ -140,10 +174,11 @@ static int begin(lua_State *L, int64_t delay_ns, int64_t interval_ns, int first,
     lua_setmetatable(L, -2);
     lua_pushvalue(L, 2);
     lua_setiuservalue(L, -2, 1);
-    for (int i = 0; i < arguments; i++) {
-        lua_pushvalue(L, first + i);
+    for (int i = 0; i < values; i++) {
+        lua_pushvalue(L, 3 + i);
         lua_setiuservalue(L, -2, 2 + i);
     }
+    if (interval_ns > 0 && lua_isstring(L, 3)) ht->name = lua_tostring(L, 3);
     lua_pushvalue(L, -1);
     ht->ref = luaL_ref(L, LUA_REGISTRYINDEX);
     ht->next = h->timers;
@@ -160,23 +195,34 @@ int host_api_after(lua_State *L)
     luaL_checktype(L, 2, LUA_TFUNCTION);
     int arguments = lua_gettop(L) - 2;
     luaL_argcheck(L, arguments <= HOST_TIMER_ARGS_MAX, 3 + HOST_TIMER_ARGS_MAX, "too many arguments");
-    return begin(L, delay_ns, 0, 3, arguments);
+    return begin(L, delay_ns, 0, arguments);
 }
 
-/* The only option of portico.every: {first = seconds until the first call}. raises */
-static int64_t read_first(lua_State *L, int64_t interval_ns)
+/* The options of portico.every, at 3: {first = seconds until the first call, name = by which the next generation takes
+ * it over}. Replaces them by the name, or nil. raises */
+static int64_t read_options(lua_State *L, int64_t interval_ns)
 {
-    static const char *const names[] = {"first", NULL};
+    static const char *const names[] = {"first", "name", NULL};
+    int64_t first_ns = interval_ns;
     luaL_checktype(L, 3, LUA_TTABLE);
     for (lua_pushnil(L); lua_next(L, 3); lua_settop(L, 4)) {
         const char *name = lua_type(L, 4) == LUA_TSTRING ? lua_tostring(L, 4) : luaL_typename(L, 4);
-        if (strcmp(name, names[0]) != 0) {
+        if (strcmp(name, names[0]) == 0) {
+            first_ns = host_check_seconds(L, 5);
+        } else if (strcmp(name, names[1]) == 0) {
+            if (lua_type(L, 5) == LUA_TSTRING) continue;
+            luaL_argerror(L, 3, lua_pushfstring(L, "name: string expected, got %s", luaL_typename(L, 5)));
+        } else {
             host_push_hint(L, name, names);
             luaL_argerror(L, 3, lua_pushfstring(L, "unknown option '%s'%s", name, lua_tostring(L, -1)));
         }
-        interval_ns = host_check_seconds(L, 5);
     }
-    return interval_ns;
+    lua_getfield(L, 3, "name");
+    lua_replace(L, 3);
+    if (lua_isstring(L, 3) && find_named(host_of(L), lua_tostring(L, 3)) != NULL) {
+        luaL_argerror(L, 3, lua_pushfstring(L, "name: a timer named '%s' runs already", lua_tostring(L, 3)));
+    }
+    return first_ns;
 }
 
 int host_api_every(lua_State *L)
@@ -186,8 +232,8 @@ int host_api_every(lua_State *L)
     luaL_argcheck(L, interval_ns >= INTERVAL_NS_MIN, 1, "0.001 seconds or more expected");
     luaL_checktype(L, 2, LUA_TFUNCTION);
     lua_settop(L, 3);
-    int64_t delay_ns = lua_isnil(L, 3) ? interval_ns : read_first(L, interval_ns);
-    return begin(L, delay_ns, interval_ns, 4, 0);
+    int64_t delay_ns = lua_isnil(L, 3) ? interval_ns : read_options(L, interval_ns);
+    return begin(L, delay_ns, interval_ns, 0);
 }
 
 /* ---- portico.sleep ---- */

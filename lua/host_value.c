@@ -438,3 +438,9 @@ void host_value_decode(lua_State *L, const host_value *v)
     assert(r.at == r.end);
     if (r.known != 0) lua_remove(L, r.known);
 }
+
+int host_value_push(lua_State *L)
+{
+    host_value_decode(L, lua_touserdata(L, 1));
+    return 1;
+}

@@ -40,6 +40,9 @@ bool host_value_encode(lua_State *L, int index, const char *root, host_value *v)
  * still owns v then. thread: the one of L. */
 void host_value_decode(lua_State *L, const host_value *v);
 
+/* The same as a lua_CFunction, for protected calls: its argument is the host_value, as a light userdata. */
+int host_value_push(lua_State *L);
+
 /* Any thread. An empty one is fine; afterwards it is. */
 void host_value_free(host_value *v);
 

@@ -16,6 +16,7 @@
 #include "net_uri.h"
 #include "options.h"
 #include "os.h"
+#include "reload.h"
 #include "server.h"
 #include "worker.h"
 
@@ -170,8 +171,7 @@ static bool script_open_embedded(script *s)
         source = mem_alloc(len);
         if (source != NULL) memcpy(source, embedded_files[i].data, len);
     }
-    if (source != NULL) s->first = generation_open(1, source, len);
-    if (s->first == NULL) mem_free(source);
+    if (source != NULL) s->first = generation_open(1, "", source, len);
     return s->first != NULL && s->chunk_name != NULL;
 }
 
@@ -186,15 +186,11 @@ static bool script_open(script *s, const char *path)
     bool from_stdin = strcmp(path, "-") == 0;
     *s = (script){.name = from_stdin ? "stdin" : path};
     if (!file_read(&source, &len, from_stdin ? NULL : path, why, sizeof why)) goto fail;
-    s->first = generation_open(1, source, len);
-    if (s->first == NULL) {
-        mem_free(source);
-        goto fail;
-    }
+    s->first = generation_open(1, from_stdin ? "" : path, source, len);
     size_t size = strlen(s->name) + 2;
     s->directory = file_directory(from_stdin ? "" : path);
     s->chunk_name = mem_alloc(size);
-    if (s->directory == NULL || s->chunk_name == NULL) goto fail;
+    if (s->first == NULL || s->directory == NULL || s->chunk_name == NULL) goto fail;
     snprintf(s->chunk_name, size, "%c%s", from_stdin ? '=' : '@', s->name);
     return true;
 fail:
@@ -320,11 +316,11 @@ static void dump(server *s)
 }
 
 /* Until all workers have ended, by whatever news. */
-static void watch(server *s)
+static void watch(server *s, reload *r)
 {
     bool told = false;
     while (!server_ended(s)) {
-        os_news news = os_news_wait(-1);
+        os_news news = os_news_wait(reload_step(r));
         bool again = server_stopping(s);
         if ((news == OS_NEWS_STOP || again) && !told) {
             log_stopping(s);
@@ -336,7 +332,7 @@ static void watch(server *s)
             server_stop(s);
             break;
         case OS_NEWS_RELOAD:
-            log_write(LOG_WARN, "hot reload is not part of this version yet: the script stays as it is");
+            reload_ask(r, RELOAD_SIGNAL, NULL, NULL);
             break;
         case OS_NEWS_DUMP:
             dump(s);
@@ -364,7 +360,7 @@ static int end(server *s)
 }
 
 /* From a loaded script to the end of it. */
-static int run(server *s, const options *o, const char *script_name)
+static int run(server *s, reload *r, const options *o, const char *script_name)
 {
     addresses a;
     if (!collect_addresses(&a, o, server_worker(s, 0), script_name)) return EXIT_SCRIPT;
@@ -375,7 +371,7 @@ static int run(server *s, const options *o, const char *script_name)
     if (o->address_file != NULL && !write_address_file(s, o->address_file)) return EXIT_FAILED;
     server_start(s);
     log_start(s, script_name);
-    watch(s);
+    watch(s, r);
     return end(s);
 }
 
@@ -394,6 +390,7 @@ static void fill_limits(host_config *host, const options *o)
 static int serve(const options *o, const io_backend *backend, const script *chosen)
 {
     atomic_int exit_code = EXIT_CLEAN;
+    atomic_bool reload_wanted = false;
     unsigned processors = os_cpu_count();
     uint32_t workers = o->workers > 0 ? o->workers : processors < WORKER_MAX ? processors : WORKER_MAX;
     server_options so = {
@@ -414,18 +411,27 @@ static int serve(const options *o, const io_backend *backend, const script *chos
         .load_budget_ns = (int64_t)o->load_budget_ns,
         .check = o->check,
         .version = PORTICO_VERSION,
+        .reload_deadline_ns = (int64_t)o->reload_deadline_ns,
+        .reload_wanted = &reload_wanted,
         .exit_code = &exit_code,
     };
     fill_limits(&host, o);
     bool script_failed = false;
     server *s = server_open(&so, &host_app, &host, &script_failed);
     if (s == NULL) return script_failed ? EXIT_SCRIPT : EXIT_FAILED;
-    int code = run(s, o, chosen->name);
+    const reload_options ro = {
+        .probation_ns = (int64_t)o->reload_probation_ns,
+        .error_limit = o->reload_error_limit,
+    };
+    reload *r = reload_open(s, &host, &ro);
+    if (r == NULL) log_write(LOG_ERROR, "cannot start: out of memory");
+    int code = r == NULL ? EXIT_FAILED : run(s, r, o, chosen->name);
     if (!server_ended(s)) {
         server_stop(s);
         (void)server_wait(s);
     }
     server_close(s);
+    if (code != EXIT_FAILED) reload_close(r); /* else a worker may still be at work: see server_close() */
     return code == EXIT_CLEAN && !o->check ? atomic_load(&exit_code) : code;
 }
 

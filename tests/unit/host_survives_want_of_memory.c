@@ -111,7 +111,7 @@ static int run_with(size_t cap)
     choose_port(uri, sizeof(uri));
     host_config config = {
         .chunk_name = "=script",
-        .first = generation_open(1, mem_strdup(script), sizeof(script) - 1),
+        .first = generation_open(1, "", mem_strdup(script), sizeof(script) - 1),
         .script = "script",
         .arg_count = 1,
         .args = args,
