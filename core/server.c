@@ -9,18 +9,23 @@
 #include "log.h"
 #include "mem.h"
 #include "os.h"
+#include "udp_listener.h"
 
 #include <assert.h>
 
 struct server {
     server_options options;
     worker *workers; /* options.workers of them */
-    listener *listeners[SERVER_LISTENERS_MAX];
+    struct {
+        listener *stream; /* one of the two */
+        udp_listener *datagrams;
+    } listeners[SERVER_LISTENERS_MAX];
     uint32_t listener_count;
-    uint32_t listeners_stopped; /* worker 0 */
-    bool accepting;             /* worker 0: listeners are started */
-    bool draining;              /* worker 0: the workers have been told to drain */
-    bool cut_wanted;            /* worker 0: a second server_stop() */
+    uint32_t stream_count;
+    uint32_t streams_stopped; /* worker 0 */
+    bool accepting;           /* worker 0: listeners are started */
+    bool draining;            /* worker 0: the workers have been told to drain */
+    bool cut_wanted;          /* worker 0: a second server_stop() */
     worker_message stop_message;
     worker_message now_message;
     resolver *resolver;
@@ -117,22 +122,36 @@ static void on_stopped(void *context, listener *l)
 {
     server *s = context;
     (void)l;
-    if (++s->listeners_stopped == s->listener_count) drain_all(s);
+    if (++s->streams_stopped == s->stream_count) drain_all(s);
 }
 
 static const listener_events events_of_listeners = {on_accept, on_stopped};
 
 /* ---- Messages to workers ---- */
 
+/* The worker's own socket of each address for datagrams. */
+static void take_udp(server *s, worker *w)
+{
+    for (uint32_t i = 0; i < s->listener_count; i++) {
+        udp_listener *l = s->listeners[i].datagrams;
+        io_socket socket = l == NULL ? IO_SOCKET_NONE : udp_listener_take(l, w->id);
+        if (socket == IO_SOCKET_NONE) continue;
+        w->app->take_udp(w, socket, udp_listener_name(l));
+    }
+}
+
 static void run_start(worker *w, worker_message *message)
 {
     server *s = w->server;
     (void)message;
     if (w->app->start != NULL) w->app->start(w);
-    if (w->id != 0 || server_stopping(s)) return;
-    s->accepting = s->listener_count > 0;
+    if (server_stopping(s)) return;
+    take_udp(s, w);
+    if (w->id != 0) return;
+    s->accepting = s->stream_count > 0;
     for (uint32_t i = 0; i < s->listener_count; i++) {
-        io_status status = listener_start(s->listeners[i], w->port, &w->timers);
+        if (s->listeners[i].stream == NULL) continue;
+        io_status status = listener_start(s->listeners[i].stream, w->port, &w->timers);
         if (status != IO_OK) on_failed(w, status);
     }
 }
@@ -143,7 +162,9 @@ static void run_stop(worker *w, worker_message *message)
     (void)message;
     if (!s->accepting) drain_all(s);
     else {
-        for (uint32_t i = 0; i < s->listener_count; i++) listener_stop(s->listeners[i]);
+        for (uint32_t i = 0; i < s->listener_count; i++) {
+            if (s->listeners[i].stream != NULL) listener_stop(s->listeners[i].stream);
+        }
     }
 }
 
@@ -195,7 +216,10 @@ static void end_workers(server *s, uint32_t count)
 static void free_server(server *s)
 {
     resolver_close(s->resolver);
-    for (uint32_t i = 0; i < s->listener_count; i++) listener_close(s->listeners[i]);
+    for (uint32_t i = 0; i < s->listener_count; i++) {
+        listener_close(s->listeners[i].stream);
+        udp_listener_close(s->listeners[i].datagrams);
+    }
     if (s->changed != NULL) os_cond_close(s->changed);
     if (s->mutex != NULL) os_mutex_close(s->mutex);
     mem_free(s->workers);
@@ -256,10 +280,15 @@ io_status server_listen(server *s, const net_uri *uri, int *native)
 {
     *native = 0;
     if (s->listener_count == SERVER_LISTENERS_MAX) return IO_LIMIT;
-    if (uri->transport == NET_UDP) return IO_UNSUPPORTED;
-    io_status status = listener_open(&s->listeners[s->listener_count], uri, &events_of_listeners, s, native);
-    if (status == IO_OK) s->listener_count++;
-    return status;
+    if (uri->transport == NET_UDP && s->workers[0].app->take_udp == NULL) return IO_UNSUPPORTED;
+    listener **stream = &s->listeners[s->listener_count].stream;
+    udp_listener **datagrams = &s->listeners[s->listener_count].datagrams;
+    io_status status = uri->transport == NET_UDP ? udp_listener_open(datagrams, uri, s->options.workers, native)
+                                                 : listener_open(stream, uri, &events_of_listeners, s, native);
+    if (status != IO_OK) return status;
+    s->listener_count++;
+    if (uri->transport != NET_UDP) s->stream_count++;
+    return IO_OK;
 }
 
 uint32_t server_listener_count(const server *s)
@@ -270,7 +299,8 @@ uint32_t server_listener_count(const server *s)
 const char *server_listener_name(const server *s, uint32_t index)
 {
     assert(index < s->listener_count);
-    return listener_name(s->listeners[index]);
+    const listener *stream = s->listeners[index].stream;
+    return stream != NULL ? listener_name(stream) : udp_listener_name(s->listeners[index].datagrams);
 }
 
 void server_start(server *s)

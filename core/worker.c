@@ -49,6 +49,10 @@ static void dispatch(worker *w, const io_packet *packet)
     case IO_CONNECT:
         conn_on_packet(packet);
         break;
+    case IO_RECV_FROM:
+    case IO_SEND_TO:
+        udp_on_packet(packet);
+        break;
     case IO_ACCEPT:
         listener_on_packet(packet);
         break;
@@ -112,7 +116,9 @@ static void loop(worker *w)
         }
         take_packets(w);
         dirty = fire_timers(w);
-        if (w->draining && !w->idle && w->conns.count == 0 && busy(w) == 0) {
+        bool done = w->draining && !w->idle && w->conns.count == 0 && busy(w) == 0;
+        if (done) udp_set_finish(&w->udps, false); /* handlers that waited could still answer */
+        if (done && w->udps.count == 0) {
             w->idle = true;
             timer_stop(&w->timers, &w->drain_deadline);
             w->events->on_idle(w);
@@ -140,6 +146,7 @@ static void run(void *argument)
         return;
     }
     conn_set_open(&w->conns, w->port, &w->timers, w->id + 1, w->count);
+    udp_set_open(&w->udps, w->port, &w->timers);
     bool app_ok = w->app->open(w, w->app_context);
     w->events->on_opened(w, true, app_ok);
     if (app_ok) {
@@ -148,6 +155,7 @@ static void run(void *argument)
         w->app->close(w);
     }
     conn_set_close(&w->conns);
+    udp_set_close(&w->udps);
     timers_close(&w->timers);
     io_port_close(w->port);
 }
@@ -191,6 +199,7 @@ void worker_drain(worker *w, int64_t drain_ns)
     w->conns.now_ns = io_port_now(w->port);
     w->conns.drain_ns = drain_ns;
     for (conn *c = w->conns.live; c != NULL; c = c->live_next) conn_close(c, CONN_SHUTDOWN);
+    udp_set_drain(&w->udps);
     if (!timer_start(&w->timers, &w->drain_deadline, w->conns.now_ns + drain_ns)) worker_cut(w);
 }
 
@@ -204,6 +213,7 @@ void worker_cut(worker *w)
         if (conn_queued(c) > 0) w->cut_off = true;
         conn_abort(c, CONN_SHUTDOWN, IO_OK);
     }
+    if (udp_set_finish(&w->udps, true) > 0) w->cut_off = true;
     if (w->app->cut != NULL) w->app->cut(w);
 }
 

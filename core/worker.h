@@ -10,6 +10,7 @@
 #include "io.h"
 #include "os.h"
 #include "timer.h"
+#include "udp.h"
 
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -46,6 +47,9 @@ typedef struct worker_app {
     void (*close)(worker *w);
     /* Takes a socket that a listener of that name has accepted: conn_open() with the app's events. */
     void (*accept)(worker *w, io_socket socket, const net_addr *peer, const char *listener);
+    /* Takes this worker's socket of a UDP listener of that name: udp_open() with the app's events. Once, after start. NULL:
+     * the app takes no datagrams, and server_listen() refuses such an address. */
+    void (*take_udp)(worker *w, io_socket socket, const char *listener);
 } worker_app;
 
 struct worker {
@@ -58,6 +62,7 @@ struct worker {
     io_port *port;
     timers timers;
     conn_set conns;
+    udp_set udps;
     os_thread *thread; /* set before the app is opened */
     os_mutex *gate;    /* held by the starter until thread is set */
     const io_backend *backend;

@@ -117,7 +117,7 @@ static void app_accept(worker *w, io_socket socket, const net_addr *peer, const 
     check(conn_open(&w->conns, socket, peer, &config) != NULL);
 }
 
-static const worker_app plain = {app_open, app_start, app_stop, app_busy, app_cut, app_close, app_accept};
+static const worker_app plain = {app_open, app_start, app_stop, app_busy, app_cut, app_close, app_accept, NULL};
 
 static server *open_server(uint32_t workers, uint32_t max_connections, int64_t drain_ns, net_addr *addr)
 {

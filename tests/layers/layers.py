@@ -17,7 +17,7 @@ LEVELS = [
     ["os", "mem", "log", "net", "file", "guess"],
     ["io", "timer", "watch", "control"],
     ["sendq", "frame", "stash"],
-    ["conn", "listener", "options"],
+    ["conn", "listener", "udp", "udp_listener", "options"],
     ["worker"],
     ["resolver"],
     ["resolver"],
