@@ -161,6 +161,8 @@ void host_api_open(lua_State *L)
     luaL_newlib(L, functions); /* stack: portico */
     push_log(L);
     lua_setfield(L, -2, "log");
+    host_files_open(L);
+    lua_setfield(L, -2, "files");
     push_args(L, h->config);
     lua_pushvalue(L, -1);
     lua_setglobal(L, "arg"); /* as in the interpreter lua */

@@ -406,6 +406,8 @@ void host_coroutine_library(lua_State *L); /* raises */
 void host_library_open(lua_State *L);
 /* Makes the global `portico`. raises */
 void host_api_open(lua_State *L);
+/* Pushes portico.files. raises */
+void host_files_open(lua_State *L);
 
 /* ---- host_script.c ---- */
 /* Loads and runs the script, checks what it defines, and makes the dispatcher. False: it has been logged why not. */

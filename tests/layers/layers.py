@@ -14,7 +14,7 @@ import sys
 LEVELS = [
     ["base"],
     ["io_types"],
-    ["os", "mem", "log", "net", "file", "guess"],
+    ["os", "mem", "log", "net", "file", "dir", "guess"],
     ["io", "timer", "watch", "control"],
     ["sendq", "frame", "stash"],
     ["conn", "listener", "udp", "udp_listener", "options"],
@@ -23,7 +23,7 @@ LEVELS = [
     ["resolver"],
     ["server"],
 ]
-ALSO = {("log", "mem"), ("log", "os"), ("os", "mem"), ("os", "log"), ("file", "mem"), ("net", "os"), ("net", "log"),
+ALSO = {("log", "mem"), ("log", "os"), ("os", "mem"), ("os", "log"), ("file", "mem"), ("dir", "mem"), ("net", "os"), ("net", "log"),
         ("net", "mem")}
 
 # Headers that only the files named after them include.

@@ -1,0 +1,530 @@
+-- http1.lua - HTTP/1.1 and 1.0: decoding and encoding of messages, for servers and clients. http_server.lua builds a server on
+-- it, which http1.server returns.
+--
+--   local http1 = require "portico.http1"
+--   return http1.server { on_request = function(req) return "You asked for " .. req.target .. "\n" end }
+--
+-- A decoder is a table of plain data, to be kept in conn.state. It is strict where leniency has let requests be smuggled past
+-- other servers (RFC 9112, sections 2.2, 5, 6 and 11.2): lines end with CRLF; no blanks before a colon, no folded lines, no control
+-- characters; one Content-Length of digits, or chunked as the only coding, not both.
+
+local buffer = require "portico.buffer"
+
+local byte, find, format, lower, match, sub = string.byte, string.find, string.format, string.lower, string.match, string.sub
+local concat, tointeger = table.concat, math.tointeger
+local want, want_mark = buffer.want, buffer.want_mark
+
+local http1 = {}
+
+local LIMITS <const> = { max_head = 16384, max_headers = 100, max_body = 1 << 20 }
+local CHUNK_LINE_MAX <const> = 256 -- bytes of a chunk's size and extensions
+local CHUNK_DIGITS_MAX <const> = 8
+
+local TOKEN <const> = "[%w!#$%%&'*+%-.^_`|~]+"
+local HEADER <const> = "^(" .. TOKEN .. "): ?([^%c]*)\r\n"
+local REQUEST <const> = "^(" .. TOKEN .. ") ([\33-\126\128-\255]+) HTTP/1%.(%d)\r\n"
+local RESPONSE <const> = "^HTTP/1%.(%d) (%d%d%d) ?([^%c]*)\r\n"
+
+-- The usual names in lower case, as they are looked up; others are changed one by one.
+local LOWER = {}
+for name in ([[Host User-Agent Accept Accept-Encoding Accept-Language Connection Content-Length Content-Type Cookie
+  Cache-Control Date Expect If-Modified-Since If-None-Match Last-Modified ETag Location Origin Pragma Range Referer Server
+  Set-Cookie Transfer-Encoding Upgrade Sec-WebSocket-Key Sec-WebSocket-Version Sec-WebSocket-Accept]]):gmatch("%S+") do
+  LOWER[name] = name:lower()
+end
+
+-- ---- Decoding -----------------------------------------------------------------------------------
+
+-- options: role "request" (what a server reads, the default) or "response"; max_head bytes of request line and headers (16 KiB),
+-- max_headers (100), max_body bytes of one body (1 MiB).
+function http1.decoder(options)
+  local d = buffer.new()
+  for name, default in pairs(LIMITS) do
+    d[name] = options and options[name] or default
+  end
+  d.role = options and options.role or "request"
+  d.mode = "head"
+  return d
+end
+
+-- Adds bytes that came. True when it is worth calling http1.next.
+http1.feed = buffer.feed
+
+local function fail(d, status, text)
+  d.mode, d.status, d.reason = "failed", status, text
+  return nil, status, text
+end
+
+-- A header line that is not of the usual form. Returns name, value, where the next line begins; or nil, what is wrong.
+local function unusual_header(data, pos)
+  local stop = find(data, "\r\n", pos, true)
+  local name, value = match(sub(data, pos, stop - 1), "^(" .. TOKEN .. "):([^\r\n]*)$")
+  if find(data, "^[ \t]", pos) then
+    return nil, "folded header line"
+  elseif not name then
+    return nil, "malformed header line"
+  elseif find(value, "[\0-\8\10-\31\127]") then
+    return nil, "control character in a header"
+  end
+  return name, value, stop + 2
+end
+
+local function trim(value)
+  local last = #value
+  while last > 0 and find(value, "^[ \t]", last) do
+    last = last - 1
+  end
+  return sub(value, find(value, "[^ \t]") or 1, last)
+end
+
+-- Reads header lines from pos up to stop, where the empty line begins. Returns a table, or nil, status, text.
+local function read_headers(d, message, pos, stop)
+  local data, headers, count = d.data, {}, 0
+  while pos < stop do
+    local _, last, name, value = find(data, HEADER, pos)
+    if not last then
+      name, value, last = unusual_header(data, pos)
+      if not name then
+        return fail(d, 400, value)
+      end
+      last = last - 1
+    end
+    local first = byte(value)
+    if first == 32 or first == 9 or first and find(value, "[ \t]", -1) then
+      value = trim(value)
+    end
+    name = LOWER[name] or lower(name)
+    count = count + 1
+    if count > d.max_headers then
+      return fail(d, 431, "too many headers")
+    end
+    local before = headers[name]
+    if not before then
+      headers[name] = value
+    elseif name == "host" or name == "content-length" then
+      return fail(d, 400, "more than one " .. name)
+    elseif name == "set-cookie" then -- the one list whose items may contain commas
+      message.cookies = message.cookies or { before }
+      message.cookies[#message.cookies + 1] = value
+    else
+      headers[name] = before .. (name == "cookie" and "; " or ", ") .. value
+    end
+    pos = last + 1
+  end
+  return headers
+end
+
+-- True when the word is among the comma-separated ones of a header.
+local function has_word(value, word)
+  for item in value:gmatch("[^,%s]+") do
+    if lower(item) == word then
+      return true
+    end
+  end
+  return false
+end
+http1.has_word = has_word
+
+-- What the headers say of the body. Sets d.mode for it.
+local function frame_body(d, message)
+  local headers = message.headers
+  local coding, size = headers["transfer-encoding"], headers["content-length"]
+  if coding and size then
+    return fail(d, 400, "both Content-Length and Transfer-Encoding")
+  elseif coding then
+    if message.minor == 0 then
+      return fail(d, 400, "Transfer-Encoding in HTTP/1.0")
+    elseif lower(coding) ~= "chunked" then
+      return fail(d, find(lower(coding), "chunked.*chunked") and 400 or 501, "unknown transfer coding")
+    end
+    message.chunked = true
+    d.mode, d.size = "chunk", 0
+  elseif size then
+    local count = #size <= 15 and find(size, "^%d+$") and tointeger(size)
+    if not count then
+      return fail(d, 400, "malformed Content-Length")
+    elseif count > d.max_body and not message.bodiless then
+      return fail(d, 413, "body too large")
+    end
+    message.length = count
+    d.mode, d.left, d.after = count > 0 and "data" or "end", count, "end"
+  elseif d.role == "response" then
+    d.mode, d.size = "rest", 0
+  else
+    d.mode = "end"
+  end
+  if message.bodiless then
+    d.mode = "end"
+  end
+  return "head", message
+end
+
+local function read_connection(message)
+  local connection = message.headers.connection
+  message.keep_alive = message.minor > 0
+  if connection then
+    if message.minor == 0 then
+      message.keep_alive = has_word(connection, "keep-alive")
+    elseif has_word(connection, "close") then
+      message.keep_alive = false
+    end
+    if has_word(connection, "upgrade") and message.minor > 0 then
+      message.upgrade = message.headers.upgrade and lower(message.headers.upgrade)
+    end
+  end
+end
+
+local function read_request(d, stop)
+  local data, pos = d.data, d.pos
+  local _, last, method, target, minor = find(data, REQUEST, pos)
+  if not last then
+    local line = sub(data, pos, find(data, "\r\n", pos, true) - 1)
+    if find(line, "^" .. TOKEN .. " [\33-\126\128-\255]+ HTTP/%d%.%d$") then
+      return fail(d, 505, "only HTTP/1.x is spoken here")
+    end
+    return fail(d, 400, "malformed request line")
+  end
+  local request = { method = method, target = target, path = target, minor = minor == "0" and 0 or 1 }
+  local headers, status, text = read_headers(d, request, last + 1, stop)
+  if not headers then
+    return nil, status, text
+  end
+  request.headers = headers
+  if byte(target) ~= 47 then -- not a path
+    local authority, path = match(target, "^%a[%w+.-]*://([^/?#]+)([^#]*)$")
+    if path then
+      request.authority, request.path = authority, find(path, "^/") and path or "/" .. path
+    elseif not (target == "*" and method == "OPTIONS" or method == "CONNECT") then
+      return fail(d, 400, "malformed request target")
+    end
+  end
+  local question = find(request.path, "?", 1, true)
+  if question then
+    request.path, request.query = sub(request.path, 1, question - 1), sub(request.path, question + 1)
+  end
+  if not headers.host and request.minor > 0 then
+    return fail(d, 400, "no Host")
+  end
+  if headers.expect then
+    if lower(headers.expect) ~= "100-continue" then
+      return fail(d, 417, "unknown expectation")
+    end
+    request.expects = request.minor > 0
+  end
+  read_connection(request)
+  d.pos = stop + 2
+  return frame_body(d, request)
+end
+
+local function read_response(d, stop)
+  local _, last, minor, status, reason = find(d.data, RESPONSE, d.pos)
+  if not last then
+    return fail(d, 502, "malformed status line")
+  end
+  local response = { status = tointeger(status), reason = reason, minor = minor == "0" and 0 or 1 }
+  local headers, code, text = read_headers(d, response, last + 1, stop)
+  if not headers then
+    return nil, code, text
+  end
+  response.headers = headers
+  read_connection(response)
+  d.pos = stop + 2
+  if response.status < 200 and response.status ~= 101 then -- more will follow
+    response.interim, d.mode = true, "head"
+    return "head", response
+  end
+  local method = d.methods and table.remove(d.methods, 1)
+  response.bodiless = method == "HEAD" or response.status == 204 or response.status == 304 or response.status == 101 or nil
+  if response.status == 101 then
+    headers["content-length"], headers["transfer-encoding"] = nil, nil
+  end
+  return frame_body(d, response)
+end
+
+local function read_head(d)
+  while byte(d.data, d.pos) == 13 do -- an empty line before a message is let pass: RFC 9112, section 2.2
+    if not find(d.data, "^\r\n", d.pos) then
+      if #d.data > d.pos then
+        return fail(d, 400, "bare CR")
+      end
+      return want(d, 2)
+    end
+    d.pos = d.pos + 2
+  end
+  local data, pos = d.data, d.pos
+  local stop = find(data, "\r\n\r\n", pos, true)
+  if stop and stop + 4 - pos <= d.max_head then
+    if d.role == "request" then
+      return read_request(d, stop + 2)
+    end
+    return read_response(d, stop + 2)
+  elseif stop or #data - pos + 1 >= d.max_head then
+    local line = find(data, "\r\n", pos, true)
+    if d.role == "request" and (not line or line - pos >= d.max_head) then
+      return fail(d, 414, "request line too long")
+    end
+    return fail(d, 431, "head too large")
+  elseif pos > #data then
+    return want(d, 1)
+  elseif not find(data, "^[%w!#$%%&'*+%-.^_`|~]", pos) then
+    return fail(d, 400, "this is not HTTP")
+  elseif find(data, "^\n", pos) or find(data, "[^\r]\n", pos) then
+    return fail(d, 400, "a line feed without a carriage return")
+  end
+  return want_mark(d, "\n", d.max_head - 1)
+end
+
+-- Bytes of a body of which d.left are still to come.
+local function read_data(d)
+  local data, pos, left = d.data, d.pos, d.left
+  local there = #data - pos + 1
+  if there == 0 then
+    return want(d, 1)
+  elseif there >= left then
+    d.pos, d.left, d.mode = pos + left, 0, d.after
+    return "data", sub(data, pos, pos + left - 1)
+  end
+  d.pos, d.left = #data + 1, left - there
+  return "data", sub(data, pos)
+end
+
+local function read_chunk(d)
+  local data, pos = d.data, d.pos
+  local stop = find(data, "\n", pos, true)
+  if not stop or stop - pos > CHUNK_LINE_MAX then
+    if stop or #data - pos >= CHUNK_LINE_MAX then
+      return fail(d, 400, "chunk line too long")
+    end
+    return want_mark(d, "\n", CHUNK_LINE_MAX)
+  end
+  local _, last, digits, extension = find(data, "^(%x+)([^%c]*)\r\n", pos)
+  if last ~= stop or #digits > CHUNK_DIGITS_MAX or extension ~= "" and byte(extension) ~= 59 then
+    return fail(d, 400, "malformed chunk")
+  end
+  local size = tonumber(digits, 16)
+  d.pos, d.size = last + 1, d.size + size
+  if d.size > d.max_body then
+    return fail(d, 413, "body too large")
+  end
+  d.left, d.after = size, "chunk end"
+  d.mode = size > 0 and "data" or "trailers"
+  return true
+end
+
+local function read_chunk_end(d)
+  if #d.data < d.pos + 1 then
+    return want(d, 2)
+  elseif not find(d.data, "^\r\n", d.pos) then
+    return fail(d, 400, "malformed chunk")
+  end
+  d.pos, d.mode = d.pos + 2, "chunk"
+  return true
+end
+
+local function read_trailers(d)
+  local data, pos = d.data, d.pos
+  if #data < pos + 1 then
+    return want(d, 2)
+  elseif find(data, "^\r\n", pos) then
+    d.pos, d.mode, d.trailers = pos + 2, "end", nil
+    return true
+  end
+  local stop = find(data, "\r\n\r\n", pos, true)
+  if not stop or stop + 4 - pos > d.max_head then
+    if stop or #data - pos + 1 >= d.max_head then
+      return fail(d, 431, "trailers too large")
+    end
+    return want_mark(d, "\n", d.max_head - 1)
+  end
+  local trailers, status, text = read_headers(d, {}, pos, stop + 2)
+  if not trailers then
+    return nil, status, text
+  end
+  d.pos, d.mode, d.trailers = stop + 4, "end", trailers
+  return true
+end
+
+-- The body of a response that only the end of the stream ends.
+local function read_rest(d)
+  if d.pos > #d.data then
+    return want(d, 1)
+  end
+  local piece = sub(d.data, d.pos)
+  d.pos, d.size = #d.data + 1, d.size + #piece
+  if d.size > d.max_body then
+    return fail(d, 413, "body too large")
+  end
+  return "data", piece
+end
+
+local MODES <const> = {
+  head = read_head,
+  data = read_data,
+  chunk = read_chunk,
+  ["chunk end"] = read_chunk_end,
+  trailers = read_trailers,
+  rest = read_rest,
+  failed = function(d)
+    return nil, d.status, d.reason
+  end,
+}
+
+-- The next part of the stream of messages:
+--   "head", message   a request: method, target, path, query, minor (1 of HTTP/1.1), headers (names in lower case; what came more
+--                     than once is joined with commas), keep_alive, length or chunked, expects, upgrade, authority;
+--                     a response: status, reason, minor, headers, keep_alive, length or chunked, upgrade, cookies, interim
+--   "data", bytes     of its body, as they come
+--   "end", trailers   it is complete; a table if there were any
+--   false             more bytes are needed
+--   nil, status, text it is wrong: what a server answers before it closes
+function http1.next(d)
+  while true do
+    local mode = d.mode
+    if mode == "end" then
+      local trailers = d.trailers
+      d.mode, d.trailers = "head", nil
+      return "end", trailers
+    end
+    local what, value, text = MODES[mode](d)
+    if what ~= true then
+      return what, value, text
+    end
+  end
+end
+
+-- A client says what it has sent: a response to HEAD has no body.
+function http1.sent(d, method)
+  d.methods = d.methods or {}
+  d.methods[#d.methods + 1] = method
+end
+
+-- The peer's stream has ended. "end" when that completes a response, false when nothing was under way, nil, status, text when it
+-- cuts a message off.
+function http1.finish(d)
+  if d.mode == "rest" then
+    d.mode = "head"
+    return "end"
+  elseif d.mode == "head" and buffer.unread(d) == 0 then
+    return false
+  end
+  return fail(d, d.role == "request" and 400 or 502, "cut off")
+end
+
+-- ---- Encoding -----------------------------------------------------------------------------------
+
+http1.REASONS = {
+  [100] = "Continue", [101] = "Switching Protocols", [200] = "OK", [201] = "Created", [202] = "Accepted",
+  [204] = "No Content", [206] = "Partial Content", [301] = "Moved Permanently", [302] = "Found", [303] = "See Other",
+  [304] = "Not Modified", [307] = "Temporary Redirect", [308] = "Permanent Redirect", [400] = "Bad Request",
+  [401] = "Unauthorized", [403] = "Forbidden", [404] = "Not Found", [405] = "Method Not Allowed", [406] = "Not Acceptable",
+  [408] = "Request Timeout", [409] = "Conflict", [410] = "Gone", [411] = "Length Required", [412] = "Precondition Failed",
+  [413] = "Content Too Large", [414] = "URI Too Long", [415] = "Unsupported Media Type", [416] = "Range Not Satisfiable",
+  [417] = "Expectation Failed", [421] = "Misdirected Request", [422] = "Unprocessable Content", [426] = "Upgrade Required",
+  [429] = "Too Many Requests", [431] = "Request Header Fields Too Large", [500] = "Internal Server Error",
+  [501] = "Not Implemented", [502] = "Bad Gateway", [503] = "Service Unavailable", [504] = "Gateway Timeout",
+  [505] = "HTTP Version Not Supported",
+}
+
+-- Header lines of a table: values are strings, numbers, or lists of strings for several lines of one name.
+local function encode_headers(parts, headers, where)
+  for name, value in pairs(headers) do
+    if type(name) ~= "string" or not find(name, "^" .. TOKEN .. "$") then
+      error(format("%s: '%s' is no name of a header", where, tostring(name)), 3)
+    end
+    for _, text in ipairs(type(value) == "table" and value or { value }) do
+      text = tostring(text)
+      if find(text, "[\0\r\n]") then
+        error(format("%s: the value of '%s' has a line end in it", where, name), 3)
+      end
+      parts[#parts + 1] = name .. ": " .. text .. "\r\n"
+    end
+  end
+end
+
+-- The head of a response, up to the empty line, which is not there yet.
+function http1.response_head(status, headers)
+  local parts = { format("HTTP/1.1 %d %s\r\n", status, http1.REASONS[status] or "") }
+  if headers then
+    encode_headers(parts, headers, "http1.response_head")
+  end
+  return concat(parts)
+end
+
+local function check_line(where, name, text, pattern)
+  if type(text) ~= "string" or not find(text, pattern) then
+    error(format("%s: %s: %s is not possible there", where, name, tostring(text)), 3)
+  end
+end
+
+-- A request as bytes. headers and body may be nil; Content-Length is added to a body.
+function http1.request(method, target, headers, body)
+  check_line("http1.request", "method", method, "^" .. TOKEN .. "$")
+  check_line("http1.request", "target", target, "^[\33-\126\128-\255]+$")
+  local parts = { method .. " " .. target .. " HTTP/1.1\r\n" }
+  encode_headers(parts, headers or {}, "http1.request")
+  if body then
+    parts[#parts + 1] = "Content-Length: " .. #body .. "\r\n"
+  end
+  parts[#parts + 1] = "\r\n"
+  parts[#parts + 1] = body
+  return concat(parts)
+end
+
+-- A response as bytes, with its Content-Length.
+function http1.response(status, headers, body)
+  local has_body = status >= 200 and status ~= 204 and status ~= 304
+  return http1.response_head(status, headers) .. (has_body and "Content-Length: " .. #(body or "") .. "\r\n\r\n" or "\r\n")
+    .. (has_body and body or "")
+end
+
+-- A piece of a chunked body; an empty one is nothing, since it would end the body.
+function http1.chunk(bytes)
+  return bytes == "" and "" or format("%x\r\n%s\r\n", #bytes, bytes)
+end
+
+-- The end of a chunked body.
+function http1.last_chunk(trailers)
+  local parts = { "0\r\n" }
+  encode_headers(parts, trailers or {}, "http1.last_chunk")
+  parts[#parts + 1] = "\r\n"
+  return concat(parts)
+end
+
+-- ---- Text in targets ----------------------------------------------------------------------------
+
+-- "%41" becomes "A". Nil when a % is not followed by two digits.
+function http1.unescape(text)
+  if find(text, "%%%X") or find(text, "%%%x%X") or find(text, "%%%x?$") then
+    return nil
+  end
+  return (text:gsub("%%(%x%x)", function(digits) return string.char(tonumber(digits, 16)) end))
+end
+
+-- All but letters, digits and -._~ become %XX; keep is a set of further bytes to keep, as in "/".
+function http1.escape(text, keep)
+  return (text:gsub("[^%w%-._~" .. (keep or ""):gsub("%W", "%%%0") .. "]", function(c) return format("%%%02X", byte(c)) end))
+end
+
+-- The fields of a query ("a=1&b=two+words") or a form, by name; of a name that comes more than once the last.
+function http1.fields(text)
+  local fields = {}
+  for name, value in (text or ""):gmatch("([^&=]+)=?([^&]*)") do
+    name, value = http1.unescape((name:gsub("+", " "))), http1.unescape((value:gsub("+", " ")))
+    if name and value then
+      fields[name] = value
+    end
+  end
+  return fields
+end
+
+-- Seconds since 1970 as HTTP writes dates.
+function http1.date(time)
+  return os.date("!%a, %d %b %Y %H:%M:%S GMT", tointeger(time // 1))
+end
+
+-- See http_server.lua.
+function http1.server(options)
+  return require("portico.http_server")(options)
+end
+
+return http1

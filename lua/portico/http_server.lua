@@ -1,0 +1,418 @@
+-- http_server.lua - a server for HTTP/1.1 on http1.lua: http1.server(options) returns what a script returns.
+--
+-- options:
+--   on_request(req, res)   answers a request, whose body is in req.body. What it returns is the answer: body; or status, body, headers;
+--                          or nothing, when it has used res
+--   on_head(req, res)      called before the body is read, with the headers there: may answer, by return value or res; the body is
+--                          not wanted then, and the connection ends after the answer
+--   on_body(req, piece)    takes the pieces of bodies as they come; req.body stays nil. The script may add plain data to req
+--   upgrade                other protocols by the name in the Upgrade header, see websocket.lua
+--   decoder                limits, as for http1.decoder
+--   anything else goes into the script's table as it is
+--
+-- Requests on one connection are answered one after the other. A handler may wait.
+
+local buffer = require "portico.buffer"
+local http1 = require "portico.http1"
+
+local format, concat = string.format, table.concat
+local feed, next_part = buffer.feed, http1.next
+
+local PIECE <const> = 65536 -- bytes of a file that are read at once
+
+-- Bodies that are being sent piece by piece, by connection. They are functions and files, so they are not in conn.state.
+local sources = setmetatable({}, { __mode = "k" })
+
+-- ---- Answers ------------------------------------------------------------------------------------
+
+local STATUS = {} -- "HTTP/1.1 200 OK\r\n" by number
+for status, reason in pairs(http1.REASONS) do
+  STATUS[status] = format("HTTP/1.1 %d %s\r\n", status, reason)
+end
+
+local date_second, date_line = -1, nil
+
+local function date()
+  local second = portico.now() // 1
+  if second ~= date_second then
+    date_second, date_line = second, "Date: " .. http1.date(second) .. "\r\n"
+  end
+  return date_line
+end
+
+-- The head of an answer without the empty line at its end. d.closes is then true if the connection is to end after it.
+local function start(d, req, status, headers)
+  local head = (STATUS[status] or format("HTTP/1.1 %d \r\n", status)) .. date()
+  local closes = d.closes or not (req and req.keep_alive)
+  if headers then
+    local lines = http1.response_head(status, headers)
+    head = head .. lines:sub(lines:find("\n", 1, true) + 1)
+    for name, value in pairs(headers) do
+      closes = closes or name:lower() == "connection" and http1.has_word(tostring(value), "close")
+    end
+  end
+  d.started, d.closes = true, closes
+  if closes then
+    head = head .. "Connection: close\r\n"
+  elseif req.minor == 0 then
+    head = head .. "Connection: keep-alive\r\n"
+  end
+  return head
+end
+
+local function has_no_body(req, status)
+  return req and req.method == "HEAD" or status == 204 or status == 304
+end
+
+-- The value of a header, or nil.
+local function header(headers, wanted)
+  for name, value in pairs(headers or {}) do
+    if name:lower() == wanted then
+      return value
+    end
+  end
+end
+
+-- Keeps in mind whether the peer takes less than it is sent: then on_drain will be called.
+local function note(d, is_low, ...)
+  d.full = is_low == false
+  return is_low, ...
+end
+
+-- An answer whose body is a string.
+local function answer(conn, d, req, status, body, headers)
+  local head = start(d, req, status, headers)
+  if not header(headers, "content-type") and body ~= "" then
+    head = head .. "Content-Type: text/plain; charset=utf-8\r\n"
+  end
+  if status ~= 204 and status ~= 304 then
+    head = head .. "Content-Length: " .. #body .. "\r\n\r\n"
+  else
+    head = head .. "\r\n"
+  end
+  d.finished = true
+  if has_no_body(req, status) then
+    body = ""
+  end
+  return note(d, conn:send(head, body))
+end
+
+local Response = {}
+Response.__index = Response
+
+-- Sends the whole answer. body: a string; a file, which is read from where it stands, as far as the Content-Length in headers says or
+-- to its end, and closed; or a function, which is called for a piece whenever the peer can take one, until it returns nil. A body that
+-- is no string is chunked, unless headers has its Content-Length.
+function Response:send(status, body, headers)
+  if math.type(status) ~= "integer" or status < 200 or status > 599 then
+    error("res:send: status: an integer from 200 to 599 expected, got " .. tostring(status), 2)
+  elseif body == nil then
+    body = ""
+  end
+  if type(body) == "string" or type(body) == "number" then
+    if self.d.started then
+      error("res:send: the answer has begun already", 2)
+    end
+    return answer(self.conn, self.d, self.req, status, tostring(body), headers)
+  elseif type(body) ~= "function" and io.type(body) ~= "file" then
+    error("res:send: body: string, open file or function expected, got " .. type(body), 2)
+  end
+  self:start(status, headers)
+  local conn, d = self.conn, self.d
+  if has_no_body(self.req, status) then
+    if io.type(body) then
+      body:close()
+    end
+    d.finished = true
+    return true
+  end
+  sources[conn], d.streams = body, true
+  d.left = tonumber(header(headers, "content-length") or math.huge)
+end
+
+-- Begins an answer whose body follows with res:write and ends with res:finish. Without a Content-Length in headers it is chunked, or,
+-- for HTTP/1.0, ends with the connection.
+function Response:start(status, headers)
+  local conn, d, req = self.conn, self.d, self.req
+  if d.started then
+    error("res:start: the answer has begun already", 2)
+  end
+  d.chunked = false
+  if not header(headers, "content-length") and not has_no_body(req, status) then
+    d.chunked = req.minor > 0
+    d.closes = d.closes or not d.chunked
+  end
+  local head = start(d, req, status, headers)
+  return note(d, conn:send(head, d.chunked and "Transfer-Encoding: chunked\r\n\r\n" or "\r\n"))
+end
+
+-- Sends a piece of the body. Result as of conn:send: false says that the peer is slow.
+function Response:write(bytes)
+  local d = self.d
+  if not d.started or d.finished then
+    error("res:write: " .. (d.finished and "the answer has ended" or "res:start comes first"), 2)
+  elseif self.req.method == "HEAD" then
+    return true
+  end
+  return note(d, self.conn:send(d.chunked and http1.chunk(bytes) or bytes))
+end
+
+-- Ends the body.
+function Response:finish(trailers)
+  local d = self.d
+  if not d.started or d.finished then
+    error("res:finish: " .. (d.finished and "the answer has ended" or "res:start comes first"), 2)
+  end
+  d.finished = true
+  return note(d, self.conn:send(d.chunked and self.req.method ~= "HEAD" and http1.last_chunk(trailers) or ""))
+end
+
+-- Sends pieces of the body until the peer is slow. True when that was all of it.
+local function stream(conn, d)
+  local source = sources[conn]
+  if not source then
+    conn:abort() -- it began before a reload of the script, and its function is gone
+    return false
+  end
+  repeat
+    local piece
+    if type(source) == "function" then
+      piece = source()
+    elseif d.left > 0 then
+      piece = source:read(math.min(PIECE, d.left))
+    end
+    if piece == nil then
+      sources[conn] = nil
+      if type(source) ~= "function" then
+        source:close()
+      end
+      d.streams, d.finished = nil, true
+      if d.chunked then
+        conn:send(http1.last_chunk())
+      elseif d.left > 0 and d.left < math.huge then
+        conn:abort() -- less has come than was promised
+        return false
+      end
+      return true
+    end
+    d.left = d.left - #piece
+    local is_low = conn:send(d.chunked and http1.chunk(piece) or piece)
+  until not is_low
+  return false
+end
+
+-- ---- The server ---------------------------------------------------------------------------------
+
+local OWN <const> = { on_request = true, on_head = true, on_body = true, upgrade = true, decoder = true }
+
+return function(options)
+  local on_request, on_head, on_body = options.on_request, options.on_head, options.on_body
+  local upgrades = options.upgrade or {}
+  if type(on_request) ~= "function" then
+    error("http1.server: on_request: function expected, got " .. type(on_request), 3)
+  end
+
+  -- What the script's function has returned, as the answer: true and false are what the methods of res return. False: none has
+  -- begun.
+  local function take_answer(conn, d, req, res, first, body, headers)
+    if type(first) == "string" then
+      answer(conn, d, req, 200, first, body)
+    elseif type(first) ~= "boolean" and first ~= nil then
+      res:send(first, body, headers)
+    end
+    return d.started
+  end
+
+  local function respond(conn, d, req)
+    local res = setmetatable({ conn = conn, d = d, req = req }, Response)
+    if not take_answer(conn, d, req, res, on_request(req, res)) then
+      error("on_request has not answered " .. req.method .. " " .. req.target, 0)
+    elseif not d.finished and not d.streams then
+      error("on_request has not finished its answer to " .. req.method .. " " .. req.target, 0)
+    end
+  end
+
+  local function refuse(conn, d, status, text)
+    d.closes = true
+    answer(conn, d, nil, status, text .. "\n")
+    conn:close()
+  end
+
+  -- A head has come. False: the connection ends.
+  local function begin(conn, d, req)
+    d.req, d.pieces, d.started, d.finished, d.trailers_in = req, nil, nil, nil, nil
+    if req.method == "CONNECT" then
+      refuse(conn, d, 501, "no tunnels here")
+      return false
+    end
+    if on_head then
+      local closes = d.closes
+      d.closes = true
+      local res = setmetatable({ conn = conn, d = d, req = req }, Response)
+      if take_answer(conn, d, req, res, on_head(req, res)) then
+        conn:close()
+        return false
+      end
+      d.closes = closes
+    end
+    if req.expects and d.mode ~= "end" and buffer.unread(d) == 0 then
+      conn:send("HTTP/1.1 100 Continue\r\n\r\n")
+    end
+    return true
+  end
+
+  -- The end of a request's answer. False: the connection ends.
+  local function over(conn, d)
+    d.req = nil
+    if not d.closes then
+      return true
+    end
+    conn:close()
+    return false
+  end
+
+  local function upgrade(conn, d, req)
+    local protocol = req.upgrade and upgrades[req.upgrade]
+    if not protocol or req.length or req.chunked then
+      return false
+    end
+    local res = setmetatable({ conn = conn, d = d, req = req }, Response)
+    if protocol.accept(conn, req, res) then
+      d.req, d.protocol = nil, req.upgrade
+      local rest = buffer.take(d)
+      if rest ~= "" then
+        protocol.on_message(conn, rest)
+      end
+    end
+    return true
+  end
+
+  -- Answers what is there, until the peer takes less than it is sent.
+  local function serve(conn, d)
+    d.stopped = nil
+    if d.streams then
+      if not stream(conn, d) then
+        d.stopped = true
+        return
+      elseif not over(conn, d) then
+        return
+      end
+    end
+    while true do
+      local what, value, text = next_part(d)
+      if what == "head" then
+        if not begin(conn, d, value) then
+          return
+        end
+      elseif what == "data" then
+        if on_body then
+          on_body(d.req, value)
+        else
+          local pieces = d.pieces or {}
+          pieces[#pieces + 1] = value
+          d.pieces = pieces
+        end
+      elseif what == "end" then
+        local req = d.req
+        req.trailers = value
+        if not on_body then
+          req.body = d.pieces and concat(d.pieces) or ""
+        end
+        d.pieces = nil
+        if upgrade(conn, d, req) then
+          if d.protocol then
+            return
+          end
+        else
+          respond(conn, d, req)
+        end
+        if d.streams and not stream(conn, d) then
+          d.stopped = true
+          return
+        elseif not over(conn, d) then
+          return
+        elseif d.full then
+          d.stopped = true
+          return
+        end
+      elseif what == false then
+        if d.eof then
+          conn:close()
+        end
+        return
+      else
+        return refuse(conn, d, value, text)
+      end
+    end
+  end
+
+  local script = {}
+  for key, value in pairs(options) do
+    script[key] = not OWN[key] and value or nil
+  end
+
+  function script.on_message(conn, data)
+    local state = conn.state
+    local d = state.http1
+    if not d then
+      d = http1.decoder(options.decoder)
+      state.http1 = d
+    elseif d.protocol then
+      return upgrades[d.protocol].on_message(conn, data)
+    end
+    if feed(d, data) and not d.stopped then
+      return serve(conn, d)
+    end
+  end
+
+  function script.on_drain(conn)
+    local d = conn.state.http1
+    if d and d.protocol then
+      return upgrades[d.protocol].on_drain(conn)
+    elseif d and d.stopped then
+      serve(conn, d)
+    end
+    if options.on_drain then
+      options.on_drain(conn)
+    end
+  end
+
+  function script.on_eof(conn)
+    local d = conn.state.http1
+    if d and d.protocol then
+      return upgrades[d.protocol].on_eof(conn)
+    elseif not d or not d.stopped then
+      conn:close()
+    else
+      d.eof = true
+    end
+  end
+
+  function script.on_close(conn, reason, err)
+    local source = sources[conn]
+    if source and type(source) ~= "function" then
+      source:close()
+    end
+    sources[conn] = nil
+    local d = conn.state.http1
+    if d and d.protocol and upgrades[d.protocol].on_close then
+      upgrades[d.protocol].on_close(conn, reason, err)
+    end
+    if options.on_close then
+      options.on_close(conn, reason, err)
+    end
+  end
+
+  -- A handler has raised, which has been logged.
+  script.on_error = options.on_error or function(conn, err)
+    local d = conn and conn.state.http1
+    if d and d.protocol then
+      local protocol = upgrades[d.protocol]
+      return protocol.on_error and protocol.on_error(conn, err)
+    elseif d and d.req and not d.started then
+      refuse(conn, d, 500, "internal error")
+      return "keep"
+    end
+  end
+  return script
+end
