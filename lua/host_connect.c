@@ -261,7 +261,9 @@ static int look_up(lua_State *L, host_attempt *a, const char *uri)
 void host_connect_abandon(host_attempt *a)
 {
     forget_query(a);
-    if (a->conn != NULL) a->conn->attempt = NULL;
+    if (a->conn == NULL) return;
+    a->conn->attempt = NULL;
+    conn_close(a->conn->c, CONN_LOCAL);
 }
 
 int host_api_connect(lua_State *L)

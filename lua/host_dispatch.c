@@ -25,6 +25,7 @@ static const char *const kind_names[HOST_KINDS] = {
     [HOST_ON_UNLOAD] = "on_unload",
     [HOST_AFTER] = "the function of portico.after",
     [HOST_EVERY] = "the function of portico.every",
+    [HOST_SPAWN] = "the function of portico.spawn",
     [HOST_TOP] = "the script's top level",
     [HOST_MIGRATE] = "migrate",
     [HOST_CLEANUP] = "clearing up",
@@ -111,6 +112,7 @@ static int push_arguments(lua_State *L, host_task *t)
     case HOST_NOTHING:
     case HOST_AFTER:
     case HOST_EVERY:
+    case HOST_SPAWN:
     case HOST_TOP:
     case HOST_MIGRATE:
     case HOST_CLEANUP:
@@ -124,13 +126,18 @@ static int push_arguments(lua_State *L, host_task *t)
 static bool wants_on_error(const host *h, const host_task *t)
 {
     return (h->handlers & HOST_BIT(HOST_ON_ERROR)) && t->kind != HOST_ON_ERROR && !h->loading &&
-           t->kind != HOST_ON_UNLOAD;
+           t->kind != HOST_ON_UNLOAD && !t->quiet;
 }
 
 /* The error is on top. Leaves it for on_error, if there is one. */
 static int take_error(lua_State *L, host *h, host_task *t, int status)
 {
     t->failed = (uint8_t)status;
+    if (t->spawn != NULL && status != LUA_ERRMEM) {
+        host_spawn_keep_error(L, t->spawn);
+        t->quiet = host_spawn_is_joined(t->spawn);
+        if (t->quiet) return 0;
+    }
     host_count_error(h);
     if (status == LUA_ERRMEM) {
         host_reserve(h, false);
@@ -158,6 +165,9 @@ static int take_result(lua_State *L, int status, lua_KContext context)
     case HOST_ON_CONNECT:
         if (lua_isboolean(L, -1) && !lua_toboolean(L, -1)) conn_close(t->c, CONN_LOCAL);
         break;
+    case HOST_SPAWN:
+        host_spawn_keep(L, t->spawn, 2); /* 1 is the message handler */
+        break;
     case HOST_ON_ERROR:
         t->keep = lua_type(L, -1) == LUA_TSTRING && strcmp(lua_tostring(L, -1), "keep") == 0;
         break;
@@ -175,11 +185,14 @@ static int dispatch(lua_State *L)
     int handler = lua_gettop(L);           /* of errors: 1, or 2 above the error's table */
     if (t->timer != NULL) {
         arguments = host_timer_push(L, t->timer);
+    } else if (t->spawn != NULL) {
+        arguments = host_spawn_push(L, t->spawn);
     } else {
         push_handler(L, t);
         arguments = push_arguments(L, t);
     }
-    int status = lua_pcallk(L, arguments, 1, handler, (lua_KContext)t, take_result);
+    int results = t->spawn != NULL ? LUA_MULTRET : 1;
+    int status = lua_pcallk(L, arguments, results, handler, (lua_KContext)t, take_result);
     return take_result(L, status, (lua_KContext)t);
 }
 
@@ -268,7 +281,9 @@ static host_task *task_take(host *h, host_kind kind, conn *c)
     t->kind = (uint8_t)kind;
     t->c = c;
     t->timer = NULL;
+    t->spawn = NULL;
     t->failed = LUA_OK;
+    t->quiet = false;
     return t;
 }
 
@@ -325,6 +340,7 @@ static void task_over(host *h, host_task *t)
     if (t->held) conn_unhold(c);
     t->held = false;
     if (t->timer != NULL) host_timer_over(h, t->timer);
+    else if (t->spawn != NULL) host_spawn_over(h, t->spawn, t->failed == LUA_OK ? HOST_SPAWN_DONE : HOST_SPAWN_FAILED);
     else if (t->kind == HOST_ON_CLOSE || (t->kind == HOST_ON_ERROR && t->origin == HOST_ON_CLOSE)) end_conn(h, c);
     else if (c != NULL && h != h->seat->current && host_is_movable(c)) host_move(c);
     task_give(h, t);
@@ -354,6 +370,7 @@ static int report_overrun(lua_State *L)
 {
     const host_task *t = lua_touserdata(L, 1);
     host_push_overrun_error(L, t);
+    if (t->spawn != NULL) host_spawn_keep_error(L, t->spawn);
     host_report(L, t);
     return 1;
 }
@@ -387,9 +404,11 @@ static void task_failed(host *h, host_task *t)
         task_over(h, t);
         return;
     }
-    /* The same task goes on as on_error, in a slice of its own. A timer does not wait for that. */
+    /* The same task goes on as on_error, in a slice of its own. A timer, and who joins, do not wait for that. */
     if (t->timer != NULL) host_timer_over(h, t->timer);
+    if (t->spawn != NULL) host_spawn_over(h, t->spawn, HOST_SPAWN_FAILED);
     t->timer = NULL;
+    t->spawn = NULL;
     t->origin = t->kind;
     t->kind = HOST_ON_ERROR;
     t->failed = LUA_OK;
@@ -466,21 +485,28 @@ void host_task_wake(host_task *t)
     run(t->host, t, 0);
 }
 
+void host_kill(host_task *t)
+{
+    host *h = t->host;
+    host_spawn *spawn = t->spawn;
+    bool is_own = h->task == NULL; /* else this is part of somebody's slice */
+    t->spawn = NULL;
+    host_wait_end(t);
+    unsuspend(h, t);
+    if (is_own) host_slice_begin(h, HOST_CLEANUP, 0, h->L);
+    lua_State *from = is_own ? h->L : atomic_load_explicit(&h->running, memory_order_relaxed);
+    int status = host_close_thread(from, t->co, t); /* runs pending __close */
+    if (is_own) host_slice_end(h, h->L);
+    if (status != LUA_OK) host_report_close(h, t, t->co);
+    task_reset(t);
+    t->keep = false;
+    task_over(h, t);
+    if (spawn != NULL) host_spawn_over(h, spawn, HOST_SPAWN_CANCELED);
+}
+
 void host_kill_waiting(host *h)
 {
-    while (h->waiting != NULL) {
-        host_task *t = h->waiting;
-        timer_stop(&h->worker->timers, &t->wake);
-        if (t->waiting == HOST_CONNECTS) host_connect_abandon(t->attempt);
-        unsuspend(h, t);
-        host_slice_begin(h, HOST_CLEANUP, 0, t->co);
-        int status = lua_closethread(t->co, h->L); /* runs pending __close */
-        host_slice_end(h, t->co);
-        if (status != LUA_OK) host_report_close(h, t);
-        task_reset(t);
-        t->keep = false;
-        task_over(h, t);
-    }
+    while (h->waiting != NULL) host_kill(h->waiting);
 }
 
 /* ---- Events ---- */
@@ -586,4 +612,13 @@ void host_call_timer(host *h, host_timer *ht)
     }
     t->timer = ht;
     start(h, t);
+}
+
+bool host_call_spawn(host *h, host_spawn *s)
+{
+    host_task *t = task_take(h, HOST_SPAWN, NULL);
+    if (t == NULL) return false;
+    t->spawn = s;
+    start(h, t);
+    return true;
 }

@@ -231,6 +231,10 @@ static int load(lua_State *L)
     host_library_open(L);
     host_conn_library(L);
     host_timer_library(L);
+    host_spawn_library(L);
+    host_timeout_library(L);
+    host_channel_library(L);
+    host_semaphore_library(L);
     host_api_open(L);
     lua_gc(L, LUA_GCRESTART);
     lua_gc(L, LUA_GCGEN, 0, 0);
