@@ -26,6 +26,7 @@ static const char *const kind_names[HOST_KINDS] = {
     [HOST_AFTER] = "the function of portico.after",
     [HOST_EVERY] = "the function of portico.every",
     [HOST_SPAWN] = "the function of portico.spawn",
+    [HOST_FRAME] = "the frame's function",
     [HOST_TOP] = "the script's top level",
     [HOST_MIGRATE] = "migrate",
     [HOST_CLEANUP] = "clearing up",
@@ -78,6 +79,35 @@ static void push_context(lua_State *L, const host *h)
     lua_setfield(L, -2, "reload");
 }
 
+/* What a FRAME_CUSTOM is asked, and its answer. */
+struct host_question {
+    const uint8_t *data;
+    size_t len;
+    frame_found *found;
+    frame_status status;
+};
+
+/* The handler of HOST_FRAME. */
+static int answer(lua_State *L)
+{
+    const host_task *t = host_of(L)->task;
+    host_question *q = t->question;
+    q->status = host_frame_decode(L, t->c, q->found, q->data, q->len);
+    return 0;
+}
+
+/* Pushes what on_close gets behind the connection; returns how many. */
+static int push_end(lua_State *L, const host_task *t)
+{
+    const conn *c = t->c;
+    lua_pushstring(L, conn_reason_name((conn_reason)t->reason));
+    if (t->status != IO_OK) lua_pushstring(L, io_status_text(t->status));
+    else if (c->fault != FRAME_FAULT_NONE) lua_pushstring(L, frame_fault_text((frame_fault)c->fault));
+    else if (t->reason == CONN_EOF && conn_truncated(c) > 0) lua_pushliteral(L, "truncated message");
+    else return 1;
+    return 2;
+}
+
 /* Pushes the handler's arguments; returns how many. */
 static int push_arguments(lua_State *L, host_task *t)
 {
@@ -85,7 +115,7 @@ static int push_arguments(lua_State *L, host_task *t)
     case HOST_ON_MESSAGE:
         host_conn_push(L, t->c);
         lua_pushlstring(L, t->data, t->len);
-        return 2;
+        return 2 + host_frame_push_fields(L, t->c, t->data);
     case HOST_ON_CONNECT:
     case HOST_ON_READABLE:
     case HOST_ON_EOF:
@@ -94,10 +124,7 @@ static int push_arguments(lua_State *L, host_task *t)
         return 1;
     case HOST_ON_CLOSE:
         host_conn_push(L, t->c);
-        lua_pushstring(L, conn_reason_name((conn_reason)t->reason));
-        if (t->status == IO_OK) return 2;
-        lua_pushstring(L, io_status_text(t->status));
-        return 3;
+        return 1 + push_end(L, t);
     case HOST_ON_ERROR: /* the error's table came as the coroutine's argument, unless there was no memory for it */
         if (t->c != NULL) host_conn_push(L, t->c);
         else lua_pushnil(L);
@@ -113,6 +140,7 @@ static int push_arguments(lua_State *L, host_task *t)
     case HOST_AFTER:
     case HOST_EVERY:
     case HOST_SPAWN:
+    case HOST_FRAME:
     case HOST_TOP:
     case HOST_MIGRATE:
     case HOST_CLEANUP:
@@ -148,6 +176,37 @@ static int take_error(lua_State *L, host *h, host_task *t, int status)
     return wants_on_error(h, t) ? 1 : 0;
 }
 
+/* Protected: sends the message at 1. */
+static int reply(lua_State *L)
+{
+    conn *c = host_of(L)->task->c;
+    host_message_send_any(L, c, 1);
+    return 0;
+}
+
+/* Sends the string that on_message returned, on top. Returns a status of Lua's; if it is not LUA_OK, the error is on top. */
+static int send_reply(lua_State *L, conn *c)
+{
+    size_t len;
+    const char *bytes = lua_tolstring(L, -1, &len);
+    io_status sent;
+    if (c->state != CONN_OPEN) return LUA_OK; /* closed meanwhile: nobody to tell */
+    switch (c->limits->frame.type) {
+    case FRAME_RAW:
+        /* A queue that ran over has ended the connection already. */
+        if (conn_send(c, bytes, len) == IO_LIMIT) conn_abort(c, CONN_LIMIT, IO_LIMIT);
+        return LUA_OK;
+    case FRAME_CUSTOM:
+        break;
+    default:
+        if (host_message_send(&sent, c, bytes, len) == NULL) return LUA_OK;
+    }
+    lua_pushcfunction(L, host_make_error);
+    lua_pushcfunction(L, reply);
+    lua_pushvalue(L, -3);
+    return lua_pcall(L, 1, 0, -3);
+}
+
 /* The handler has returned, its first result or the error on top. */
 static int take_result(lua_State *L, int status, lua_KContext context)
 {
@@ -155,12 +214,8 @@ static int take_result(lua_State *L, int status, lua_KContext context)
     if (status != LUA_OK && status != LUA_YIELD) return take_error(L, t->host, t, status);
     switch ((host_kind)t->kind) {
     case HOST_ON_MESSAGE:
-        if (lua_type(L, -1) == LUA_TSTRING) {
-            size_t len;
-            const char *reply = lua_tolstring(L, -1, &len);
-            /* Closed meanwhile: nobody to tell. A queue that ran over has ended the connection already. */
-            if (conn_send(t->c, reply, len) == IO_LIMIT) conn_abort(t->c, CONN_LIMIT, IO_LIMIT);
-        }
+        if (lua_type(L, -1) == LUA_TSTRING) status = send_reply(L, t->c);
+        if (status != LUA_OK && status != LUA_YIELD) return take_error(L, t->host, t, status);
         break;
     case HOST_ON_CONNECT:
         if (lua_isboolean(L, -1) && !lua_toboolean(L, -1)) conn_close(t->c, CONN_LOCAL);
@@ -187,6 +242,9 @@ static int dispatch(lua_State *L)
         arguments = host_timer_push(L, t->timer);
     } else if (t->spawn != NULL) {
         arguments = host_spawn_push(L, t->spawn);
+    } else if (t->kind == HOST_FRAME) {
+        lua_pushcfunction(L, answer);
+        arguments = 0;
     } else {
         push_handler(L, t);
         arguments = push_arguments(L, t);
@@ -472,6 +530,8 @@ void host_check_wait(lua_State *L, const char *function)
         why = "on_load and on_check end before the server starts; leave it to portico.after(0, function() ... end)";
     } else if (h->task->kind == HOST_ON_UNLOAD) {
         why = "on_unload is the end";
+    } else if (h->task->kind == HOST_FRAME) {
+        why = "the frame's function answers at once";
     } else if (h->blocked || !lua_isyieldable(L)) {
         why =
             "it was called through a C function that cannot wait (table.sort, string.gsub, tostring, require, __gc, …)";
@@ -539,10 +599,19 @@ static void on_open(conn *c, io_status status)
     if (c->outbound && status == IO_OK) host_connect_opened(h, c, status);
 }
 
-static void on_data(conn *c, const uint8_t *data, size_t len)
+frame_status host_call_frame(host *h, conn *c, frame_found *found, const uint8_t *data, size_t len)
 {
-    host *h = serve(c);
-    if (!(handlers_of(h, c) & HOST_BIT(HOST_ON_MESSAGE))) return;
+    host_question question = {.data = data, .len = len, .found = found, .status = FRAME_MORE};
+    host_task *t = task_take(h, HOST_FRAME, c);
+    found->need = len + 1;
+    if (t != NULL) t->question = &question;
+    /* on_error may want to keep the connection, but where its next message begins nobody knows. */
+    if (t == NULL || !start(h, t)) conn_abort(c, CONN_ERROR, IO_OK);
+    return question.status;
+}
+
+void host_call_message(host *h, conn *c, const uint8_t *data, size_t len)
+{
     host_task *t = task_take(h, HOST_ON_MESSAGE, c);
     if (t == NULL) {
         conn_abort(c, CONN_ERROR, IO_LIMIT);
@@ -551,6 +620,14 @@ static void on_data(conn *c, const uint8_t *data, size_t len)
     t->data = data;
     t->len = len;
     start(h, t);
+}
+
+static void on_data(conn *c, const uint8_t *data, size_t len)
+{
+    host *h = serve(c);
+    if (!(handlers_of(h, c) & HOST_BIT(HOST_ON_MESSAGE))) return;
+    if (c->limits->frame.type == FRAME_RAW) host_call_message(h, c, data, len);
+    else host_messages(h, c, data, len);
 }
 
 static void on_readable(conn *c)
@@ -575,6 +652,7 @@ static void on_close(conn *c, conn_reason reason, io_status status)
 {
     host *h = serve(c);
     host_task *t = NULL;
+    if (reason == CONN_EOF && conn_truncated(c) > 0) host_note_truncated(c);
     if (handlers_of(h, c) & HOST_BIT(HOST_ON_CLOSE)) t = task_take(h, HOST_ON_CLOSE, c);
     if (t == NULL) {
         end_conn(h, c);

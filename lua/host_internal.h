@@ -55,6 +55,8 @@ typedef struct host_timer host_timer;
 typedef struct host_attempt host_attempt; /* of portico.connect() */
 typedef struct host_spawn host_spawn;     /* of portico.spawn() */
 typedef struct host_turn host_turn;
+typedef struct host_custom host_custom; /* a frame that Lua decodes */
+typedef struct host_question host_question;
 
 /* What runs. Those up to HOST_ON_UNLOAD are the script's handlers and index the upvalues of the dispatcher. */
 typedef enum host_kind {
@@ -72,6 +74,7 @@ typedef enum host_kind {
     HOST_AFTER,   /* the function of portico.after() */
     HOST_EVERY,   /* … of portico.every() */
     HOST_SPAWN,   /* … of portico.spawn() */
+    HOST_FRAME,   /* a function that decodes a frame */
     HOST_TOP,     /* the script's top level */
     HOST_MIGRATE, /* the script's migrate() */
     HOST_CLEANUP, /* collecting garbage, closing variables */
@@ -172,6 +175,7 @@ struct host {
     int migrate_ref;     /* the script's migrate(), or LUA_NOREF */
     int conn_meta_ref;   /* where the metatables are */
     int timer_meta_ref;
+    int frame_ref;     /* of limits.frame, if Lua decodes it: a host_custom */
     uint32_t handlers; /* HOST_BIT() of those that the script has */
     uint32_t idle_count;
     uint32_t busy;        /* waiting tasks that belong to a connection */
@@ -215,10 +219,11 @@ struct host_task {
     conn *c;          /* the connection whose handler this is, or NULL; it stays until the task is over */
     const void *data; /* HOST_ON_MESSAGE: until the first wait */
     size_t len;
-    host_timer *timer;     /* HOST_AFTER, HOST_EVERY */
-    host_attempt *attempt; /* HOST_CONNECTS */
-    host_spawn *spawn;     /* HOST_SPAWN, until it is over */
-    host_queue *queue;     /* HOST_QUEUES, HOST_READY; else NULL */
+    host_timer *timer;       /* HOST_AFTER, HOST_EVERY */
+    host_attempt *attempt;   /* HOST_CONNECTS */
+    host_question *question; /* HOST_FRAME */
+    host_spawn *spawn;       /* HOST_SPAWN, until it is over */
+    host_queue *queue;       /* HOST_QUEUES, HOST_READY; else NULL */
     host_task *queue_next;
     host_task *queue_prev;
     host_turn turn;
@@ -248,6 +253,7 @@ struct host_conn {
     uint32_t handlers;          /* outbound: its own */
     int ref;                    /* LUA_NOREF: not anchored */
     bool carried;               /* moved here from a host that cannot be gone back to */
+    int frame_ref;              /* conn->own_frame: the host_custom, if Lua decodes it */
 };
 
 /* The connection of a userdata, or NULL when it is over, for scripts at least. */
@@ -341,6 +347,11 @@ int host_protect(host *h, lua_CFunction function, void *argument, int results);
 void host_dispatcher_push(lua_State *L);
 /* What a host does with the events of connections. */
 extern const conn_events host_events;
+/* on_message, with those bytes. */
+void host_call_message(host *h, conn *c, const uint8_t *data, size_t len);
+/* Asks a FRAME_CUSTOM for the message at the front of the bytes. When its function has raised, which has been logged, the
+ * connection is not open any more, and the answer FRAME_MORE. */
+frame_status host_call_frame(host *h, conn *c, frame_found *found, const uint8_t *data, size_t len);
 /* The same for kind, also from inside of a slice of the host's; without results. *used: where an error's message is on top,
  * when the result is not LUA_OK. */
 int host_call(host *h, host_kind kind, lua_CFunction function, void *argument, lua_State **used);
@@ -466,6 +477,30 @@ void host_conn_unanchor(host *h, host_conn *hc);
 void host_conn_detach(host *h, conn *c);
 /* The same for one that never belonged to a connection. */
 void host_conn_drop(host *h, host_conn *hc);
+
+/* ---- host_frame.c: frames as scripts declare them ---- */
+/* Keeps what it needs of the library `string`. raises */
+void host_frame_library(lua_State *L);
+/* Reads the frame declared by the value at index.
+ * result  NULL: the rule is set, and on top of the stack is a host_custom for FRAME_CUSTOM, else nil.
+ *         Otherwise what is wrong, as a string on the stack: "frame.size: 1, 2, 3, 4 or 8 expected, got 5". raises */
+const char *host_frame_read(lua_State *L, frame_rule *rule, int index);
+/* frame_decode() for a connection with FRAME_CUSTOM. raises what the script's function does */
+frame_status host_frame_decode(lua_State *L, const conn *c, frame_found *found, const uint8_t *data, size_t len);
+/* Pushes what on_message gets behind a message: the values of its header, which stands before data. Returns how many. raises */
+int host_frame_push_fields(lua_State *L, const conn *c, const uint8_t *data);
+/* With FRAME_CUSTOM: makes of the values from index message to the top a string to be sent, on top. raises */
+void host_frame_encode(lua_State *L, const conn *c, int message);
+
+/* ---- host_message.c: messages of connections that have a frame ---- */
+/* on_data for them: calls on_message for each whole one. */
+void host_messages(host *h, conn *c, const uint8_t *data, size_t len);
+/* Sends one, in a frame that is not FRAME_CUSTOM. Returns NULL, and conn_send()'s result; or what is wrong with it. */
+const char *host_message_send(io_status *status, conn *c, const void *data, size_t len);
+/* Sends the values from index message to the top as one message, in any frame but FRAME_RAW. raises what is wrong with it */
+io_status host_message_send_any(lua_State *L, conn *c, int message);
+/* Logs that the stream ended inside a message. */
+void host_note_truncated(const conn *c);
 
 /* ---- host_connect.c: portico.connect ---- */
 int host_api_connect(lua_State *L);
