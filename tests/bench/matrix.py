@@ -1,0 +1,149 @@
+"""matrix.py - all servers through all scenarios, in turns.
+
+Within a scenario all servers are started, pinned to one processor, and the load client, pinned to the other, visits them one
+after another in short slices, in an order that changes every round. A machine whose speed drifts thereby hits all of them
+alike; ratios are taken within a round, and their medians kept.
+"""
+import os
+import random
+import statistics
+import sys
+
+from servers import Client, NotHere, Server, catalogue, read
+
+SATURATED = 0.97 # of a processor: the client could not have asked for more
+
+# name: (title, the client's arguments, the unit of what is counted)
+SCENARIOS = {
+    "1": ("1 connection, one 64-byte message in flight", ["-c", "1", "-s", "64"], "message"),
+    "64": ("64 connections, one 64-byte message in flight each", ["-c", "64", "-s", "64"], "message"),
+    "512": ("512 connections, one 64-byte message in flight each", ["-c", "512", "-s", "64"], "message"),
+    "4000": ("4,000 connections, one 64-byte message in flight each", ["-c", "4000", "-s", "64"], "message"),
+    "16deep": ("64 connections, 16 64-byte messages in flight each", ["-c", "64", "-p", "16", "-s", "64"], "message"),
+    "16k": ("64 connections, one message of 16 KiB in flight each", ["-c", "64", "-s", "16384"], "message"),
+    "connect": ("connect, one 64-byte echo, close; 32 at a time", ["-m", "connect", "-c", "32", "-s", "64"], "connection"),
+    "line": ("64 connections, 16 64-byte lines in flight each, answered line by line",
+             ["-c", "64", "-p", "16", "-s", "64", "-f", "line"], "message"),
+    "2workers": ("512 connections, one 64-byte message in flight each, two workers, nothing pinned", ["-c", "512", "-s", "64"],
+                 "message"),
+}
+QUICK = ["64", "16deep", "connect"]
+QUICK_SERVERS = ("portico io_uring", "portico epoll", "raw_uring", "raw_epoll", "libuv try_write", "asio")
+
+
+def connections(arguments):
+    return int(arguments[arguments.index("-c") + 1])
+
+
+def takes_part(spec, scenario, arguments):
+    if scenario in spec.get("skip", []) or connections(arguments) > spec.get("connections", 1 << 30):
+        return False
+    if scenario == "line":
+        return "line_run" in spec or "per_message" in spec
+    return scenario != "2workers" or "workers" in spec
+
+
+def machine():
+    cpu = [line.split(":")[1].strip() for line in read("/proc/cpuinfo").splitlines() if "model name" in line]
+    return {"kernel": os.uname().release, "processor": cpu[0] if cpu else "?", "processors": os.cpu_count(),
+            "system": next((line.split("=")[1].strip('"') for line in read("/etc/os-release").splitlines()
+                            if line.startswith("PRETTY_NAME")), "?")}
+
+
+class Row:
+    """What one server did in one scenario: slices by round."""
+
+    def __init__(self, name, group):
+        self.name, self.group = name, group
+        self.slices = {}
+        self.failed = None
+
+    def median(self, pick):
+        values = [pick(s) for s in self.slices.values()]
+        return statistics.median(values) if values else None
+
+    def ratio(self, other, pick):
+        pairs = [pick(s) / pick(other.slices[r]) for r, s in self.slices.items() if r in other.slices and pick(other.slices[r])]
+        return statistics.median(pairs) if pairs else None
+
+
+def cpu_us(s):
+    return s["server_us_per_msg"]
+
+
+def rate(s):
+    return s["msgs_per_s"] if "msgs_per_s" in s else s["conns_per_s"]
+
+
+def summary(row, rows):
+    """A row as plain data: for JSON, tables and targets."""
+    if row.failed is not None or not row.slices:
+        return {"server": row.name, "group": row.group, "failed": row.failed or "no slice was counted"}
+    result = {
+        "server": row.name, "group": row.group, "rounds": len(row.slices),
+        "cpu_us": row.median(cpu_us), "user_us": row.median(lambda s: cpu_us(s) * s.get("server_user_share", 0)),
+        "rate": row.median(rate), "client_processor": row.median(lambda s: s.get("client_cpu", 0)),
+        "p50_us": row.median(lambda s: s["lat_us"]["p50"]), "p99_us": row.median(lambda s: s["lat_us"]["p99"]),
+        "p999_us": row.median(lambda s: s["lat_us"]["p999"]),
+        "cpu_ratio": {}, "rate_ratio": {}, "p50_ratio": {},
+    }
+    for other in rows:
+        if other.group == "portico" or not other.slices:
+            continue
+        result["cpu_ratio"][other.name] = row.ratio(other, cpu_us)
+        result["rate_ratio"][other.name] = row.ratio(other, rate)
+        result["p50_ratio"][other.name] = row.ratio(other, lambda s: s["lat_us"]["p50"])
+    return result
+
+
+def run_scenario(name, servers, client, options):
+    title, arguments, unit = SCENARIOS[name]
+    print(f"== {title}", file=sys.stderr)
+    workers = 2 if name == "2workers" else 1
+    everywhere = sorted(os.sched_getaffinity(0))
+    server_cores, client_cores = ([everywhere[0]], [everywhere[1]]) if len(everywhere) > 1 and workers == 1 else (everywhere, everywhere)
+    rows, running = [], []
+    for server in servers:
+        if not takes_part(server.spec, name, arguments):
+            continue
+        row = Row(server.name, server.spec["group"])
+        rows.append(row)
+        try:
+            server.start(server_cores, workers, lines=name == "line")
+            running.append((server, row))
+        except NotHere as error:
+            row.failed = str(error)
+    try:
+        for turn in range(options.rounds):
+            order = list(running)
+            random.shuffle(order)
+            for server, row in order:
+                counted = client.run(server, arguments, options.seconds, 0.2, server_cores[0], client_cores)
+                if "failed" in counted:
+                    row.failed = counted["failed"]
+                    print(f"   {server.name}: {row.failed}", file=sys.stderr)
+                elif counted.get("server_us_per_msg"):
+                    row.slices[turn] = counted
+    finally:
+        for server, _ in running:
+            server.stop()
+    return {"scenario": name, "title": title, "unit": unit, "workers": workers, "rows": [summary(row, rows) for row in rows]}
+
+
+def run_matrix(portico, build, options):
+    """All chosen scenarios; servers that are not here are in "missing", with the reason."""
+    os.makedirs(build, exist_ok=True)
+    client = Client(build)
+    servers, missing = [], {}
+    for spec in catalogue():
+        if options.servers and spec["name"] not in options.servers and spec["group"] not in options.servers:
+            continue
+        server = Server(spec, portico, build)
+        try:
+            server.prepare()
+            servers.append(server)
+        except NotHere as error:
+            missing[spec["name"]] = str(error)
+            print(f"left out: {spec['name']}: {error}", file=sys.stderr)
+    return {"machine": machine(), "rounds": options.rounds, "seconds": options.seconds, "missing": missing,
+            "scenarios": [run_scenario(name, servers, client, options) for name in options.scenarios]}

@@ -1,0 +1,104 @@
+"""report.py - what the matrix found: tables, the targets beside the figures, a plot."""
+from matrix import SATURATED
+
+REFERENCES = ("raw_uring", "raw_epoll")
+COLOURS = {"portico": "#2471a3", "reference": "#555555", "peer": "#b9770e"}
+
+
+def number(value, digits=2):
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def print_table(head, rows, out):
+    widths = [max(len(str(row[i])) for row in [head] + rows) for i in range(len(head))]
+    for row in [head, ["-" * width for width in widths]] + rows:
+        print("| " + " | ".join(str(cell).ljust(width) for cell, width in zip(row, widths)) + " |", file=out)
+    print(file=out)
+
+
+def print_scenario(scenario, out):
+    print(f"### {scenario['title']}\n", file=out)
+    good = [row for row in scenario["rows"] if "failed" not in row]
+    table = []
+    for row in sorted(good, key=lambda r: r["cpu_us"]):
+        busy = " (client saturated)" if row["client_processor"] > SATURATED else ""
+        table.append([row["server"], number(row["cpu_us"]), number(row["user_us"])] +
+                     [number(row["cpu_ratio"].get(name)) for name in REFERENCES] +
+                     [number(row["rate"], 0) + busy] + [number(row["rate_ratio"].get(name)) for name in REFERENCES] +
+                     [number(row[key], 0) for key in ("p50_us", "p99_us", "p999_us")])
+    unit = scenario["unit"]
+    print_table(["server", f"µs cpu/{unit}", "of it user"] + ["× " + name for name in REFERENCES] + [f"{unit}s/s"] +
+                ["× " + name for name in REFERENCES] + ["p50 µs", "p99 µs", "p99.9 µs"], table, out)
+    for row in scenario["rows"]:
+        if "failed" in row:
+            print(f"- {row['server']} failed: {row['failed']}", file=out)
+
+
+# ---- Targets: (scenario, server, what, at most or at least, against) ----
+
+TARGETS = [(s, "portico io_uring", "cpu_ratio", "<=", 1.05, ("raw_uring",)) for s in ("64", "512", "4000")]
+TARGETS += [(s, "portico io_uring", "cpu_ratio", "<=", 0.90, ("libuv try_write", "libuv write", "asio")) for s in ("64", "512", "4000")]
+TARGETS += [(s, "portico io_uring", "rate_ratio", ">=", 1.5, ("haproxy lua", "luv", "cqueues", "copas", "node", "python asyncio",
+                                                              "erlang", "tarantool")) for s in ("64", "512", "4000")]
+TARGETS += [(s, "portico epoll", "cpu_ratio", "<=", 1.07, ("raw_epoll",)) for s in ("64", "512", "4000")]
+TARGETS += [("1", "portico io_uring", "p50_ratio", "<=", 1.1, ("raw_uring", "raw_epoll", "libuv try_write", "asio")),
+            ("16deep", "portico io_uring", "cpu_ratio", "<=", 1.1, ("raw_uring",)),
+            ("16k", "portico io_uring", "cpu_ratio", "<=", 1.1, ("raw_uring",)),
+            ("connect", "portico io_uring", "rate_ratio", ">=", 1.0, ("libuv try_write",))]
+WORDS = {"cpu_ratio": "processor time", "rate_ratio": "rate", "p50_ratio": "p50"}
+
+
+def targets(result):
+    """(what, figure, reached) for each target whose figures are there. Against several: the best of them counts."""
+    by_scenario = {s["scenario"]: {r["server"]: r for r in s["rows"] if "failed" not in r} for s in result["scenarios"]}
+    titles = {s["scenario"]: s["title"] for s in result["scenarios"]}
+    found = []
+    for scenario, server, what, sign, bound, against in TARGETS:
+        row = by_scenario.get(scenario, {}).get(server)
+        ratios = [row[what][name] for name in against if row[what].get(name)] if row else []
+        if not ratios:
+            continue
+        # The best of the others is the one beside which we look worst.
+        worst = max(ratios) if sign == "<=" else min(ratios)
+        other = next(name for name in against if row[what].get(name) == worst)
+        reached = worst <= bound if sign == "<=" else worst >= bound
+        found.append((f"{titles[scenario]}: {WORDS[what]}, {server} / {other}", f"{sign} {bound:g}", worst, reached))
+    return found
+
+
+def print_report(result, out):
+    m = result["machine"]
+    print(f"{m['system']}, Linux {m['kernel']}, {m['processors']} × {m['processor']}; {result['date']}; Portico {result['version']}; "
+          f"medians of {result['rounds']} rounds of {result['seconds']:g} s\n", file=out)
+    for scenario in result["scenarios"]:
+        print_scenario(scenario, out)
+    for name, reason in result["missing"].items():
+        print(f"- {name} was left out: {reason}", file=out)
+    print(file=out)
+    rows = [[what, bound, number(value), "yes" if reached else "no"] for what, bound, value, reached in targets(result)]
+    if rows:
+        print("### Targets\n", file=out)
+        print_table(["target", "wanted", "found", "reached"], rows, out)
+
+
+# ---- The plot: processor time per message, a row of bars per scenario ----
+
+def svg(result):
+    bar, gap, left, width = 14, 4, 190, 860
+    parts, y = [], 30
+    for scenario in result["scenarios"]:
+        rows = sorted((r for r in scenario["rows"] if "failed" not in r), key=lambda r: r["cpu_us"])
+        if not rows:
+            continue
+        most = rows[-1]["cpu_us"]
+        parts.append(f'<text x="10" y="{y}" font-weight="bold">{scenario["title"]} – µs of processor per {scenario["unit"]}</text>')
+        y += 10
+        for row in rows:
+            length = (width - left - 70) * row["cpu_us"] / most
+            parts.append(f'<text x="{left - 8}" y="{y + bar - 3}" text-anchor="end">{row["server"]}</text>'
+                         f'<rect x="{left}" y="{y}" width="{length:.1f}" height="{bar}" fill="{COLOURS[row["group"]]}"/>'
+                         f'<text x="{left + length + 6:.1f}" y="{y + bar - 3}">{row["cpu_us"]:.2f}</text>')
+            y += bar + gap
+        y += 30
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{y}" font-family="sans-serif" font-size="12">'
+            f'<rect width="100%" height="100%" fill="white"/>{"".join(parts)}</svg>\n')
