@@ -32,6 +32,7 @@ const char *frame_fault_text(frame_fault fault)
     static const char *const texts[] = {
         [FRAME_FAULT_NONE] = "",
         [FRAME_FAULT_LINE_LONG] = "a line is longer than max",
+        [FRAME_FAULT_MESSAGE_LONG] = "a message is longer than max",
         [FRAME_FAULT_LENGTH_LARGE] = "the length of a message is above max",
         [FRAME_FAULT_LENGTH_SMALL] = "the length of a message is below 0",
         [FRAME_FAULT_NETSTRING_ZERO] = "the length of a netstring begins with 0",

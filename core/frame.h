@@ -61,6 +61,7 @@ typedef enum frame_status {
 typedef enum frame_fault {
     FRAME_FAULT_NONE,
     FRAME_FAULT_LINE_LONG,
+    FRAME_FAULT_MESSAGE_LONG,
     FRAME_FAULT_LENGTH_LARGE,
     FRAME_FAULT_LENGTH_SMALL,
     FRAME_FAULT_NETSTRING_ZERO,

@@ -18,6 +18,7 @@ static int panic(lua_State *L)
 static void free_host(host *h)
 {
     host_budget_close(h);
+    host_line_close(h);
     mem_heap_close(h->heap);
     for (char **uri = h->listen; uri != NULL && *uri != NULL; uri++) mem_free(*uri);
     mem_free(h->listen);
@@ -50,7 +51,7 @@ host *host_open(host_seat *seat, generation *g)
         h->migrate_ref = LUA_NOREF;
         h->events = host_events;
         h->limits = seat->config->limits;
-        if (open_state(h)) return h;
+        if (host_line_open(h) && open_state(h)) return h;
         free_host(h);
     }
     log_write(LOG_ERROR, "worker %" PRIu32 ": cannot start Lua: out of memory or threads", seat->worker->id);

@@ -151,11 +151,20 @@ static void push_args(lua_State *L, const host_config *config)
 void host_api_open(lua_State *L)
 {
     static const luaL_Reg functions[] = {
-        {"now", api_now},           {"monotonic", api_monotonic},
-        {"sleep", host_api_sleep},  {"after", host_api_after},
-        {"every", host_api_every},  {"connect", host_api_connect},
-        {"conns", api_conns},       {"reload", api_reload},
-        {"shutdown", api_shutdown}, {NULL, NULL},
+        {"now", api_now},
+        {"monotonic", api_monotonic},
+        {"sleep", host_api_sleep},
+        {"after", host_api_after},
+        {"every", host_api_every},
+        {"connect", host_api_connect},
+        {"conns", api_conns},
+        {"reload", api_reload},
+        {"shutdown", api_shutdown},
+        {"spawn", host_api_spawn},
+        {"timeout", host_api_timeout},
+        {"channel", host_api_channel},
+        {"semaphore", host_api_semaphore},
+        {NULL, NULL},
     };
     const host *h = host_of(L);
     luaL_newlib(L, functions); /* stack: portico */

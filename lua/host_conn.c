@@ -46,7 +46,7 @@ static int push_true(lua_State *L)
 static host_conn *make(lua_State *L, int user_values)
 {
     host_conn *hc = lua_newuserdatauv(L, sizeof(*hc), user_values);
-    *hc = (host_conn){.tag = &conn_tag, .ref = LUA_NOREF};
+    *hc = (host_conn){.tag = &conn_tag, .ref = LUA_NOREF, .frame_ref = LUA_NOREF};
     lua_rawgeti(L, LUA_REGISTRYINDEX, host_of(L)->conn_meta_ref);
     lua_setmetatable(L, -2);
     return hc;
@@ -92,7 +92,8 @@ void host_conn_push(lua_State *L, conn *c)
 void host_conn_unanchor(host *h, host_conn *hc)
 {
     luaL_unref(h->L, LUA_REGISTRYINDEX, hc->ref);
-    hc->ref = LUA_NOREF;
+    luaL_unref(h->L, LUA_REGISTRYINDEX, hc->frame_ref);
+    hc->ref = hc->frame_ref = LUA_NOREF;
 }
 
 void host_conn_drop(host *h, host_conn *hc)
@@ -122,20 +123,9 @@ void host_conn_detach(host *h, conn *c)
 
 /* ---- Methods ---- */
 
-static int method_send(lua_State *L)
+/* What send and write return. */
+static int push_sent(lua_State *L, const conn *c, io_status status)
 {
-    conn *c = check_conn(L);
-    int top = lua_gettop(L);
-    for (int i = 2; i <= top; i++) { /* all of it, or nothing */
-        if (lua_type(L, i) != LUA_TSTRING) luaL_checkstring(L, i);
-    }
-    if (c == NULL) return push_closed(L);
-    io_status status = c->state == CONN_OPEN ? IO_OK : IO_CLOSED;
-    for (int i = 2; i <= top && status == IO_OK; i++) {
-        size_t len;
-        const char *data = lua_tolstring(L, i, &len);
-        status = conn_send(c, data, len);
-    }
     if (status == IO_OK) {
         lua_pushboolean(L, !conn_is_high(c));
         return 1;
@@ -143,6 +133,47 @@ static int method_send(lua_State *L)
     if (status == IO_CLOSED) return push_closed(L);
     if (c->reason == CONN_OVERFLOW && c->state != CONN_OPEN) return host_push_failure(L, "overflow", "overflow");
     return host_push_failure(L, "out of memory", "limit");
+}
+
+static void check_strings(lua_State *L)
+{
+    int top = lua_gettop(L);
+    for (int i = 2; i <= top; i++) { /* all of it, or nothing */
+        if (lua_type(L, i) != LUA_TSTRING) luaL_checkstring(L, i);
+    }
+}
+
+/* The arguments are strings, and the connection is there. */
+static int write_strings(lua_State *L, conn *c)
+{
+    int top = lua_gettop(L);
+    io_status status = c->state == CONN_OPEN ? IO_OK : IO_CLOSED;
+    for (int i = 2; i <= top && status == IO_OK; i++) {
+        size_t len;
+        const char *data = lua_tolstring(L, i, &len);
+        status = conn_send(c, data, len);
+    }
+    return push_sent(L, c, status);
+}
+
+/* As it is, whatever the frame. */
+static int method_write(lua_State *L)
+{
+    conn *c = check_conn(L);
+    check_strings(L);
+    return c != NULL ? write_strings(L, c) : push_closed(L);
+}
+
+/* As one message. */
+static int method_send(lua_State *L)
+{
+    conn *c = check_conn(L);
+    unsigned type = c != NULL ? c->limits->frame.type : FRAME_RAW;
+    if (type != FRAME_CUSTOM) check_strings(L); /* a FRAME_CUSTOM has its own ideas */
+    if (c == NULL || c->state != CONN_OPEN) return push_closed(L);
+    if (type == FRAME_RAW) return write_strings(L, c);
+    io_status status = host_message_send_any(L, c, 2);
+    return push_sent(L, c, status);
 }
 
 static int method_recv(lua_State *L)
@@ -214,15 +245,18 @@ static int method_abort(lua_State *L)
 typedef struct settings {
     conn_limits limits;
     uint32_t given; /* HOST_LIMIT_* */
-    bool has_nodelay, has_keepalive, has_receive, has_half_open;
+    bool has_nodelay, has_keepalive, has_receive, has_half_open, has_frame;
     bool nodelay;
     bool half_open;
     unsigned keepalive;
     conn_receive receive;
+    frame_rule frame; /* its host_custom, or nil, is in CUSTOM_SLOT */
 } settings;
 
+enum { CUSTOM_SLOT = 3, KEY_SLOT };
+
 static const char *const setting_names[] = {"idle",    "first_byte", "write",   "send_high", "send_low", "send_max",
-                                            "nodelay", "keepalive",  "receive", "half_open", NULL};
+                                            "nodelay", "keepalive",  "receive", "half_open", "frame",    NULL};
 
 /* raises: the setting at index is wrong */
 static void refuse(lua_State *L, const char *name, const char *expected, int index)
@@ -268,6 +302,11 @@ static void read_setting(lua_State *L, settings *s, const conn *c)
             refuse(L, name, "seconds from 1 to 32767, or false,", value);
         s->keepalive = (unsigned)seconds;
         s->has_keepalive = true;
+    } else if (strcmp(name, "frame") == 0) {
+        const char *wrong = host_frame_read(L, &s->frame, value);
+        if (wrong != NULL) luaL_argerror(L, 2, wrong);
+        lua_replace(L, CUSTOM_SLOT);
+        s->has_frame = true;
     } else if (strcmp(name, "receive") == 0) {
         s->receive = check_receive(L, c, value);
         s->has_receive = true;
@@ -277,14 +316,35 @@ static void read_setting(lua_State *L, settings *s, const conn *c)
     }
 }
 
+/* raises, and then nothing has changed */
+static bool set_frame(lua_State *L, conn *c, const frame_rule *rule)
+{
+    host_conn *hc = lua_touserdata(L, 1);
+    if (rule->type == FRAME_CUSTOM && hc != c->user) {
+        luaL_argerror(
+            L, 2,
+            "frame: another generation of the script serves the connection: it has to set a frame with functions");
+    }
+    lua_pushvalue(L, CUSTOM_SLOT);
+    int ref = luaL_ref(L, LUA_REGISTRYINDEX); /* LUA_REFNIL for nil */
+    bool ok = conn_set_frame(c, rule);
+    if (ok) {
+        luaL_unref(L, LUA_REGISTRYINDEX, hc->frame_ref);
+        hc->frame_ref = ref;
+    } else {
+        luaL_unref(L, LUA_REGISTRYINDEX, ref);
+    }
+    return ok;
+}
+
 static int method_set(lua_State *L)
 {
     conn *c = check_conn(L);
     luaL_checktype(L, 2, LUA_TTABLE);
     if (c == NULL || c->socket == IO_SOCKET_NONE) return push_closed(L);
     settings s = {.limits = *c->limits};
-    lua_settop(L, 2);
-    for (lua_pushnil(L); lua_next(L, 2); lua_settop(L, 3)) read_setting(L, &s, c);
+    lua_settop(L, CUSTOM_SLOT);
+    for (lua_pushnil(L); lua_next(L, 2); lua_settop(L, KEY_SLOT)) read_setting(L, &s, c);
     if (s.given != 0) {
         const char *wrong = host_limits_settle(&s.limits, s.given);
         if (wrong != NULL) luaL_argerror(L, 2, wrong);
@@ -293,6 +353,7 @@ static int method_set(lua_State *L)
         *own = s.limits;
         conn_limits_changed(c);
     }
+    if (s.has_frame && !set_frame(L, c, &s.frame)) return host_push_failure(L, "out of memory", "limit");
     io_status status = IO_OK;
     if (s.has_receive) {
         conn_set_receive(c, s.receive);
@@ -432,9 +493,11 @@ static int to_string(lua_State *L)
 void host_conn_library(lua_State *L)
 {
     static const luaL_Reg methods[] = {
-        {"send", method_send},     {"recv", method_recv},         {"pause", method_pause},
-        {"resume", method_resume}, {"shutdown", method_shutdown}, {"close", method_close},
-        {"abort", method_abort},   {"set", method_set},           {NULL, NULL},
+        {"send", method_send},         {"recv", method_recv},
+        {"pause", method_pause},       {"resume", method_resume},
+        {"shutdown", method_shutdown}, {"close", method_close},
+        {"abort", method_abort},       {"set", method_set},
+        {"write", method_write},       {NULL, NULL},
     };
     static const struct {
         const char *name;

@@ -26,14 +26,16 @@ struct host_attempt {
     size_t count;          /* addresses … */
     size_t next;           /* … and the one to try next */
     net_uri target;        /* what is tried now */
+    frame_rule frame;
     net_addr addrs[RESOLVER_ADDRS_MAX];
     char error[256]; /* more about status; "" when its own text says it all */
 };
 
+enum { FRAME_PLACE = HOST_KINDS }; /* among the handlers, which stand at their kinds */
 enum { URI_SLOT = 1, OPTIONS_SLOT, HANDLERS_SLOT, ATTEMPT_SLOT, CONN_SLOT };
 
-static const char *const option_names[] = {"timeout",     "on_connect", "on_message", "on_close",
-                                           "on_readable", "on_eof",     "on_drain",   NULL};
+static const char *const option_names[] = {"timeout", "on_connect", "on_message", "on_close", "on_readable",
+                                           "on_eof",  "on_drain",   "frame",      NULL};
 
 /* ---- Options ---- */
 
@@ -48,6 +50,10 @@ static void read_option(lua_State *L, host_attempt *a, int64_t *timeout_ns)
             luaL_argerror(L, OPTIONS_SLOT, "timeout: a number of seconds above 0 expected");
         }
         *timeout_ns = (int64_t)(seconds * 1e9);
+    } else if (strcmp(name, "frame") == 0) {
+        const char *wrong = host_frame_read(L, &a->frame, lua_gettop(L));
+        if (wrong != NULL) luaL_argerror(L, OPTIONS_SLOT, wrong);
+        lua_rawseti(L, HANDLERS_SLOT, FRAME_PLACE);
     } else if (kind >= HOST_ON_CONNECT && kind <= HOST_ON_CLOSE) {
         if (lua_type(L, -1) != LUA_TFUNCTION) {
             const char *found = luaL_typename(L, -1);
@@ -94,6 +100,17 @@ static int connected(lua_State *L, int yielded, lua_KContext context)
     return a->status == IO_OK ? 1 : try_addresses(L, a);
 }
 
+/* The frame that was asked for: the listeners' is not for it. The conn is in its slot. False: out of memory. raises */
+static bool set_frame(lua_State *L, const host_attempt *a, conn *c)
+{
+    host_conn *hc = c->user;
+    if (a->frame.type == FRAME_CUSTOM) {
+        lua_rawgeti(L, HANDLERS_SLOT, FRAME_PLACE);
+        hc->frame_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+    }
+    return conn_set_frame(c, &a->frame);
+}
+
 /* Begins to connect to the next address. The conn is in its slot. raises */
 static io_status begin(lua_State *L, host_attempt *a, int64_t now_ns)
 {
@@ -127,6 +144,7 @@ static io_status begin(lua_State *L, host_attempt *a, int64_t now_ns)
     hc->attempt = a;
     a->conn = hc;
     if (!(a->handlers & (HOST_BIT(HOST_ON_MESSAGE) | HOST_BIT(HOST_ON_READABLE)))) conn_pause(c); /* for conn:recv */
+    if (!set_frame(L, a, c)) conn_abort(c, CONN_LIMIT, IO_LIMIT);
     if (a->deadline_ns != INT64_MAX) {
         conn_limits *own = conn_own_limits(c);
         if (own != NULL) own->connect_ns = a->deadline_ns - now_ns;
@@ -261,7 +279,9 @@ static int look_up(lua_State *L, host_attempt *a, const char *uri)
 void host_connect_abandon(host_attempt *a)
 {
     forget_query(a);
-    if (a->conn != NULL) a->conn->attempt = NULL;
+    if (a->conn == NULL) return;
+    a->conn->attempt = NULL;
+    conn_close(a->conn->c, CONN_LOCAL);
 }
 
 int host_api_connect(lua_State *L)
@@ -271,6 +291,7 @@ int host_api_connect(lua_State *L)
     lua_newtable(L);
     host_attempt *a = lua_newuserdatauv(L, sizeof(*a), 0);
     memset(a, 0, sizeof(*a));
+    a->frame = frame_raw;
     a->deadline_ns = INT64_MAX;
     int64_t timeout_ns = read_options(L, a);
     host_check_wait(L, "portico.connect");

@@ -32,10 +32,7 @@ static int close_thread(lua_State *L, lua_State *co)
     return status;
 }
 
-typedef enum outcome { RETURNED, RAISED, WAITS } outcome;
-
-/* Resumes co with what is on its stack. RETURNED: *results are on L; RAISED: the error is. */
-static outcome step(lua_State *L, lua_State *co, int arguments, int *results)
+host_outcome host_step(lua_State *L, lua_State *co, int arguments, int *results)
 {
     host *h = host_of(L);
     bool blocked = h->blocked;
@@ -48,25 +45,25 @@ static outcome step(lua_State *L, lua_State *co, int arguments, int *results)
     if (status == LUA_YIELD && h->task != NULL && h->task->waiting != HOST_RUNS) {
         assert(*results == 0 && !blocked && lua_isyieldable(L)); /* host_check_wait() saw to it */
         host_mark(co, true);
-        return WAITS;
+        return HOST_WAITS;
     }
     if (status != LUA_OK && status != LUA_YIELD) {
         lua_xmove(co, L, 1);
-        return RAISED;
+        return HOST_RAISED;
     }
     if (h->hook_yielded) {
         h->hook_yielded = false;
         close_thread(L, co);
         lua_pushliteral(L, "callback budget exceeded"); /* hardly seen: L ends at its next instruction */
-        return RAISED;
+        return HOST_RAISED;
     }
     if (!lua_checkstack(L, *results + 1)) {
         lua_pop(co, *results);
         lua_pushliteral(L, "too many results to resume");
-        return RAISED;
+        return HOST_RAISED;
     }
     lua_xmove(co, L, *results);
-    return RETURNED;
+    return HOST_RETURNED;
 }
 
 /* The arguments from first on are for co. False: they cannot be given, and why not is on the stack. */
@@ -101,14 +98,14 @@ static int resume_woken(lua_State *L, int status, lua_KContext context)
 static int resume_on(lua_State *L, lua_State *co, int arguments)
 {
     int results;
-    switch (step(L, co, arguments, &results)) {
-    case WAITS:
+    switch (host_step(L, co, arguments, &results)) {
+    case HOST_WAITS:
         return lua_yieldk(L, 0, 0, resume_woken);
-    case RETURNED:
+    case HOST_RETURNED:
         lua_pushboolean(L, true);
         lua_insert(L, -(results + 1));
         return results + 1;
-    case RAISED:
+    case HOST_RAISED:
     default:
         lua_pushboolean(L, false);
         lua_insert(L, -2);
@@ -159,12 +156,12 @@ static int wrap_woken(lua_State *L, int status, lua_KContext context)
 static int wrap_on(lua_State *L, lua_State *co, int arguments)
 {
     int results;
-    switch (step(L, co, arguments, &results)) {
-    case WAITS:
+    switch (host_step(L, co, arguments, &results)) {
+    case HOST_WAITS:
         return lua_yieldk(L, 0, 0, wrap_woken);
-    case RETURNED:
+    case HOST_RETURNED:
         return results;
-    case RAISED:
+    case HOST_RAISED:
     default:
         return raise_wrapped(L, co);
     }
@@ -189,6 +186,37 @@ static int co_wrap(lua_State *L)
     lua_xmove(L, co, 1);
     lua_pushcclosure(L, wrapped, 1);
     return 1;
+}
+
+/* ---- Closing what waits ---- */
+
+/* The coroutine in which co waits, or NULL when it waits by itself. */
+static lua_State *inner_of(lua_State *co)
+{
+    lua_Debug frame;
+    if (lua_status(co) != LUA_YIELD || !lua_checkstack(co, 2) || !lua_getstack(co, 0, &frame)) return NULL;
+    int top = lua_gettop(co);
+    lua_getinfo(co, "f", &frame);
+    lua_CFunction function = lua_tocfunction(co, -1);
+    lua_State *inner = NULL;
+    bool has_inner = function == wrapped                                     ? lua_getupvalue(co, -1, 1) != NULL
+                     : function == co_resume || function == host_api_timeout ? lua_getlocal(co, &frame, 1) != NULL
+                                                                             : false;
+    if (has_inner) inner = lua_tothread(co, -1);
+    lua_settop(co, top);
+    return inner != NULL && host_is_marked(inner) ? inner : NULL;
+}
+
+/* As deep as resumes can be nested in C, which is 200 (LUAI_MAXCCALLS). */
+int host_close_thread(lua_State *L, lua_State *co, const host_task *t)
+{
+    lua_State *inner = inner_of(co);
+    if (inner != NULL) {
+        if (host_close_thread(L, inner, t) != LUA_OK) host_report_close(host_of(L), t, inner);
+        lua_settop(inner, 0);
+        host_mark(inner, false);
+    }
+    return close_thread(L, co);
 }
 
 /* ---- The others ---- */

@@ -25,6 +25,8 @@ static const char *const kind_names[HOST_KINDS] = {
     [HOST_ON_UNLOAD] = "on_unload",
     [HOST_AFTER] = "the function of portico.after",
     [HOST_EVERY] = "the function of portico.every",
+    [HOST_SPAWN] = "the function of portico.spawn",
+    [HOST_FRAME] = "the frame's function",
     [HOST_TOP] = "the script's top level",
     [HOST_MIGRATE] = "migrate",
     [HOST_CLEANUP] = "clearing up",
@@ -77,6 +79,35 @@ static void push_context(lua_State *L, const host *h)
     lua_setfield(L, -2, "reload");
 }
 
+/* What a FRAME_CUSTOM is asked, and its answer. */
+struct host_question {
+    const uint8_t *data;
+    size_t len;
+    frame_found *found;
+    frame_status status;
+};
+
+/* The handler of HOST_FRAME. */
+static int answer(lua_State *L)
+{
+    const host_task *t = host_of(L)->task;
+    host_question *q = t->question;
+    q->status = host_frame_decode(L, t->c, q->found, q->data, q->len);
+    return 0;
+}
+
+/* Pushes what on_close gets behind the connection; returns how many. */
+static int push_end(lua_State *L, const host_task *t)
+{
+    const conn *c = t->c;
+    lua_pushstring(L, conn_reason_name((conn_reason)t->reason));
+    if (t->status != IO_OK) lua_pushstring(L, io_status_text(t->status));
+    else if (c->fault != FRAME_FAULT_NONE) lua_pushstring(L, frame_fault_text((frame_fault)c->fault));
+    else if (t->reason == CONN_EOF && conn_truncated(c) > 0) lua_pushliteral(L, "truncated message");
+    else return 1;
+    return 2;
+}
+
 /* Pushes the handler's arguments; returns how many. */
 static int push_arguments(lua_State *L, host_task *t)
 {
@@ -84,7 +115,7 @@ static int push_arguments(lua_State *L, host_task *t)
     case HOST_ON_MESSAGE:
         host_conn_push(L, t->c);
         lua_pushlstring(L, t->data, t->len);
-        return 2;
+        return 2 + host_frame_push_fields(L, t->c, t->data);
     case HOST_ON_CONNECT:
     case HOST_ON_READABLE:
     case HOST_ON_EOF:
@@ -93,10 +124,7 @@ static int push_arguments(lua_State *L, host_task *t)
         return 1;
     case HOST_ON_CLOSE:
         host_conn_push(L, t->c);
-        lua_pushstring(L, conn_reason_name((conn_reason)t->reason));
-        if (t->status == IO_OK) return 2;
-        lua_pushstring(L, io_status_text(t->status));
-        return 3;
+        return 1 + push_end(L, t);
     case HOST_ON_ERROR: /* the error's table came as the coroutine's argument, unless there was no memory for it */
         if (t->c != NULL) host_conn_push(L, t->c);
         else lua_pushnil(L);
@@ -111,6 +139,8 @@ static int push_arguments(lua_State *L, host_task *t)
     case HOST_NOTHING:
     case HOST_AFTER:
     case HOST_EVERY:
+    case HOST_SPAWN:
+    case HOST_FRAME:
     case HOST_TOP:
     case HOST_MIGRATE:
     case HOST_CLEANUP:
@@ -124,13 +154,18 @@ static int push_arguments(lua_State *L, host_task *t)
 static bool wants_on_error(const host *h, const host_task *t)
 {
     return (h->handlers & HOST_BIT(HOST_ON_ERROR)) && t->kind != HOST_ON_ERROR && !h->loading &&
-           t->kind != HOST_ON_UNLOAD;
+           t->kind != HOST_ON_UNLOAD && !t->quiet;
 }
 
 /* The error is on top. Leaves it for on_error, if there is one. */
 static int take_error(lua_State *L, host *h, host_task *t, int status)
 {
     t->failed = (uint8_t)status;
+    if (t->spawn != NULL && status != LUA_ERRMEM) {
+        host_spawn_keep_error(L, t->spawn);
+        t->quiet = host_spawn_is_joined(t->spawn);
+        if (t->quiet) return 0;
+    }
     host_count_error(h);
     if (status == LUA_ERRMEM) {
         host_reserve(h, false);
@@ -141,6 +176,37 @@ static int take_error(lua_State *L, host *h, host_task *t, int status)
     return wants_on_error(h, t) ? 1 : 0;
 }
 
+/* Protected: sends the message at 1. */
+static int reply(lua_State *L)
+{
+    conn *c = host_of(L)->task->c;
+    host_message_send_any(L, c, 1);
+    return 0;
+}
+
+/* Sends the string that on_message returned, on top. Returns a status of Lua's; if it is not LUA_OK, the error is on top. */
+static int send_reply(lua_State *L, conn *c)
+{
+    size_t len;
+    const char *bytes = lua_tolstring(L, -1, &len);
+    io_status sent;
+    if (c->state != CONN_OPEN) return LUA_OK; /* closed meanwhile: nobody to tell */
+    switch (c->limits->frame.type) {
+    case FRAME_RAW:
+        /* A queue that ran over has ended the connection already. */
+        if (conn_send(c, bytes, len) == IO_LIMIT) conn_abort(c, CONN_LIMIT, IO_LIMIT);
+        return LUA_OK;
+    case FRAME_CUSTOM:
+        break;
+    default:
+        if (host_message_send(&sent, c, bytes, len) == NULL) return LUA_OK;
+    }
+    lua_pushcfunction(L, host_make_error);
+    lua_pushcfunction(L, reply);
+    lua_pushvalue(L, -3);
+    return lua_pcall(L, 1, 0, -3);
+}
+
 /* The handler has returned, its first result or the error on top. */
 static int take_result(lua_State *L, int status, lua_KContext context)
 {
@@ -148,15 +214,14 @@ static int take_result(lua_State *L, int status, lua_KContext context)
     if (status != LUA_OK && status != LUA_YIELD) return take_error(L, t->host, t, status);
     switch ((host_kind)t->kind) {
     case HOST_ON_MESSAGE:
-        if (lua_type(L, -1) == LUA_TSTRING) {
-            size_t len;
-            const char *reply = lua_tolstring(L, -1, &len);
-            /* Closed meanwhile: nobody to tell. A queue that ran over has ended the connection already. */
-            if (conn_send(t->c, reply, len) == IO_LIMIT) conn_abort(t->c, CONN_LIMIT, IO_LIMIT);
-        }
+        if (lua_type(L, -1) == LUA_TSTRING) status = send_reply(L, t->c);
+        if (status != LUA_OK && status != LUA_YIELD) return take_error(L, t->host, t, status);
         break;
     case HOST_ON_CONNECT:
         if (lua_isboolean(L, -1) && !lua_toboolean(L, -1)) conn_close(t->c, CONN_LOCAL);
+        break;
+    case HOST_SPAWN:
+        host_spawn_keep(L, t->spawn, 2); /* 1 is the message handler */
         break;
     case HOST_ON_ERROR:
         t->keep = lua_type(L, -1) == LUA_TSTRING && strcmp(lua_tostring(L, -1), "keep") == 0;
@@ -175,11 +240,17 @@ static int dispatch(lua_State *L)
     int handler = lua_gettop(L);           /* of errors: 1, or 2 above the error's table */
     if (t->timer != NULL) {
         arguments = host_timer_push(L, t->timer);
+    } else if (t->spawn != NULL) {
+        arguments = host_spawn_push(L, t->spawn);
+    } else if (t->kind == HOST_FRAME) {
+        lua_pushcfunction(L, answer);
+        arguments = 0;
     } else {
         push_handler(L, t);
         arguments = push_arguments(L, t);
     }
-    int status = lua_pcallk(L, arguments, 1, handler, (lua_KContext)t, take_result);
+    int results = t->spawn != NULL ? LUA_MULTRET : 1;
+    int status = lua_pcallk(L, arguments, results, handler, (lua_KContext)t, take_result);
     return take_result(L, status, (lua_KContext)t);
 }
 
@@ -268,7 +339,9 @@ static host_task *task_take(host *h, host_kind kind, conn *c)
     t->kind = (uint8_t)kind;
     t->c = c;
     t->timer = NULL;
+    t->spawn = NULL;
     t->failed = LUA_OK;
+    t->quiet = false;
     return t;
 }
 
@@ -325,6 +398,7 @@ static void task_over(host *h, host_task *t)
     if (t->held) conn_unhold(c);
     t->held = false;
     if (t->timer != NULL) host_timer_over(h, t->timer);
+    else if (t->spawn != NULL) host_spawn_over(h, t->spawn, t->failed == LUA_OK ? HOST_SPAWN_DONE : HOST_SPAWN_FAILED);
     else if (t->kind == HOST_ON_CLOSE || (t->kind == HOST_ON_ERROR && t->origin == HOST_ON_CLOSE)) end_conn(h, c);
     else if (c != NULL && h != h->seat->current && host_is_movable(c)) host_move(c);
     task_give(h, t);
@@ -354,6 +428,7 @@ static int report_overrun(lua_State *L)
 {
     const host_task *t = lua_touserdata(L, 1);
     host_push_overrun_error(L, t);
+    if (t->spawn != NULL) host_spawn_keep_error(L, t->spawn);
     host_report(L, t);
     return 1;
 }
@@ -387,9 +462,11 @@ static void task_failed(host *h, host_task *t)
         task_over(h, t);
         return;
     }
-    /* The same task goes on as on_error, in a slice of its own. A timer does not wait for that. */
+    /* The same task goes on as on_error, in a slice of its own. A timer, and who joins, do not wait for that. */
     if (t->timer != NULL) host_timer_over(h, t->timer);
+    if (t->spawn != NULL) host_spawn_over(h, t->spawn, HOST_SPAWN_FAILED);
     t->timer = NULL;
+    t->spawn = NULL;
     t->origin = t->kind;
     t->kind = HOST_ON_ERROR;
     t->failed = LUA_OK;
@@ -453,6 +530,8 @@ void host_check_wait(lua_State *L, const char *function)
         why = "on_load and on_check end before the server starts; leave it to portico.after(0, function() ... end)";
     } else if (h->task->kind == HOST_ON_UNLOAD) {
         why = "on_unload is the end";
+    } else if (h->task->kind == HOST_FRAME) {
+        why = "the frame's function answers at once";
     } else if (h->blocked || !lua_isyieldable(L)) {
         why =
             "it was called through a C function that cannot wait (table.sort, string.gsub, tostring, require, __gc, …)";
@@ -466,21 +545,28 @@ void host_task_wake(host_task *t)
     run(t->host, t, 0);
 }
 
+void host_kill(host_task *t)
+{
+    host *h = t->host;
+    host_spawn *spawn = t->spawn;
+    bool is_own = h->task == NULL; /* else this is part of somebody's slice */
+    t->spawn = NULL;
+    host_wait_end(t);
+    unsuspend(h, t);
+    if (is_own) host_slice_begin(h, HOST_CLEANUP, 0, h->L);
+    lua_State *from = is_own ? h->L : atomic_load_explicit(&h->running, memory_order_relaxed);
+    int status = host_close_thread(from, t->co, t); /* runs pending __close */
+    if (is_own) host_slice_end(h, h->L);
+    if (status != LUA_OK) host_report_close(h, t, t->co);
+    task_reset(t);
+    t->keep = false;
+    task_over(h, t);
+    if (spawn != NULL) host_spawn_over(h, spawn, HOST_SPAWN_CANCELED);
+}
+
 void host_kill_waiting(host *h)
 {
-    while (h->waiting != NULL) {
-        host_task *t = h->waiting;
-        timer_stop(&h->worker->timers, &t->wake);
-        if (t->waiting == HOST_CONNECTS) host_connect_abandon(t->attempt);
-        unsuspend(h, t);
-        host_slice_begin(h, HOST_CLEANUP, 0, t->co);
-        int status = lua_closethread(t->co, h->L); /* runs pending __close */
-        host_slice_end(h, t->co);
-        if (status != LUA_OK) host_report_close(h, t);
-        task_reset(t);
-        t->keep = false;
-        task_over(h, t);
-    }
+    while (h->waiting != NULL) host_kill(h->waiting);
 }
 
 /* ---- Events ---- */
@@ -513,10 +599,19 @@ static void on_open(conn *c, io_status status)
     if (c->outbound && status == IO_OK) host_connect_opened(h, c, status);
 }
 
-static void on_data(conn *c, const uint8_t *data, size_t len)
+frame_status host_call_frame(host *h, conn *c, frame_found *found, const uint8_t *data, size_t len)
 {
-    host *h = serve(c);
-    if (!(handlers_of(h, c) & HOST_BIT(HOST_ON_MESSAGE))) return;
+    host_question question = {.data = data, .len = len, .found = found, .status = FRAME_MORE};
+    host_task *t = task_take(h, HOST_FRAME, c);
+    found->need = len + 1;
+    if (t != NULL) t->question = &question;
+    /* on_error may want to keep the connection, but where its next message begins nobody knows. */
+    if (t == NULL || !start(h, t)) conn_abort(c, CONN_ERROR, IO_OK);
+    return question.status;
+}
+
+void host_call_message(host *h, conn *c, const uint8_t *data, size_t len)
+{
     host_task *t = task_take(h, HOST_ON_MESSAGE, c);
     if (t == NULL) {
         conn_abort(c, CONN_ERROR, IO_LIMIT);
@@ -525,6 +620,14 @@ static void on_data(conn *c, const uint8_t *data, size_t len)
     t->data = data;
     t->len = len;
     start(h, t);
+}
+
+static void on_data(conn *c, const uint8_t *data, size_t len)
+{
+    host *h = serve(c);
+    if (!(handlers_of(h, c) & HOST_BIT(HOST_ON_MESSAGE))) return;
+    if (c->limits->frame.type == FRAME_RAW) host_call_message(h, c, data, len);
+    else host_messages(h, c, data, len);
 }
 
 static void on_readable(conn *c)
@@ -549,6 +652,7 @@ static void on_close(conn *c, conn_reason reason, io_status status)
 {
     host *h = serve(c);
     host_task *t = NULL;
+    if (reason == CONN_EOF && conn_truncated(c) > 0) host_note_truncated(c);
     if (handlers_of(h, c) & HOST_BIT(HOST_ON_CLOSE)) t = task_take(h, HOST_ON_CLOSE, c);
     if (t == NULL) {
         end_conn(h, c);
@@ -586,4 +690,13 @@ void host_call_timer(host *h, host_timer *ht)
     }
     t->timer = ht;
     start(h, t);
+}
+
+bool host_call_spawn(host *h, host_spawn *s)
+{
+    host_task *t = task_take(h, HOST_SPAWN, NULL);
+    if (t == NULL) return false;
+    t->spawn = s;
+    start(h, t);
+    return true;
 }

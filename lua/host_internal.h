@@ -40,7 +40,9 @@ enum {
     HOST_DRAW_MAX = 65536,         /* bytes of one conn:recv() */
     HOST_DRAW_DEFAULT = 16384,     /* … when the script names no number */
     HOST_LISTEN_MAX = 64,          /* addresses in the script's `listen` */
-    HOST_TIMER_ARGS_MAX = 64,      /* extra arguments of portico.after() */
+    HOST_TIMER_ARGS_MAX = 64,      /* extra arguments of portico.after(), portico.spawn() */
+    HOST_SPAWN_MAX = 100000,       /* tasks of portico.spawn() at a time */
+    HOST_LINE_ROUND = 256,         /* turns before packets come first again */
     HOST_SECONDS_MAX = 1000000000, /* 31 years: more is a mistake */
     HOST_RESERVE_BYTES = 256 << 10 /* above the cap, for reporting that the cap was reached */
 };
@@ -51,6 +53,10 @@ typedef struct host_task host_task;
 typedef struct host_conn host_conn;
 typedef struct host_timer host_timer;
 typedef struct host_attempt host_attempt; /* of portico.connect() */
+typedef struct host_spawn host_spawn;     /* of portico.spawn() */
+typedef struct host_turn host_turn;
+typedef struct host_custom host_custom; /* a frame that Lua decodes */
+typedef struct host_question host_question;
 
 /* What runs. Those up to HOST_ON_UNLOAD are the script's handlers and index the upvalues of the dispatcher. */
 typedef enum host_kind {
@@ -67,6 +73,8 @@ typedef enum host_kind {
     HOST_ON_UNLOAD,
     HOST_AFTER,   /* the function of portico.after() */
     HOST_EVERY,   /* … of portico.every() */
+    HOST_SPAWN,   /* … of portico.spawn() */
+    HOST_FRAME,   /* a function that decodes a frame */
     HOST_TOP,     /* the script's top level */
     HOST_MIGRATE, /* the script's migrate() */
     HOST_CLEANUP, /* collecting garbage, closing variables */
@@ -98,6 +106,34 @@ typedef struct host_watch {
     host *next;              /* the watchdog's list */
 } host_watch;
 
+/* A place in the line of what runs next: in order, and outside of any slice. */
+struct host_turn {
+    host_turn *next;
+    host_turn *prev;
+    void (*run)(host *h, host_turn *turn); /* it has left the line by then */
+    bool lined_up;
+};
+
+typedef struct host_line {
+    host_turn *first;
+    host_turn *last;
+    uint32_t count;
+    bool moves; /* the host has come into force */
+    timer
+        clock; /* runs always: due at once while somebody stands in line, else never; so that starting it cannot fail */
+} host_line;
+
+/* Tasks that wait for the same thing, in the order in which they came. It is part of a userdata that each of them has
+ * on its stack. */
+typedef struct host_queue {
+    host_task *first;
+    host_task *last;
+    uint32_t count; /* who waits */
+    uint32_t woken; /* who has been woken and has not gone on yet */
+    /* One that waited, or had been woken, is being ended. NULL: nobody cares. */
+    void (*left)(struct host_queue *q, host_task *t);
+} host_queue;
+
 /* A worker's app_state. */
 struct host_seat {
     worker *worker;
@@ -123,9 +159,11 @@ struct host {
     worker *worker; /* the seat's, and so is config */
     const host_config *config;
     generation *generation;
-    conn_events events;  /* of the connections that this host serves: they lead back to it, see host_of_conn() */
-    uint32_t conns;      /* so many: accepted ones from on_open on */
-    host_timer *timers;  /* all that run or are to run, through next and prev */
+    conn_events events; /* of the connections that this host serves: they lead back to it, see host_of_conn() */
+    uint32_t conns;     /* so many: accepted ones from on_open on */
+    host_timer *timers; /* all that run or are to run, through next and prev */
+    host_line line;
+    uint32_t spawned;    /* tasks of portico.spawn() that are not over */
     bool in_force;       /* timers run: the state has loaded, and is the seat's current one */
     bool loading;        /* top level, on_load or on_check run: what goes wrong refuses the generation */
     bool gives_way;      /* … beside a host that is in force, which has its turns meanwhile */
@@ -137,6 +175,7 @@ struct host {
     int migrate_ref;     /* the script's migrate(), or LUA_NOREF */
     int conn_meta_ref;   /* where the metatables are */
     int timer_meta_ref;
+    int frame_ref;     /* of limits.frame, if Lua decodes it: a host_custom */
     uint32_t handlers; /* HOST_BIT() of those that the script has */
     uint32_t idle_count;
     uint32_t busy;        /* waiting tasks that belong to a connection */
@@ -162,7 +201,13 @@ struct host {
     size_t warning_len;
 };
 
-typedef enum host_waiting { HOST_RUNS, HOST_SLEEPS, HOST_CONNECTS } host_waiting;
+typedef enum host_waiting {
+    HOST_RUNS,
+    HOST_SLEEPS,
+    HOST_CONNECTS,
+    HOST_QUEUES, /* in t->queue */
+    HOST_READY   /* woken from there, and in line */
+} host_waiting;
 
 /* Lives in a userdata whose user value is the coroutine. */
 struct host_task {
@@ -174,8 +219,14 @@ struct host_task {
     conn *c;          /* the connection whose handler this is, or NULL; it stays until the task is over */
     const void *data; /* HOST_ON_MESSAGE: until the first wait */
     size_t len;
-    host_timer *timer;     /* HOST_AFTER, HOST_EVERY */
-    host_attempt *attempt; /* HOST_CONNECTS */
+    host_timer *timer;       /* HOST_AFTER, HOST_EVERY */
+    host_attempt *attempt;   /* HOST_CONNECTS */
+    host_question *question; /* HOST_FRAME */
+    host_spawn *spawn;       /* HOST_SPAWN, until it is over */
+    host_queue *queue;       /* HOST_QUEUES, HOST_READY; else NULL */
+    host_task *queue_next;
+    host_task *queue_prev;
+    host_turn turn;
     int ref;
     io_status status; /* HOST_ON_CLOSE: what broke it */
     uint8_t reason;   /* HOST_ON_CLOSE: a conn_reason */
@@ -185,6 +236,8 @@ struct host_task {
     uint8_t waiting;  /* a host_waiting */
     bool held;        /* conn_hold(c) is in force */
     bool keep;        /* HOST_ON_ERROR: the handler said "keep" */
+    bool woken;       /* how the last wait in a queue ended: it was woken; else its deadline came */
+    bool quiet;       /* its error is for who waits to join it, and for nobody else */
 };
 
 /* The userdata that scripts see as conn. It is valid while the slot that it points to has its id: slots are not freed
@@ -200,6 +253,7 @@ struct host_conn {
     uint32_t handlers;          /* outbound: its own */
     int ref;                    /* LUA_NOREF: not anchored */
     bool carried;               /* moved here from a host that cannot be gone back to */
+    int frame_ref;              /* conn->own_frame: the host_custom, if Lua decodes it */
 };
 
 /* The connection of a userdata, or NULL when it is over, for scripts at least. */
@@ -293,6 +347,11 @@ int host_protect(host *h, lua_CFunction function, void *argument, int results);
 void host_dispatcher_push(lua_State *L);
 /* What a host does with the events of connections. */
 extern const conn_events host_events;
+/* on_message, with those bytes. */
+void host_call_message(host *h, conn *c, const uint8_t *data, size_t len);
+/* Asks a FRAME_CUSTOM for the message at the front of the bytes. When its function has raised, which has been logged, the
+ * connection is not open any more, and the answer FRAME_MORE. */
+frame_status host_call_frame(host *h, conn *c, frame_found *found, const uint8_t *data, size_t len);
 /* The same for kind, also from inside of a slice of the host's; without results. *used: where an error's message is on top,
  * when the result is not LUA_OK. */
 int host_call(host *h, host_kind kind, lua_CFunction function, void *argument, lua_State **used);
@@ -306,6 +365,49 @@ void host_check_wait(lua_State *L, const char *function);
 void host_task_wake(host_task *t);
 /* Ends all suspended tasks. */
 void host_kill_waiting(host *h);
+/* Ends one: runs what its coroutines have to close, in the slice that runs, or else in one of its own. */
+void host_kill(host_task *t);
+/* False: there was no memory for it, which has been logged. */
+bool host_call_spawn(host *h, host_spawn *s);
+
+/* ---- host_wait.c: tasks that wait for each other ---- */
+/* False: out of memory. */
+bool host_line_open(host *h);
+void host_line_close(host *h);
+/* The host comes into force: what has lined up until now begins to run. */
+void host_line_start(host *h);
+/* Last in the line. */
+void host_line_up(host *h, host_turn *turn);
+void host_line_leave(host *h, host_turn *turn); /* one that has not lined up is fine */
+/* A timeout argument: ns, or INT64_MAX when there is none. raises */
+int64_t host_check_timeout(lua_State *L, int arg);
+/* The task that runs waits at the end of q for at most timeout_ns; then k goes on: see host_task.woken. Returns what
+ * the calling C function has to return. After host_check_wait(). raises */
+int host_wait_in(lua_State *L, host_queue *q, int64_t timeout_ns, lua_KContext context, lua_KFunction k);
+/* Wakes who came first. False: nobody waits. */
+bool host_queue_wake(host_queue *q);
+/* Takes a suspended task out of whatever it waits for. It has then to be woken, or ended. */
+void host_wait_end(host_task *t);
+
+/* ---- host_spawn.c, host_timeout.c, host_channel.c, host_semaphore.c ---- */
+void host_spawn_library(lua_State *L); /* raises; and so do those of the others */
+int host_api_spawn(lua_State *L);
+/* Pushes function and arguments, which it gives up; returns how many arguments. raises */
+int host_spawn_push(lua_State *L, host_spawn *s);
+/* Keeps what the function has returned: the values from index first to the top. raises */
+void host_spawn_keep(lua_State *L, host_spawn *s, int first);
+/* Keeps the message of the error on top of the stack. raises */
+void host_spawn_keep_error(lua_State *L, host_spawn *s);
+/* Somebody waits in task:join(). */
+bool host_spawn_is_joined(const host_spawn *s);
+typedef enum host_spawn_end { HOST_SPAWN_DONE, HOST_SPAWN_FAILED, HOST_SPAWN_CANCELED } host_spawn_end;
+void host_spawn_over(host *h, host_spawn *s, host_spawn_end how);
+void host_timeout_library(lua_State *L);
+int host_api_timeout(lua_State *L);
+void host_channel_library(lua_State *L);
+int host_api_channel(lua_State *L);
+void host_semaphore_library(lua_State *L);
+int host_api_semaphore(lua_State *L);
 
 /* ---- host.c ---- */
 /* A state for that generation, which is retained; the script is not loaded yet. NULL: it has been logged why not. */
@@ -354,8 +456,8 @@ void host_report(lua_State *L, const host_task *t);
 void host_push_overrun_error(lua_State *L, const host_task *t);
 /* Logs that there was no memory. */
 void host_report_memory(host *h, host_kind kind, const conn *c);
-/* Logs the error on top of the stack of a task that was ended. */
-void host_report_close(host *h, const host_task *t);
+/* Logs the error on top of the stack of a coroutine of a task's that was closed. */
+void host_report_close(host *h, const host_task *t, lua_State *co);
 /* Pushes an error value as text, without calling metamethods. From and to may be the same. raises */
 void host_push_error_text(lua_State *to, lua_State *from, int index);
 /* Pushes the traceback of a thread, without the host's own frames at its end. raises */
@@ -376,6 +478,30 @@ void host_conn_detach(host *h, conn *c);
 /* The same for one that never belonged to a connection. */
 void host_conn_drop(host *h, host_conn *hc);
 
+/* ---- host_frame.c: frames as scripts declare them ---- */
+/* Keeps what it needs of the library `string`. raises */
+void host_frame_library(lua_State *L);
+/* Reads the frame declared by the value at index.
+ * result  NULL: the rule is set, and on top of the stack is a host_custom for FRAME_CUSTOM, else nil.
+ *         Otherwise what is wrong, as a string on the stack: "frame.size: 1, 2, 3, 4 or 8 expected, got 5". raises */
+const char *host_frame_read(lua_State *L, frame_rule *rule, int index);
+/* frame_decode() for a connection with FRAME_CUSTOM. raises what the script's function does */
+frame_status host_frame_decode(lua_State *L, const conn *c, frame_found *found, const uint8_t *data, size_t len);
+/* Pushes what on_message gets behind a message: the values of its header, which stands before data. Returns how many. raises */
+int host_frame_push_fields(lua_State *L, const conn *c, const uint8_t *data);
+/* With FRAME_CUSTOM: makes of the values from index message to the top a string to be sent, on top. raises */
+void host_frame_encode(lua_State *L, const conn *c, int message);
+
+/* ---- host_message.c: messages of connections that have a frame ---- */
+/* on_data for them: calls on_message for each whole one. */
+void host_messages(host *h, conn *c, const uint8_t *data, size_t len);
+/* Sends one, in a frame that is not FRAME_CUSTOM. Returns NULL, and conn_send()'s result; or what is wrong with it. */
+const char *host_message_send(io_status *status, conn *c, const void *data, size_t len);
+/* Sends the values from index message to the top as one message, in any frame but FRAME_RAW. raises what is wrong with it */
+io_status host_message_send_any(lua_State *L, conn *c, int message);
+/* Logs that the stream ended inside a message. */
+void host_note_truncated(const conn *c);
+
 /* ---- host_connect.c: portico.connect ---- */
 int host_api_connect(lua_State *L);
 /* An outbound connection is open, or it is known why not. */
@@ -390,7 +516,7 @@ int host_api_every(lua_State *L);
 int host_api_sleep(lua_State *L);
 /* Pushes function and arguments; returns how many arguments. raises */
 int host_timer_push(lua_State *L, host_timer *ht);
-/* Starts all timers of a host that comes into force. */
+/* Starts all timers of a host that comes into force, and its line. */
 void host_timers_start(host *h);
 /* Stops them all, and keeps in mind what is left. */
 void host_timers_stop(host *h);
@@ -402,6 +528,13 @@ host_kind host_timer_kind(const host_timer *ht);
 
 /* ---- host_coroutine.c, host_library.c, host_api.c ---- */
 void host_coroutine_library(lua_State *L); /* raises */
+typedef enum host_outcome { HOST_RETURNED, HOST_RAISED, HOST_WAITS } host_outcome;
+/* Resumes co with so many arguments, which are on its stack. HOST_RETURNED: *results values are on L; HOST_RAISED: the
+ * error is; HOST_WAITS: L has to wait as well: to yield, with a continuation that calls this again. raises */
+host_outcome host_step(lua_State *L, lua_State *co, int arguments, int *results);
+/* Closes co, and before it those that it waits in, innermost first. Returns the status of co; an error is on its stack;
+ * errors of the others are logged, as the task's. */
+int host_close_thread(lua_State *L, lua_State *co, const host_task *t);
 /* Opens the standard libraries, and changes what does not fit a server. raises */
 void host_library_open(lua_State *L);
 /* Makes the global `portico`. raises */
@@ -432,6 +565,9 @@ uint32_t host_limit_set(lua_State *L, conn_limits *limits, const char *name, int
 /* Makes the queue's marks fit each other: those that were not given follow the ones that were. NULL, or what is wrong.
  * */
 const char *host_limits_settle(conn_limits *limits, uint32_t given);
+/* Makes the metatable of a kind of userdata, of that name, and puts it under the key into the registry. raises */
+void host_metatable(lua_State *L, const char *name, const void *key, const luaL_Reg *methods,
+                    const luaL_Reg *metamethods);
 /* Pushes nil, message, code, as scripts get it; returns 3. raises */
 int host_push_failure(lua_State *L, const char *message, const char *code);
 

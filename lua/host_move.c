@@ -115,6 +115,8 @@ static void settle_in(conn *c, host *from, host *to, host_conn *made)
         .events = &to->events, .limits = &to->limits, .receive = to->receive, .half_open = to->half_open};
     if (wants_ready != (c->receive == CONN_READY)) c->own_receive = false; /* it would not fit the handlers */
     c->user = made;
+    /* A frame of its own with functions stays behind with the state that has them. */
+    if (c->limits->frame.type == FRAME_CUSTOM) c->own_frame = false;
     conn_move(c, &config);
     if (!c->open_told) return;
     to->conns++;

@@ -186,10 +186,10 @@ void host_report_waiting(host *h)
     }
 }
 
-void host_report_close(host *h, const host_task *t)
+void host_report_close(host *h, const host_task *t, lua_State *co)
 {
     char place[PLACE_MAX];
-    const char *text = lua_type(t->co, -1) == LUA_TSTRING ? lua_tostring(t->co, -1) : "(error object is not a string)";
+    const char *text = lua_type(co, -1) == LUA_TSTRING ? lua_tostring(co, -1) : "(error object is not a string)";
     host_count_error(h);
     log_write(LOG_ERROR, "%s\nin a __close, %s, which was ended while it waited", text,
               describe(place, sizeof(place), (host_kind)t->kind, t->c));

@@ -121,9 +121,8 @@ static void read_setting(lua_State *L, host *h, const char *name, int value)
         lua_pushvalue(L, value);
         h->migrate_ref = luaL_ref(L, LUA_REGISTRYINDEX);
     } else {
-        if (lua_type(L, value) == LUA_TSTRING && strcmp(lua_tostring(L, value), "raw") == 0) return;
-        lua_pushliteral(L, "frame: this version of Portico has \"raw\" only");
-        fail(L);
+        if (host_frame_read(L, &h->limits.frame, value) != NULL) fail(L);
+        h->frame_ref = luaL_ref(L, LUA_REGISTRYINDEX);
     }
 }
 
@@ -231,6 +230,11 @@ static int load(lua_State *L)
     host_library_open(L);
     host_conn_library(L);
     host_timer_library(L);
+    host_spawn_library(L);
+    host_timeout_library(L);
+    host_channel_library(L);
+    host_semaphore_library(L);
+    host_frame_library(L);
     host_api_open(L);
     lua_gc(L, LUA_GCRESTART);
     lua_gc(L, LUA_GCGEN, 0, 0);

@@ -106,6 +106,23 @@ const char *host_limits_settle(conn_limits *limits, uint32_t given)
     return NULL;
 }
 
+/* ---- Metatables ---- */
+
+void host_metatable(lua_State *L, const char *name, const void *key, const luaL_Reg *methods,
+                    const luaL_Reg *metamethods)
+{
+    lua_newtable(L); /* stack: metatable */
+    luaL_setfuncs(L, metamethods, 0);
+    lua_newtable(L);
+    luaL_setfuncs(L, methods, 0);
+    lua_setfield(L, -2, "__index");
+    lua_pushstring(L, name);
+    lua_setfield(L, -2, "__name");
+    lua_pushstring(L, name); /* what getmetatable() says */
+    lua_setfield(L, -2, "__metatable");
+    lua_rawsetp(L, LUA_REGISTRYINDEX, key);
+}
+
 /* ---- Results ---- */
 
 int host_push_failure(lua_State *L, const char *message, const char *code)

@@ -111,7 +111,7 @@ static int64_t look_after_lingering(host_seat *seat, int64_t now_ns)
         int64_t look_ns = INT64_MAX;
         next = h->next;
         if (now_ns >= deadline_ns && !h->cut) cut(h);
-        if (!seat->sweeping && h->conns == 0 && h->waiting == NULL) {
+        if (!seat->sweeping && h->conns == 0 && h->waiting == NULL && h->spawned == 0) {
             take_out(seat, h);
             host_close(h);
             continue;
@@ -147,7 +147,8 @@ static void look_soon(host_seat *seat)
 
 void host_loosen(host *h)
 {
-    if (h->conns == 0 && h->waiting == NULL && h != h->seat->current && h != h->seat->fallback) look_soon(h->seat);
+    if (h->conns == 0 && h->waiting == NULL && h->spawned == 0 && h != h->seat->current && h != h->seat->fallback)
+        look_soon(h->seat);
 }
 
 static void begin_sweep(host_seat *seat)

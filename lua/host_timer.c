@@ -81,6 +81,7 @@ void host_timers_start(host *h)
         log_write(LOG_ERROR, "a timer ends: out of memory");
         forget(h, ht);
     }
+    host_line_start(h);
 }
 
 static int64_t at_least_0(int64_t ns)

@@ -1,0 +1,13 @@
+/* io_sim.h - the backend of the simulated kernel. */
+#ifndef PORTICO_TESTS_SIM_IO_SIM_H
+#define PORTICO_TESTS_SIM_IO_SIM_H
+
+#include "io.h"
+
+extern const io_backend io_backend_sim;
+
+/* Ports that are open, and operations that are pending on them: 0 at the end. */
+uint32_t sim_ports_open(void);
+uint32_t sim_ops_pending(void);
+
+#endif

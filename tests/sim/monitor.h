@@ -1,0 +1,29 @@
+/* monitor.h - what the oracles know of the program's connections. The linker leads the calls that open, send and draw
+ * through here, and a connection's events come through here on their way to the host.
+ */
+#ifndef PORTICO_TESTS_SIM_MONITOR_H
+#define PORTICO_TESTS_SIM_MONITOR_H
+
+#include "io.h"
+#include "server.h"
+
+/* What is asked of the script that runs. */
+typedef struct sim_expect {
+    bool echoes;   /* what it sends on a connection is what it received there, all of it if the peer closes well */
+    bool late;     /* … but perhaps only when the peer has sent FIN */
+    bool connects; /* it opens connections of its own */
+} sim_expect;
+
+void sim_monitor_open(sim_expect expect);
+/* A worker has opened its app, and knows its port. */
+void sim_monitor_worker(worker *w);
+/* After each packet, and each time the worker is about to wait: at_rest if there is nothing it knows to do. */
+void sim_monitor_step(io_port *port);
+void sim_monitor_rest(io_port *port, bool at_rest);
+/* Connections that were opened, and bytes that were delivered to the script: for the summary. */
+uint64_t sim_monitor_opened(void);
+uint64_t sim_monitor_delivered(void);
+/* All connections are over, and each was told so. */
+void sim_monitor_close(void);
+
+#endif

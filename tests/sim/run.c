@@ -1,0 +1,279 @@
+/* run.c - one seed. Three acts: clients and faults of all kinds; then no more faults, and whoever comes now must be
+ * served within a bound; then the stop, which must end in time with nothing left behind. In some runs the stop comes in
+ * the middle of the first act. */
+#include "run.h"
+
+#include "fiber.h"
+#include "file.h"
+#include "generation.h"
+#include "host.h"
+#include "io_sim.h"
+#include "kernel.h"
+#include "mem.h"
+#include "monitor.h"
+#include "peer.h"
+#include "server.h"
+#include "wraps.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PORT = 7000, CLIENTS_MAX = 24, PROBES = 3, PATH_MAX_BYTES = 512 };
+
+#define PROBE_NS (5 * SIM_SECOND)
+
+typedef struct script {
+    const char *name;
+    sim_expect expect;
+    uint32_t weight;
+    const char *source;
+    size_t len;
+} script;
+
+static script scripts[] = {
+    {.name = "echo", .expect = {.echoes = true}, .weight = 3},
+    {.name = "default", .expect = {.echoes = true}, .weight = 3},
+    {.name = "posted", .expect = {.echoes = true}, .weight = 2},
+    {.name = "half_close", .expect = {.echoes = true, .late = true}, .weight = 2},
+    {.name = "sleeper", .expect = {.echoes = true}, .weight = 3},
+    {.name = "pauser", .expect = {.echoes = true}, .weight = 3},
+    {.name = "switcher", .expect = {.echoes = true}, .weight = 2},
+    {.name = "proxy", .expect = {.connects = true}, .weight = 3},
+    {.name = "broadcast", .weight = 2},
+    {.name = "chargen", .weight = 2},
+    {.name = "closer", .weight = 4},
+};
+
+/* ---- Scripts ---- */
+
+static const char *read_file(const char *path, size_t *len)
+{
+    char why[256];
+    char *text;
+    if (!file_read(&text, len, path, why, sizeof(why))) sim_fail("sim", "%s: %s", path, why);
+    return text;
+}
+
+void sim_scripts_open(const char *directory, const char *default_script)
+{
+    char path[PATH_MAX_BYTES];
+    for (size_t i = 0; i < array_count(scripts); i++) {
+        script *s = &scripts[i];
+        bool is_default = strcmp(s->name, "default") == 0;
+        (void)snprintf(path, sizeof(path), "%s/%s.lua", directory, s->name);
+        s->source = read_file(is_default ? default_script : path, &s->len);
+    }
+}
+
+static const script *choose_script(const char *name)
+{
+    uint64_t weights = 0;
+    for (size_t i = 0; i < array_count(scripts); i++) {
+        if (name != NULL && strcmp(name, scripts[i].name) == 0) return &scripts[i];
+        weights += scripts[i].weight;
+    }
+    if (name != NULL) sim_fail("sim", "there is no script '%s'", name);
+    uint64_t chosen = sim_below(SIM_SETUP, weights);
+    for (size_t i = 0;; i++) {
+        if (chosen < scripts[i].weight) return &scripts[i];
+        chosen -= scripts[i].weight;
+    }
+}
+
+/* A generation owns its text. */
+static generation *open_generation(const script *s)
+{
+    char *source = mem_alloc(s->len + 1);
+    if (source == NULL) abort();
+    memcpy(source, s->source, s->len + 1);
+    return generation_open(1, "", source, s->len);
+}
+
+/* ---- The app: the host, with the monitor looking on ---- */
+
+static bool app_open(worker *w, void *context)
+{
+    bool ok = host_app.open(w, context);
+    if (ok) sim_monitor_worker(w);
+    return ok;
+}
+
+static worker_app monitored_app(void)
+{
+    worker_app app = host_app;
+    app.open = app_open;
+    return app;
+}
+
+/* ---- Configuration ---- */
+
+static int64_t draw_limit(int64_t low, int64_t high)
+{
+    return sim_percent(SIM_SETUP, 40) ? 0 : sim_between(SIM_SETUP, low, high);
+}
+
+static conn_limits draw_limits(void)
+{
+    conn_limits limits = conn_limits_default;
+    limits.idle_ns = draw_limit(SIM_SECOND, 30 * SIM_SECOND);
+    limits.first_byte_ns = draw_limit(SIM_SECOND, 10 * SIM_SECOND);
+    limits.write_ns = draw_limit(SIM_SECOND, 10 * SIM_SECOND);
+    limits.linger_ns = sim_between(SIM_SETUP, 10 * SIM_MS, 3 * SIM_SECOND);
+    limits.connect_ns = draw_limit(100 * SIM_MS, 5 * SIM_SECOND);
+    limits.send_high = (uint32_t)sim_between(SIM_SETUP, 16, 64 << 10);
+    limits.send_low = limits.send_high / (uint32_t)(2 + sim_below(SIM_SETUP, 8));
+    limits.send_max = sim_percent(SIM_SETUP, 30) ? limits.send_high + (uint32_t)sim_between(SIM_SETUP, 16384, 1 << 20)
+                                                 : conn_limits_default.send_max;
+    limits.recv_bytes = (uint32_t)sim_between(SIM_SETUP, 1, 16384);
+    return limits;
+}
+
+/* ---- The run ---- */
+
+typedef struct play {
+    const script *script;
+    server *server;
+    server_options options;
+    uint32_t clients;
+    sim_peer *probes[PROBES];
+} play;
+
+static sim_reply reply_of(const script *s)
+{
+    return !s->expect.echoes ? SIM_ANYTHING : s->expect.late ? SIM_LATE_ECHO : SIM_ECHO;
+}
+
+static void start_clients(const play *p, int64_t length_ns)
+{
+    for (uint32_t i = 0; i < p->clients; i++) {
+        sim_model model = (sim_model)sim_below(SIM_PEERS, SIM_PROBE);
+        int64_t at_ns = world.now_ns + (int64_t)sim_below(SIM_PEERS, (uint64_t)length_ns);
+        (void)sim_peer_start(model, PORT, at_ns, reply_of(p->script));
+    }
+}
+
+/* Whoever comes when all is well is served within PROBE_NS. */
+static void probe(play *p)
+{
+    bool is_crowded =
+        world.descriptors < 512 || (p->options.max_connections > 0 && p->options.max_connections < p->clients + PROBES);
+    if (is_crowded || server_stopping(p->server)) return;
+    for (int i = 0; i < PROBES; i++) {
+        p->probes[i] = sim_peer_start(SIM_PROBE, PORT, world.now_ns, reply_of(p->script));
+    }
+    fiber_sleep(PROBE_NS + 8 * world.latency_ns * 4);
+    if (server_stopping(p->server)) return;
+    for (int i = 0; i < PROBES; i++) {
+        sim_check("liveness", sim_peer_was_accepted(p->probes[i]),
+                  "a client that came when all was well is not accepted");
+        sim_check("liveness", !p->script->expect.echoes || sim_peer_is_content(p->probes[i]),
+                  "a client that came when all was well is not served");
+    }
+}
+
+static void stop(play *p)
+{
+    int64_t asked_ns = world.now_ns;
+    int64_t patience_ns = p->options.drain_ns;
+    server_stop(p->server);
+    if (sim_percent(SIM_SETUP, 30)) { /* and again, at once or after a while */
+        fiber_sleep((int64_t)sim_below(SIM_SETUP, (uint64_t)patience_ns + 1));
+        server_stop(p->server);
+        patience_ns = world.now_ns - asked_ns;
+    }
+    sim_peers_stop();
+    server_end how = server_wait(p->server);
+    int64_t took_ns = world.now_ns - asked_ns;
+    sim_check("liveness", how != SERVER_FAILED, "the server says that it has failed");
+    sim_check("deadline", took_ns < patience_ns + 3 * SIM_SECOND, "the stop took %.3f s, and the drain may take %.3f",
+              (double)took_ns / 1e9, (double)patience_ns / 1e9);
+    sim_note("stopped", (uint64_t)how, (uint64_t)took_ns, 0);
+}
+
+static void perform(play *p)
+{
+    int native;
+    net_addr addr = sim_addr("127.0.0.1:7000");
+    net_uri uri = net_uri_tcp(&addr);
+    io_status status = server_listen(p->server, &uri, &native);
+    sim_check("sim", status == IO_OK, "cannot listen: %s", io_status_text(status));
+    server_start(p->server);
+    int64_t length_ns = sim_between(SIM_SETUP, 100 * SIM_MS, 20 * SIM_SECOND);
+    start_clients(p, length_ns);
+    if (sim_percent(SIM_SETUP, 40)) { /* a stop in the middle of it all */
+        fiber_sleep((int64_t)sim_below(SIM_SETUP, (uint64_t)length_ns + 1));
+    } else {
+        fiber_sleep(length_ns);
+        sim_calm();
+        probe(p);
+    }
+    stop(p);
+}
+
+static void check_nothing_left(int64_t live_before)
+{
+    sim_check("leftovers", sim_ports_open() == 0, "%u ports are open", sim_ports_open());
+    sim_check("leftovers", sim_ops_pending() == 0, "%u operations are pending", sim_ops_pending());
+    sim_check("leftovers", sim_os_open() == 0, "%d threads, mutexes and conditions are open", sim_os_open());
+    sim_check("leftovers", mem_live() == live_before, "%" PRId64 " blocks of memory are still allocated",
+              mem_live() - live_before);
+}
+
+sim_summary sim_run(uint64_t seed, sim_profile profile, const char *name, bool tracing)
+{
+    int64_t live_before = mem_live();
+    char seed_text[32];
+    char *arguments[] = {seed_text};
+    worker_app app = monitored_app();
+    play p = {0};
+    sim_open(seed, profile, tracing);
+    sim_kernel_open();
+    sim_net_open();
+    sim_peers_open();
+    fibers_open();
+    int64_t start_ns = world.now_ns;
+    p.script = choose_script(name);
+    sim_note(p.script->name, seed, profile, 0);
+    sim_monitor_open(p.script->expect);
+    p.clients = 1 + (uint32_t)sim_below(SIM_SETUP, CLIENTS_MAX);
+    p.options = (server_options){
+        .backend = &io_backend_sim,
+        .workers = sim_percent(SIM_SETUP, 50) ? 1 : 2 + (uint32_t)sim_below(SIM_SETUP, 2),
+        .max_connections = sim_percent(SIM_SETUP, 70) ? 0 : 1 + (uint32_t)sim_below(SIM_SETUP, CLIENTS_MAX),
+        .drain_ns = sim_between(SIM_SETUP, 10 * SIM_MS, 10 * SIM_SECOND),
+        .io = {.recv_bytes = (uint32_t)sim_between(SIM_SETUP, 1, 16384)},
+    };
+    (void)snprintf(seed_text, sizeof(seed_text), "%" PRIu64, seed);
+    host_config config = {
+        .chunk_name = "@sim.lua",
+        .first = open_generation(p.script),
+        .script = p.script->name,
+        .arg_count = strcmp(p.script->name, "default") == 0 ? 0 : 1,
+        .args = arguments,
+        .lua_memory = 64 << 20,
+        .reload_deadline_ns = 10 * SIM_SECOND,
+        .limits = draw_limits(),
+        .version = "sim",
+    };
+    bool script_failed = false;
+    p.server = server_open(&p.options, &app, &config, &script_failed);
+    sim_check("sim", p.server != NULL, "the server did not open");
+    perform(&p);
+    server_close(p.server);
+    generation_release(config.first);
+    sim_monitor_close();
+    fibers_close();
+    sim_kernel_close();
+    check_nothing_left(live_before);
+    sim_summary summary = {
+        .connections = sim_monitor_opened(),
+        .bytes = sim_monitor_delivered(),
+        .steps = world.steps,
+        .virtual_ns = world.now_ns - start_ns,
+    };
+    sim_note("end", summary.connections, summary.bytes, summary.steps);
+    sim_close();
+    return summary;
+}
