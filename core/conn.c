@@ -415,17 +415,6 @@ void conn_rescan(conn *c)
     mark_dirty(c);
 }
 
-void conn_offer(conn *c, size_t len)
-{
-    assert(c->set->given_to == c && len <= c->set->given_len);
-    c->set->offered = len;
-}
-
-size_t conn_offered(const conn *c)
-{
-    return c->set->given_to == c ? c->set->offered : 0;
-}
-
 size_t conn_input(const conn *c, const uint8_t **data)
 {
     const conn_set *set = c->set;

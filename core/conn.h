@@ -32,6 +32,7 @@
 #include "sendq.h"
 #include "timer.h"
 
+#include <assert.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -261,8 +262,15 @@ size_t conn_truncated(const conn *c);
 
 /* Inside on_data: while the owner's handler runs, the last len bytes can be read (conn_input). They stay the owner's to keep:
  * conn_offered() says afterwards how many are left. After a conn_unread() none are: they lie behind what was put back. */
-void conn_offer(conn *c, size_t len);
-size_t conn_offered(const conn *c);
+static inline void conn_offer(conn *c, size_t len)
+{
+    assert(c->set->given_to == c && len <= c->set->given_len);
+    c->set->offered = len;
+}
+static inline size_t conn_offered(const conn *c)
+{
+    return c->set->given_to == c ? c->set->offered : 0;
+}
 
 /* What has come and nobody has taken: how many bytes, and where, until the next verb but conn_send(). Bytes that on_data
  * has are among them only as far as they are offered. */
