@@ -539,6 +539,8 @@ int host_close_thread(lua_State *L, lua_State *co, const host_task *t);
 void host_library_open(lua_State *L);
 /* Makes the global `portico`. raises */
 void host_api_open(lua_State *L);
+/* Opens portico.codec: a lua_CFunction for require. */
+int host_codec_open(lua_State *L);
 /* Pushes portico.files. raises */
 void host_files_open(lua_State *L);
 

@@ -61,12 +61,20 @@ static int do_file(lua_State *L)
 
 /* ---- require ---- */
 
+/* Modules in C; those in Lua are embedded files. */
+static const luaL_Reg modules[] = {{"portico.codec", host_codec_open}};
+
 /* A searcher for the modules that are part of the program. It comes first: a file of the script's that happens to have
  * the same name does not take their place. */
 static int search_embedded(lua_State *L)
 {
     const char *name = luaL_checkstring(L, 1);
     if (strncmp(name, "portico.", 8) != 0) return 0;
+    for (size_t i = 0; i < array_count(modules); i++) {
+        if (strcmp(modules[i].name, name) != 0) continue;
+        lua_pushcfunction(L, modules[i].func);
+        return 1;
+    }
     const char *file = lua_pushfstring(L, "%s.lua", luaL_gsub(L, name, ".", "/"));
     for (size_t i = 0; i < embedded_count; i++) {
         if (strcmp(embedded_files[i].name, file) != 0) continue;

@@ -277,8 +277,11 @@ return function(options)
       return false
     end
     local res = setmetatable({ conn = conn, d = d, req = req }, Response)
-    if protocol.accept(conn, req, res) then
-      d.req, d.protocol = nil, req.upgrade
+    d.protocol = req.upgrade
+    if not protocol.accept(conn, req, res) then
+      d.protocol = nil
+    else
+      d.req = nil
       local rest = buffer.take(d)
       if rest ~= "" then
         protocol.on_message(conn, rest)

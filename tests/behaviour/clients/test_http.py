@@ -1,5 +1,6 @@
 """lua/portico/http1.lua behind real clients: curl, Python's http.client, wrk, Chromium."""
 
+import asyncio
 import http.client
 import re
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 
 import pytest
 
+import browser
 import rig
 
 H = "HTTP/1.1\r\nHost: h\r\n"
@@ -204,13 +206,15 @@ def test_wrk(server, scripts):
     assert int(re.search(r"(\d+) requests in", done.stdout)[1]) > 100
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed (./dev setup test)")
+@pytest.mark.skipif(browser.MISSING, reason=browser.REASON)
 def test_chromium(server, scripts, tmp_path):
     (tmp_path / "index.html").write_text(
         "<p id=p>before<script>fetch('x.json').then(r => r.json()).then(j => document.getElementById('p').textContent = j.word)</script>")
     (tmp_path / "x.json").write_text('{"word": "after"}')
     one = server(scripts / "http_files.lua", args=[tmp_path])
-    done = subprocess.run(["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile",
-                           "--virtual-time-budget=5000", "--dump-dom", url(one)],
-                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8", timeout=60 * rig.Settings.patience)
-    assert '<p id="p">after' in done.stdout, done.stdout
+
+    async def look():
+        async with browser.browse(url(one), tmp_path) as page:
+            await page.until("document.getElementById('p')?.textContent === 'after'")
+
+    asyncio.run(asyncio.wait_for(look(), 60 * rig.Settings.patience))
