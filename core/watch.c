@@ -31,6 +31,7 @@ struct watch {
     int64_t look_ns;      /* when to look next */
     int64_t first_ns;     /* of the changes that have not been told; NEVER: there are none */
     int64_t last_ns;      /* of the same */
+    bool writing;         /* when the last of them came, somebody had a file open for writing */
     int64_t look_back_ns; /* when to tell once more; NEVER: not wanted */
 };
 
@@ -78,12 +79,14 @@ static void note_change(watch *w, int64_t now_ns)
 {
     if (w->first_ns == NEVER) w->first_ns = now_ns;
     w->last_ns = now_ns;
+    w->writing = watch_system_writing(w->system);
 }
 
 /* When the changes so far are to be told. */
 static int64_t due_ns(const watch *w)
 {
     if (w->first_ns == NEVER) return NEVER;
+    if (w->writing) return w->first_ns + WATCH_WRITER_MS * MS;
     int64_t settled_ns = w->last_ns + WATCH_SETTLE_MS * MS;
     int64_t latest_ns = w->first_ns + WATCH_STREAM_MS * MS;
     return settled_ns < latest_ns ? settled_ns : latest_ns;

@@ -19,6 +19,7 @@
 enum {
     WATCH_SETTLE_MS = 50,   /* without another change, before it is told */
     WATCH_STREAM_MS = 500,  /* but no later than this when changes do not end */
+    WATCH_WRITER_MS = 3000, /* or than this when a file stays open for writing: what is half written is worth nothing */
     WATCH_POLL_MS = 250,    /* between two looks at the files where notifications are not to be had */
     WATCH_LOOK_MS = 2000,   /* and where they are */
     WATCH_GRAIN_MS = 2100,  /* a change seen by looking is told once more after so long: see watch.c */

@@ -40,6 +40,7 @@ static const uint32_t event_mask = IN_ATTRIB | IN_CREATE | IN_DELETE | IN_MODIFY
 /* A name in a directory. */
 typedef struct watch_place {
     int descriptor; /* the directory's, of inotify */
+    bool writing;   /* it was written, and who writes it has not closed it */
     char *name;
 } watch_place;
 
@@ -74,18 +75,18 @@ static bool places_have(const watch_places *places, int descriptor)
     return false;
 }
 
-static bool places_have_name(const watch_places *places, int descriptor, const char *name)
+static watch_place *places_find(const watch_places *places, int descriptor, const char *name)
 {
     for (size_t i = 0; i < places->count; i++) {
-        const watch_place *place = &places->list[i];
-        if (place->descriptor == descriptor && strcmp(place->name, name) == 0) return true;
+        watch_place *place = &places->list[i];
+        if (place->descriptor == descriptor && strcmp(place->name, name) == 0) return place;
     }
-    return false;
+    return NULL;
 }
 
-static bool places_add(watch_places *places, int descriptor, const char *name)
+static bool places_add(watch_places *places, int descriptor, const char *name, bool writing)
 {
-    if (places_have_name(places, descriptor, name)) return true;
+    if (places_find(places, descriptor, name) != NULL) return true;
     if (places->count == PLACES_MAX) return false;
     if (places->count == places->room) {
         size_t room = places->room > 0 ? places->room * 2 : PLACES_FIRST;
@@ -96,7 +97,7 @@ static bool places_add(watch_places *places, int descriptor, const char *name)
     }
     char *copy = mem_strdup(name);
     if (copy == NULL) return false;
-    places->list[places->count++] = (watch_place){.descriptor = descriptor, .name = copy};
+    places->list[places->count++] = (watch_place){descriptor, writing, copy};
     return true;
 }
 
@@ -119,9 +120,14 @@ static void notify_of(watch_system *s, const char *directory, const char *name)
     if (s->notify_fd < 0) return;
     /* The same directory has the same descriptor, however often it is added: inotify_add_watch(2). */
     int descriptor = inotify_add_watch(s->notify_fd, directory, event_mask);
-    if (descriptor < 0 && (errno == ENOSPC || errno == ENOMEM)) give_up_notifications(s, "inotify_add_watch", errno);
-    else if (descriptor < 0) s->covered = false; /* it is gone again, or not for us to read */
-    else if (!places_add(&s->next, descriptor, name)) s->covered = false;
+    if (descriptor < 0 && (errno == ENOSPC || errno == ENOMEM)) {
+        give_up_notifications(s, "inotify_add_watch", errno);
+    } else if (descriptor < 0) {
+        s->covered = false; /* it is gone again, or not for us to read */
+    } else {
+        const watch_place *known = places_find(&s->current, descriptor, name);
+        if (!places_add(&s->next, descriptor, name, known != NULL && known->writing)) s->covered = false;
+    }
 }
 
 /* ---- Looking ---- */
@@ -245,12 +251,26 @@ bool watch_system_end(watch_system *s)
 
 /* ---- Waiting ---- */
 
-static bool is_ours(const watch_system *s, const struct inotify_event *event)
+/* What was lost may have been that somebody has closed a file. */
+static void forget_writing(watch_system *s)
 {
-    if ((event->mask & IN_Q_OVERFLOW) != 0) return true;
+    for (size_t i = 0; i < s->current.count; i++) s->current.list[i].writing = false;
+}
+
+/* Takes note of an event. True when it is about something of ours. */
+static bool take_event(watch_system *s, const struct inotify_event *event)
+{
+    if ((event->mask & IN_Q_OVERFLOW) != 0) {
+        forget_writing(s);
+        return true;
+    }
     if ((event->mask & IN_IGNORED) != 0) return false; /* said by the events before it, or by our own removal */
     if (event->len == 0) return places_have(&s->current, event->wd);
-    return places_have_name(&s->current, event->wd, event->name);
+    watch_place *place = places_find(&s->current, event->wd, event->name);
+    if (place == NULL) return false;
+    if ((event->mask & IN_MODIFY) != 0) place->writing = true;
+    else if ((event->mask & IN_ATTRIB) == 0) place->writing = false; /* closed, or another file or none has the name */
+    return true;
 }
 
 /* True when something of ours was among what is there to be read. */
@@ -262,7 +282,7 @@ static bool read_events(watch_system *s)
     ssize_t got = read(s->notify_fd, bytes, sizeof(bytes));
     for (ssize_t at = 0; at < got;) {
         const struct inotify_event *event = (const struct inotify_event *)(const void *)(bytes + at);
-        ours = ours || is_ours(s, event);
+        ours = take_event(s, event) || ours;
         at += (ssize_t)(sizeof(*event) + event->len);
     }
     return ours;
@@ -299,6 +319,14 @@ watch_news watch_system_wait(watch_system *s, int64_t timeout_ns)
         timeout_ns = deadline_ns - os_monotonic_ns();
         if (timeout_ns <= 0) return WATCH_TIME_OVER;
     }
+}
+
+bool watch_system_writing(const watch_system *s)
+{
+    for (size_t i = 0; i < s->current.count; i++) {
+        if (s->current.list[i].writing) return true;
+    }
+    return false;
 }
 
 void watch_system_wake(watch_system *s)

@@ -27,6 +27,8 @@ void watch_system_close(watch_system *s);
 
 /* timeout_ns: not negative. */
 watch_news watch_system_wait(watch_system *s, int64_t timeout_ns);
+/* Somebody has begun to write one of the files and not closed it yet, as far as notifications tell. */
+bool watch_system_writing(const watch_system *s);
 /* Any thread. */
 void watch_system_wake(watch_system *s);
 

@@ -195,6 +195,49 @@ static void a_circle_of_links_is_looked_at_until_it_is_mended(void)
     clear();
 }
 
+static void a_file_that_is_written_slowly_is_told_when_it_is_closed(void)
+{
+    static const char piece[] = "piece";
+    os_mutex *mutex = os_mutex_open();
+    os_cond *never = os_cond_open();
+    plant(NULL);
+    watch *w = open_watch(WATCH_NOTIFIED, TOP "/entry.lua");
+    check(was_told(PATIENCE_S * SECOND));
+    int fd = open(TOP "/releases/1/script.lua", O_WRONLY | O_TRUNC);
+    check(fd >= 0);
+    int64_t start_ns = os_monotonic_ns();
+    os_mutex_lock(mutex);
+    for (int i = 0; i < 8; i++) { /* each pause is longer than what settles */
+        check_eq(write(fd, piece, sizeof(piece)), sizeof(piece));
+        (void)os_cond_wait(never, mutex, 2 * WATCH_SETTLE_MS * SECOND / 1000);
+    }
+    os_mutex_unlock(mutex);
+    /* On a machine so slow that the patience is over, nothing can be said. */
+    bool in_time = os_monotonic_ns() - start_ns < WATCH_WRITER_MS * SECOND / 1000;
+    check(!in_time || !was_told(0));
+    close(fd);
+    check(was_told(PATIENCE_S * SECOND));
+    close_watch(w);
+    os_mutex_close(mutex);
+    os_cond_close(never);
+    clear();
+}
+
+static void a_file_that_stays_open_is_told_all_the_same(void)
+{
+    plant(NULL);
+    watch *w = open_watch(WATCH_NOTIFIED, TOP "/entry.lua");
+    check(was_told(PATIENCE_S * SECOND));
+    int fd = open(TOP "/releases/1/script.lua", O_WRONLY | O_APPEND);
+    check(fd >= 0);
+    check_eq(write(fd, "x", 1), 1);
+    check(was_told(PATIENCE_S * SECOND));
+    close(fd);
+    check(was_told(PATIENCE_S * SECOND));
+    close_watch(w);
+    clear();
+}
+
 static int lowest_free_descriptor(void)
 {
     int fd = dup(STDOUT_FILENO);
@@ -245,6 +288,8 @@ int main(int argc, char **argv)
     check_run(a_changed_directory_above_is_seen_by_looking);
     check_run(another_name_of_the_file_is_seen_by_looking);
     check_run(a_circle_of_links_is_looked_at_until_it_is_mended);
+    check_run(a_file_that_is_written_slowly_is_told_when_it_is_closed);
+    check_run(a_file_that_stays_open_is_told_all_the_same);
     check_run(without_notifications_it_looks);
     check_run(no_descriptor_is_left);
     return check_end();
