@@ -1,7 +1,8 @@
 /* control_posix.c - control_system.h for POSIX: a Unix socket.
  *
  * The usual place is PID.sock in a directory that only its owner can enter: portico in $XDG_RUNTIME_DIR or in
- * /run/user/UID, else /tmp/portico-UID. The socket itself is its owner's only, and the kernel says who has connected.
+ * /run/user/UID, else /tmp/portico-UID; where $PORTICO_RUNTIME_DIR is set, portico in that and nowhere else. The socket
+ * itself is its owner's only, and the kernel says who has connected.
  */
 #include "control_system.h"
 
@@ -25,7 +26,7 @@
 #include <unistd.h>
 
 enum {
-    PLACES = 3,
+    PLACES_MAX = 3,
     REST_NS = 100000000,      /* after a client could not be let in */
     NANOSECONDS = 1000000000, /* in a second */
     MICROSECOND = 1000        /* in nanoseconds */
@@ -51,16 +52,27 @@ static bool fail(char *error, size_t error_size, const char *where, const char *
 
 /* ---- The usual place ---- */
 
-/* The directories that may be the usual place, best first. Empty: not here. */
-static void list_places(char places[PLACES][CONTROL_WHERE_MAX])
+/* "portico" below the directory that the environment names; empty: it names none. */
+static void place_below(char place[CONTROL_WHERE_MAX], const char *variable)
 {
-    const char *runtime = getenv("XDG_RUNTIME_DIR");
+    const char *directory = getenv(variable);
+    bool given = directory != NULL && directory[0] == '/';
+    int len = given ? snprintf(place, CONTROL_WHERE_MAX, "%s/portico", directory) : CONTROL_WHERE_MAX;
+    if (len >= CONTROL_WHERE_MAX) place[0] = '\0';
+}
+
+/* The directories that may be the usual place, best first. Returns how many there are. */
+static size_t list_places(char places[PLACES_MAX][CONTROL_WHERE_MAX])
+{
     unsigned long user = (unsigned long)geteuid();
-    bool given = runtime != NULL && runtime[0] == '/';
-    int len = given ? snprintf(places[0], CONTROL_WHERE_MAX, "%s/portico", runtime) : CONTROL_WHERE_MAX;
-    if (len >= CONTROL_WHERE_MAX) places[0][0] = '\0';
-    snprintf(places[1], CONTROL_WHERE_MAX, "/run/user/%lu/portico", user);
-    snprintf(places[2], CONTROL_WHERE_MAX, "/tmp/portico-%lu", user);
+    place_below(places[0], "PORTICO_RUNTIME_DIR");
+    if (places[0][0] != '\0') return 1;
+    place_below(places[0], "XDG_RUNTIME_DIR");
+    size_t count = places[0][0] != '\0' ? 1 : 0;
+    snprintf(places[count], CONTROL_WHERE_MAX, "/run/user/%lu/portico", user);
+    if (count == 0 || strcmp(places[0], places[1]) != 0) count++;
+    snprintf(places[count++], CONTROL_WHERE_MAX, "/tmp/portico-%lu", user);
+    return count;
 }
 
 /* It is a directory, ours, and nobody else can enter it. */
@@ -73,10 +85,9 @@ static bool is_ours_alone(const char *directory)
 
 static bool make_usual_place(char *path, char *error, size_t error_size)
 {
-    char places[PLACES][CONTROL_WHERE_MAX];
-    list_places(places);
-    for (size_t i = 0; i < PLACES; i++) {
-        if (places[i][0] == '\0') continue;
+    char places[PLACES_MAX][CONTROL_WHERE_MAX];
+    size_t count = list_places(places);
+    for (size_t i = 0; i < count; i++) {
         bool made = mkdir(places[i], 0700) == 0 || errno == EEXIST;
         if (!made) fail(error, error_size, places[i], strerror(errno));
         else if (!is_ours_alone(places[i])) fail(error, error_size, places[i], "is not a directory of ours alone");
@@ -392,13 +403,9 @@ static size_t find_in(const char *place, control_instance *list, size_t max, siz
 
 size_t control_find(control_instance *list, size_t max)
 {
-    char places[PLACES][CONTROL_WHERE_MAX];
+    char places[PLACES_MAX][CONTROL_WHERE_MAX];
+    size_t place_count = list_places(places);
     size_t count = 0;
-    list_places(places);
-    for (size_t i = 0; i < PLACES; i++) {
-        bool seen = places[i][0] == '\0';
-        for (size_t before = 0; before < i; before++) seen = seen || strcmp(places[before], places[i]) == 0;
-        if (!seen) count = find_in(places[i], list, max, count);
-    }
+    for (size_t i = 0; i < place_count; i++) count = find_in(places[i], list, max, count);
     return count;
 }
