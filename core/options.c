@@ -24,6 +24,7 @@ enum {
 /* How a value is read, and the type of the field that it goes to. */
 typedef enum option_kind {
     OPTION_FLAG,    /* bool; takes no value */
+    OPTION_STATE,   /* uint32_t: what `least` says; takes no value */
     OPTION_URI,     /* the list of addresses */
     OPTION_TEXT,    /* const char * */
     OPTION_BACKEND, /* const char *: "auto" or a name that is compiled in */
@@ -64,6 +65,17 @@ static const option table[] = {
      "The system's interface for I/O; auto takes the best that works here."},
     {"max-connections", 0, OPTION_COUNT, 0, FIELD(max_connections), "N", "0", 0, OPTIONS_CONNECTIONS_MAX, NULL,
      "Connections at a time, in all; more wait to be accepted. 0: as many as there are descriptors."},
+    {"watch", 0, OPTION_STATE, 0, FIELD(watch), NULL, NULL, OPTIONS_WATCH_ON, 0, NULL,
+     "Load the script again when it or a module of its directory is saved. This is so by default."},
+    {"no-watch", 0, OPTION_STATE, 0, FIELD(watch), NULL, NULL, OPTIONS_WATCH_OFF, 0, NULL,
+     "Load it again only when asked: portico ctl reload, HUP, portico.reload()."},
+    {"watch-poll", 0, OPTION_STATE, 0, FIELD(watch), NULL, NULL, OPTIONS_WATCH_POLL, 0, NULL,
+     "The same as --watch, by looking at the files four times a second instead of being notified; for file systems of "
+     "other machines."},
+    {"control", 0, OPTION_TEXT, 0, FIELD(control), "PLACE", NULL, 0, 0, NULL,
+     "Take commands of portico ctl there: the path of a Unix socket, on Windows the name of a pipe; off: nowhere. "
+     "Without "
+     "it, a place of this user's where portico ctl finds it."},
     {"log-level", 0, OPTION_CHOICE, OPTIONS_GIVEN_LOG_LEVEL, FIELD(log_level), "LEVEL", "info", 0, 0,
      "debug info warn error none", "Log what is at least this important, on standard error."},
     {"log-format", 0, OPTION_CHOICE, 0, FIELD(log_format), "FORMAT", "text", 0, 0, "text json",
@@ -153,6 +165,7 @@ static char *expected(char *text, size_t size, const option *row, const char *ba
 {
     switch (row->kind) {
     case OPTION_FLAG:
+    case OPTION_STATE:
     case OPTION_URI:
     case OPTION_TEXT:
         snprintf(text, size, "%s", row->value != NULL ? row->value : "");
@@ -317,6 +330,9 @@ static bool take_value(const reading *r, const option *row, const char *value)
     case OPTION_FLAG:
         *(bool *)field = true;
         return true;
+    case OPTION_STATE:
+        *(uint32_t *)field = (uint32_t)row->least;
+        return true;
     case OPTION_URI:
         return take_uri(r, row, value);
     case OPTION_TEXT:
@@ -376,7 +392,7 @@ static bool take_option(const reading *r, int *next, int argc, char *const *argv
     const char *value;
     const option *row = find_option(word, &value);
     if (row == NULL) return fail_unknown(r, word);
-    if (row->kind == OPTION_FLAG) {
+    if (row->kind == OPTION_FLAG || row->kind == OPTION_STATE) {
         if (value != NULL) return fail(r, "option '--%s' takes no value", row->name);
     } else {
         /* What looks like the next option is not a value, unless it is tied to this one with "=". */
@@ -493,6 +509,7 @@ char *options_help(char *text, size_t size, const char *backends)
 {
     page p = {.text = text, .size = size};
     put_text(&p, "Usage: portico [options] [script.lua [arguments...]]\n"
+                 "       portico ctl COMMAND (asks a running server; see portico ctl help)\n"
                  "\n"
                  "Serves TCP connections with a Lua script. Without a script the built-in default.lua runs, which\n"
                  "sends back what it receives. A script named - is read from standard input; -- ends the options.\n"

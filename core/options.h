@@ -37,9 +37,11 @@ typedef struct options {
     net_uri listen[OPTIONS_LISTEN_MAX];
     const char *listen_uri[OPTIONS_LISTEN_MAX]; /* the same, as given */
     const char *address_file;                   /* NULL: none */
+    const char *control;                        /* NULL: the usual place; "off": none */
     const char *backend;                        /* "auto", or a name that is compiled in */
     uint32_t workers;                           /* 0: one per processor; "2x" is here already a number */
     uint32_t max_connections;                   /* 0: no limit */
+    uint32_t watch;                             /* an options_watch */
     uint32_t log_level;                         /* a log_level */
     uint32_t log_format;                        /* an options_format */
     uint64_t drain_ns;
@@ -63,6 +65,7 @@ typedef struct options {
     char *const *args;
 } options;
 
+typedef enum options_watch { OPTIONS_WATCH_ON, OPTIONS_WATCH_OFF, OPTIONS_WATCH_POLL } options_watch;
 typedef enum options_format { OPTIONS_TEXT, OPTIONS_JSON } options_format;
 
 /* Reads a command line. --help ends the reading: nothing after it matters.

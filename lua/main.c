@@ -4,6 +4,7 @@
 #include "main.h"
 
 #include "base.h"
+#include "ctl.h"
 #include "embedded.h"
 #include "file.h"
 #include "generation.h"
@@ -18,6 +19,7 @@
 #include "os.h"
 #include "reload.h"
 #include "server.h"
+#include "triggers.h"
 #include "worker.h"
 
 #include <assert.h>
@@ -316,7 +318,7 @@ static void dump(server *s)
 }
 
 /* Until all workers have ended, by whatever news. */
-static void watch(server *s, reload *r)
+static void watch(server *s, reload *r, triggers *t)
 {
     bool told = false;
     while (!server_ended(s)) {
@@ -340,6 +342,7 @@ static void watch(server *s, reload *r)
         case OS_NEWS_WAKE:
             break;
         }
+        triggers_step(t);
     }
 }
 
@@ -360,7 +363,7 @@ static int end(server *s)
 }
 
 /* From a loaded script to the end of it. */
-static int run(server *s, reload *r, const options *o, const char *script_name)
+static int run(server *s, reload *r, triggers *t, const options *o, const char *script_name)
 {
     addresses a;
     if (!collect_addresses(&a, o, server_worker(s, 0), script_name)) return EXIT_SCRIPT;
@@ -371,7 +374,7 @@ static int run(server *s, reload *r, const options *o, const char *script_name)
     if (o->address_file != NULL && !write_address_file(s, o->address_file)) return EXIT_FAILED;
     server_start(s);
     log_start(s, script_name);
-    watch(s, r);
+    watch(s, r, t);
     return end(s);
 }
 
@@ -425,13 +428,15 @@ static int serve(const options *o, const io_backend *backend, const script *chos
     };
     reload *r = reload_open(s, &host, &ro);
     if (r == NULL) log_write(LOG_ERROR, "cannot start: out of memory");
-    int code = r == NULL ? EXIT_FAILED : run(s, r, o, chosen->name);
+    triggers *t = r == NULL || o->check ? NULL : triggers_open(r, o);
+    int code = r == NULL ? EXIT_FAILED : run(s, r, t, o, chosen->name);
     if (!server_ended(s)) {
         server_stop(s);
         (void)server_wait(s);
     }
     server_close(s);
     if (code != EXIT_FAILED) reload_close(r); /* else a worker may still be at work: see server_close() */
+    triggers_close(t);
     return code == EXIT_CLEAN && !o->check ? atomic_load(&exit_code) : code;
 }
 
@@ -486,6 +491,7 @@ static int run_command_line(int argc, char **argv)
 int portico_main(int argc, char **argv)
 {
     file_guard_standard();
+    if (argc > 1 && strcmp(argv[1], "ctl") == 0) return ctl_main(argc - 2, argv + 2);
     if (!os_news_open()) {
         fputs("portico: cannot watch for signals\n", stderr);
         return EXIT_FAILED;

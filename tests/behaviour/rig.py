@@ -68,7 +68,8 @@ def until(condition, seconds=10, what="what was waited for"):
 class Server:
     """One portico process. Give it what the command line needs; addresses are the system's choice."""
 
-    def __init__(self, directory, script, options=(), args=(), listen=("tcp://127.0.0.1:0",), prefix=(), env=None):
+    def __init__(self, directory, script, options=(), args=(), listen=("tcp://127.0.0.1:0",), prefix=(), env=None,
+                 watch=("--no-watch",)):
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.address_file = directory / "addresses"
@@ -81,6 +82,7 @@ class Server:
         words += ["--address-file", self.address_file]
         # On a loaded machine handlers that do nothing wrong may take long. What tests the budget sets its own.
         words += ["--callback-budget", "10"]
+        words += watch  # most tests that save a file say themselves when it is to be loaded
         if Settings.backend:
             words += ["--backend", Settings.backend]
         words += options

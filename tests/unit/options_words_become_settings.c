@@ -96,6 +96,21 @@ static void of_the_other_options_the_last_counts(void)
     check_eq(o.log_level, LOG_DEBUG);
 }
 
+static void files_are_watched_unless_the_last_word_on_it_says_otherwise(void)
+{
+    options o;
+    parse(&o, "x.lua");
+    check_eq(o.watch, OPTIONS_WATCH_ON);
+    check(o.control == NULL);
+    parse(&o, "--no-watch", "--control", "off", "x.lua");
+    check_eq(o.watch, OPTIONS_WATCH_OFF);
+    check_str(o.control, "off");
+    parse(&o, "--no-watch", "--watch-poll");
+    check_eq(o.watch, OPTIONS_WATCH_POLL);
+    parse(&o, "--watch-poll", "--no-watch", "--watch");
+    check_eq(o.watch, OPTIONS_WATCH_ON);
+}
+
 static void words_behind_the_script_are_the_scripts(void)
 {
     options o;
@@ -251,6 +266,7 @@ int main(int argc, char **argv)
     check_run(a_value_follows_or_is_tied_with_an_equals_sign);
     check_run(listen_may_be_repeated_and_keeps_its_order);
     check_run(of_the_other_options_the_last_counts);
+    check_run(files_are_watched_unless_the_last_word_on_it_says_otherwise);
     check_run(words_behind_the_script_are_the_scripts);
     check_run(two_dashes_end_the_options);
     check_run(one_dash_is_a_script);

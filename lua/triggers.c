@@ -1,0 +1,184 @@
+/* triggers.c - the watched files and the channel for commands, as the main thread sees them. */
+#include "triggers.h"
+
+#include "base.h"
+#include "control.h"
+#include "ctl.h"
+#include "log.h"
+#include "mem.h"
+#include "os.h"
+#include "watch.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { WHY_BYTES = 512 };
+
+struct triggers {
+    reload *reload;
+    watch *files;            /* NULL: not watched */
+    control *commands;       /* NULL: none are taken */
+    atomic_bool files_saved; /* since the main thread last looked */
+};
+
+/* ---- Commands ---- */
+
+static void reply(void *request, bool ok, const char *text)
+{
+    control_reply(request, ok, text);
+}
+
+static void do_reload(triggers *t, control_request *request)
+{
+    reload_ask(t->reload, RELOAD_COMMAND, reply, request);
+}
+
+static void do_rollback(triggers *t, control_request *request)
+{
+    reload_undo(t->reload, reply, request);
+}
+
+static void do_generations(triggers *t, control_request *request)
+{
+    reload_report(t->reload, reply, request);
+}
+
+/* The same as the signal, which not every system has. */
+static void do_stop(triggers *t, control_request *request)
+{
+    (void)t;
+    os_news_post(OS_NEWS_STOP);
+    control_reply(request, true, "stopping");
+}
+
+static void do_dump(triggers *t, control_request *request)
+{
+    (void)t;
+    os_news_post(OS_NEWS_DUMP);
+    control_reply(request, true, "the counters are in the server's log");
+}
+
+static const struct {
+    const char *name;
+    void (*run)(triggers *t, control_request *request);
+} commands[] = {
+    {CTL_RELOAD, do_reload}, {CTL_ROLLBACK, do_rollback}, {CTL_GENERATIONS, do_generations},
+    {CTL_STOP, do_stop},     {CTL_DUMP, do_dump},
+};
+
+/* Answers now, or later. */
+static void run_command(triggers *t, control_request *request)
+{
+    const char *line = control_line(request);
+    for (size_t i = 0; i < array_count(commands); i++) {
+        if (strcmp(commands[i].name, line) == 0) {
+            log_write(LOG_DEBUG, "command: %s", line);
+            commands[i].run(t, request);
+            return;
+        }
+    }
+    control_reply(request, false, "the server does not know this command");
+}
+
+static void on_asked(void *context)
+{
+    (void)context;
+    os_news_post(OS_NEWS_WAKE);
+}
+
+static control *open_commands(triggers *t, const char *where)
+{
+    char why[WHY_BYTES];
+    if (where != NULL && strcmp(where, "off") == 0) return NULL;
+    control *c = control_open(where, on_asked, t, why, sizeof(why));
+    if (c == NULL) log_write(LOG_WARN, "portico ctl will not reach this server: %s", why);
+    else log_write(LOG_DEBUG, "commands are taken at %s", control_where(c));
+    return c;
+}
+
+/* ---- Files ---- */
+
+/* On the watch's thread. */
+static void on_saved(void *context)
+{
+    triggers *t = context;
+    atomic_store(&t->files_saved, true);
+    os_news_post(OS_NEWS_WAKE);
+}
+
+static watch *open_files(triggers *t, const options *o)
+{
+    bool is_file = o->script != NULL && strcmp(o->script, "-") != 0;
+    if (!is_file || o->watch == OPTIONS_WATCH_OFF) return NULL;
+    watch *files = watch_open(o->watch == OPTIONS_WATCH_POLL ? WATCH_POLL : WATCH_NOTIFIED, on_saved, t);
+    if (files == NULL) log_write(LOG_WARN, "saved files will not be noticed: out of memory or threads");
+    return files;
+}
+
+typedef struct path_list {
+    const char **paths;
+    size_t count;
+    size_t room;
+    bool complete;
+} path_list;
+
+static void add_path(void *context, const char *path)
+{
+    path_list *list = context;
+    if (list->count == list->room) {
+        size_t room = list->room > 0 ? 2 * list->room : 16;
+        const char **paths = mem_realloc(list->paths, room * sizeof(*paths));
+        if (paths == NULL) {
+            list->complete = false;
+            return;
+        }
+        list->paths = paths;
+        list->room = room;
+    }
+    list->paths[list->count++] = path;
+}
+
+/* The script may have other modules than before. */
+static void watch_paths(triggers *t)
+{
+    path_list list = {.complete = true};
+    reload_paths(t->reload, add_path, &list);
+    bool set = list.complete && watch_set(t->files, list.paths, list.count);
+    if (!set)
+        log_write(LOG_WARN, "saved modules will not all be noticed: out of memory, or more than %d", WATCH_FILES_MAX);
+    mem_free(list.paths);
+}
+
+/* ---- Together ---- */
+
+triggers *triggers_open(reload *r, const options *o)
+{
+    triggers *t = mem_zalloc(sizeof(*t));
+    if (t == NULL) return NULL;
+    t->reload = r;
+    t->commands = open_commands(t, o->control);
+    t->files = open_files(t, o);
+    if (t->files != NULL) watch_paths(t);
+    return t;
+}
+
+void triggers_step(triggers *t)
+{
+    if (t == NULL) return;
+    if (t->files != NULL && reload_paths_changed(t->reload)) watch_paths(t);
+    if (atomic_exchange(&t->files_saved, false)) reload_ask(t->reload, RELOAD_WATCH, NULL, NULL);
+    for (;;) {
+        control_request *request = t->commands != NULL ? control_take(t->commands) : NULL;
+        if (request == NULL) return;
+        run_command(t, request);
+    }
+}
+
+void triggers_close(triggers *t)
+{
+    if (t == NULL) return;
+    watch_close(t->files);
+    control_close(t->commands);
+    mem_free(t);
+}

@@ -1,0 +1,24 @@
+/* triggers.h - what reaches a running server from outside besides signals: a file of the script that was saved, and what
+ * "portico ctl" asks for. Both have threads of their own that only wake the main thread; it does the work here.
+ *
+ * thread  the main thread.
+ */
+#ifndef PORTICO_TRIGGERS_H
+#define PORTICO_TRIGGERS_H
+
+#include "options.h"
+#include "reload.h"
+
+typedef struct triggers triggers;
+
+/* Never fails: a server without it is better than none. What cannot be had is logged in one line each. The reload outlives
+ * it until triggers_close(). */
+triggers *triggers_open(reload *r, const options *o);
+
+/* Does what is due. Called after each piece of news, before reload_step(). */
+void triggers_step(triggers *t);
+
+/* After reload_close(), by which everything that was asked for has its answer. NULL is fine. */
+void triggers_close(triggers *t);
+
+#endif

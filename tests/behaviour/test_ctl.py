@@ -1,0 +1,331 @@
+"""portico ctl: a running server does what its owner asks on the command line, and nobody else's bidding."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import uuid
+
+import pytest
+
+import rig
+from rig import ECHO, SAY, Settings, in_background
+
+NOBODY = 65534
+
+MARK = "return { version = 1, on_message = function(conn, data) return 'MARK' end }\n"
+
+
+def text(mark):
+    return MARK.replace("MARK", mark)
+
+
+def ask(client, count=4):
+    return client.send("?").take(count).decode()
+
+
+@pytest.fixture
+def place():
+    """A directory whose name is short enough for sockets; the usual places of servers and ctl are in it."""
+    directory = tempfile.mkdtemp(prefix="ctl", dir="/tmp")
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def control(place):
+    """What --control takes: nothing is there yet."""
+    return f"portico-test-{uuid.uuid4()}" if Settings.wine else f"{place}/socket"
+
+
+def ctl(*words, place=None, **more):
+    env = {**os.environ, **({"PORTICO_RUNTIME_DIR": place} if place else {})}
+    return rig.run("ctl", *words, backend=False, env=env, seconds=60, **more)
+
+
+def check(result, code, out="", err=""):
+    assert result.returncode == code, result.stderr + result.stdout
+    assert re.search(out, result.stdout) if out else result.stdout == "", result.stdout
+    assert re.search(err, result.stderr) if err else result.stderr == "", result.stderr
+
+
+# ---- What it does ----
+
+
+def test_reload_waits_until_the_version_is_in_force(server, control):
+    one = server(text("aaaa"), "--control", control)
+    with one.connect() as client:
+        assert ask(client) == "aaaa"
+        (one.directory / "script.lua").write_text(text("bbbb"), encoding="utf-8")
+        check(ctl("reload", "--control", control), 0, out=r"^reload: generation 2 .* takes over from generation 1")
+        assert ask(client) == "bbbb"
+        check(ctl(f"--control={control}", "reload"), 0, out=r"^reload: generation 3 ")
+
+
+def test_a_refused_reload_says_why(server, control):
+    one = server(text("aaaa"), "--control", control)
+    with one.connect() as client:
+        (one.directory / "script.lua").write_text("local x = nil\nreturn x.y\n", encoding="utf-8")
+        check(ctl("reload", "--control", control), 1, err=r"^portico ctl: .*script\.lua:2: ")
+        assert ask(client) == "aaaa"
+
+
+def test_reloads_asked_for_at_once_are_all_answered(server, control):
+    one = server(text("aaaa"), "--control", control)
+    asked = [in_background(ctl, "reload", "--control", control) for _ in range(6)]
+    for work in asked:
+        check(work.result(60), 0, out=r"^reload: generation \d+ ")
+    with one.connect() as client:
+        assert ask(client) == "aaaa"
+
+
+def test_rollback_goes_back_during_probation(server, control):
+    one = server(text("aaaa"), "--control", control, "--reload-probation", "100")
+    with one.connect() as client:
+        assert ask(client) == "aaaa"
+        check(ctl("rollback", "--control", control), 1, err="^portico ctl: ")
+        (one.directory / "script.lua").write_text(text("bbbb"), encoding="utf-8")
+        check(ctl("reload", "--control", control), 0, out="generation 2")
+        assert ask(client) == "bbbb"
+        check(ctl("rollback", "--control", control), 0, out="generation 1 .* serves again")
+        assert ask(client) == "aaaa"
+
+
+def test_generations_shows_what_is_alive(server, control):
+    one = server(text("aaaa"), "--control", control, "--reload-probation", "100")
+    with one.connect() as client:
+        assert ask(client) == "aaaa"
+        assert len(ctl("generations", "--control", control).stdout.splitlines()) == 2
+        check(ctl("reload", "--control", control), 0, out="generation 2")
+        assert ask(client) == "aaaa"
+        lines = ctl("generations", "--control", control).stdout.splitlines()
+        assert len(lines) == 3 and "generation" in lines[0], lines
+        assert re.match(r"2 +\w{12} +current +\S+ +1 ", lines[1]), lines
+        assert re.match(r"1 +\w{12} +fallback +\S+ +0 ", lines[2]), lines
+
+
+def test_dump_is_logged(server, control):
+    one = server(ECHO, "--control", control, "--workers", "1")
+    check(ctl("dump", "--control", control), 0, out="log")
+    assert one.wait_log(r"worker 0: 0 connections, 0 opened")
+
+
+def test_stop_drains_and_the_second_stop_does_not_wait(server, control):
+    one = server("return { on_connect = function(conn) conn:send(string.rep('x', 8 << 20)) end }", "--control", control)
+    with one.connect(receive_buffer=1 << 14) as client:
+        client.take(1)
+        check(ctl("stop", "--control", control), 0, out="^stopping\n$")
+        one.wait_log("stopping: draining 1 connection")
+        check(ctl("stop", "--control", control), 0, out="^stopping\n$")
+        one.check_end(5)
+    check(ctl("stop", "--control", control), 1, err="no portico there")
+
+
+# ---- Which server ----
+
+
+@pytest.mark.no_wine("other servers of the same Wine prefix would be found, too")
+def test_the_only_server_is_found(server, place):
+    one = server(text("aaaa"), env={"PORTICO_RUNTIME_DIR": place})
+    check(ctl("reload", place=place), 0, out="generation 2")
+    check(ctl("list", place=place), 0, out=rf"^{one.process.pid} {place}/portico/{one.process.pid}\.sock\n$")
+    one.stop()
+    assert os.listdir(f"{place}/portico") == []
+    check(ctl("list", place=place), 0)
+    check(ctl("reload", place=place), 1, err="this user runs no portico that can be asked")
+
+
+@pytest.mark.no_wine("other servers of the same Wine prefix would be found, too")
+def test_of_several_servers_one_is_named(server, place):
+    both = [server(text(mark), env={"PORTICO_RUNTIME_DIR": place}) for mark in ("aaaa", "bbbb")]
+    result = ctl("reload", place=place)
+    check(result, 2, err="there are 2 servers: say which one with --pid")
+    for one in both:
+        assert re.search(rf"^{one.process.pid} {place}/", result.stderr, re.MULTILINE), result.stderr
+    check(ctl("reload", "--pid", both[1].process.pid, place=place), 0, out="generation 2")
+    both[1].wait_log("takes over")
+    assert not both[0].log("takes over")
+    check(ctl("stop", f"--pid={both[0].process.pid}", place=place), 0, out="stopping")
+    both[0].check_end()
+    check(ctl("reload", "--pid", both[0].process.pid, place=place), 1, err="is no portico of this user")
+    check(ctl("reload", place=place), 0, out="generation 3")
+
+
+@pytest.mark.no_wine("processes have other numbers there")
+def test_what_a_killed_server_left_is_no_server(server, place):
+    one = server(ECHO, env={"PORTICO_RUNTIME_DIR": place})
+    one.signal(signal.SIGKILL)
+    one.wait_end()
+    assert len(os.listdir(f"{place}/portico")) == 1
+    check(ctl("list", place=place), 0)
+    assert os.listdir(f"{place}/portico") == []
+
+
+def test_under_wine_servers_are_found_by_their_processes(server):
+    if not Settings.wine:
+        pytest.skip("sockets are found by their files")
+    server(ECHO, "--log-level", "debug")
+    check(ctl("list"), 0, out=r"(?m)^\d+ \\\\\.\\pipe\\portico-\d+$")
+
+
+# ---- What stands in its way ----
+
+
+@pytest.mark.no_wine("pipes end with their process")
+def test_the_socket_of_a_killed_server_is_replaced(server, control):
+    one = server(ECHO, "--control", control)
+    one.signal(signal.SIGKILL)
+    one.wait_end()
+    assert os.path.exists(control)
+    server(ECHO, "--control", control)
+    check(ctl("dump", "--control", control), 0, out="log")
+
+
+@pytest.mark.no_wine("Wine 8 lets a second server serve the same pipe")
+def test_a_place_in_use_stays_its_servers(server, control):
+    first = server(text("aaaa"), "--control", control)
+    second = server(text("bbbb"), "--control", control)
+    assert len(second.log(r"warn +portico ctl will not reach this server: .*already in use")) == 1
+    with second.connect() as client:
+        assert ask(client) == "bbbb"
+    second.stop()
+    check(ctl("reload", "--control", control), 0, out="generation 2")
+    assert first.log("takes over")
+
+
+def test_a_place_that_cannot_be_had_is_one_warning(server, place):
+    bad = "x" * 300 if Settings.wine else f"{place}/missing/socket"
+    one = server(text("aaaa"), "--control", bad)
+    assert len(one.log("portico ctl will not reach this server")) == 1
+    with one.connect() as client:
+        assert ask(client) == "aaaa"
+
+
+@pytest.mark.no_wine("there are no files to be looked for")
+def test_it_can_be_left_out(server, place):
+    one = server(ECHO, "--control", "off", env={"PORTICO_RUNTIME_DIR": place})
+    assert os.listdir(place) == []
+    one.stop()
+
+
+# ---- Who may ask ----
+
+
+@pytest.mark.no_wine("Unix sockets and users")
+def test_another_user_is_refused(server, control, place):
+    if os.geteuid() != 0:
+        pytest.skip("only root can be another user")
+    one = server(text("aaaa"), "--control", control)
+    os.chmod(place, 0o755)
+    program = f"{place}/portico"
+    shutil.copy(Settings.portico, program)
+    words = [program, "ctl", "reload", "--control", control]
+
+    def as_nobody():
+        return subprocess.run(words, user=NOBODY, group=NOBODY, extra_groups=[], stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, encoding="utf-8", timeout=20 * Settings.patience)
+
+    check(as_nobody(), 1, err="Permission denied")
+    os.chmod(control, 0o666)  # then the kernel still says who it is
+    check(as_nobody(), 1, err="without an answer")
+    assert not one.log("takes over")
+    check(ctl("reload", "--control", control), 0, out="generation 2")
+
+
+@pytest.mark.no_wine("Unix sockets")
+def test_the_socket_and_its_directory_are_private(server, place):
+    old = os.umask(0)
+    try:
+        one = server(ECHO, env={"PORTICO_RUNTIME_DIR": place})
+    finally:
+        os.umask(old)
+    assert os.stat(f"{place}/portico").st_mode & 0o777 == 0o700
+    assert os.stat(f"{place}/portico/{one.process.pid}.sock").st_mode & 0o777 == 0o600
+
+
+# ---- Clients that are no portico ----
+
+
+def speak(control, data, count=4096):
+    with socket.socket(socket.AF_UNIX) as link:
+        link.settimeout(20 * Settings.patience)
+        link.connect(control)
+        link.sendall(data)
+        answer = b""
+        while True:
+            piece = link.recv(count)
+            if not piece:
+                return answer
+            answer += piece
+
+
+@pytest.mark.no_wine("Unix sockets")
+def test_lines_that_are_no_command_are_refused(server, control):
+    server(ECHO, "--control", control)
+    unknown = b"failed 37\nthe server does not know this command"
+    assert speak(control, b"make coffee\n") == unknown
+    assert speak(control, b"\n") == unknown
+    assert speak(control, b"reload \n") == unknown
+    assert speak(control, b"x" * 4096).startswith(b"failed 20\nthe line is too long")
+    assert speak(control, b"dump\r\n").startswith(b"ok ")
+
+
+@pytest.mark.no_wine("Unix sockets")
+def test_silent_clients_are_cut_off(server, control):
+    one = server(text("aaaa"), "--control", control)
+    silent = []
+    for _ in range(16):  # as many as are served at a time
+        link = socket.socket(socket.AF_UNIX)
+        link.settimeout(30 * Settings.patience)
+        link.connect(control)
+        silent.append(link)
+    with one.connect() as client:
+        assert ask(client) == "aaaa"
+    check(ctl("reload", "--control", control), 0, out="generation 2")
+    for link in silent:
+        assert link.recv(1) == b""
+        link.close()
+
+
+@pytest.mark.no_wine("Unix sockets")
+def test_a_client_that_goes_before_its_answer_harms_nobody(server, control):
+    one = server(SAY + "return { on_load = function(ctx) if ctx.reload then say('loading') end end }",
+                 "--control", control)
+    for number in range(1, 6):
+        with socket.socket(socket.AF_UNIX) as link:
+            link.connect(control)
+            link.sendall(b"reload\n")
+        one.wait_log("takes over", number)
+    check(ctl("dump", "--control", control), 0, out="log")
+
+
+# ---- The command line ----
+
+
+def test_help_is_printed():
+    for words in (["help"], ["--help"], ["-h"]):
+        check(ctl(*words), 0, out=r"^Usage: portico ctl COMMAND(.|\n)*reload(.|\n)*Exit codes: ")
+
+
+@pytest.mark.parametrize("words, error", [
+    ([], "no command is given"),
+    (["relaod"], "unknown command 'relaod': did you mean 'reload'"),
+    (["xyzzy"], "unknown command 'xyzzy'"),
+    (["reload", "stop"], "one command at a time, not also 'stop'"),
+    (["reload", "--pid"], "--pid takes the number of a process, not ''"),
+    (["reload", "--pid", "0"], "--pid takes the number of a process, not '0'"),
+    (["reload", "--pid=12x"], "--pid takes the number of a process, not '12x'"),
+    (["reload", "--control"], "--control needs a value"),
+    (["reload", "--control", "x", "--pid", "1"], "either --pid or --control"),
+    (["reload", "--force"], "unknown option '--force'"),
+])
+def test_wrong_words_are_named(words, error):
+    check(ctl(*words), 2, err=re.escape(f"portico ctl: {error}"))
+
+
+def test_a_place_without_a_server(place):
+    bad = "portico-nobody" if Settings.wine else f"{place}/nobody"
+    check(ctl("reload", "--control", bad), 1, err="no portico there")

@@ -1,0 +1,278 @@
+"""A script that is saved is loaded again by itself, however editors save; the connections stay."""
+
+import os
+import shutil
+import time
+
+import pytest
+
+from rig import Settings, scaled, until
+
+TAKEN = r"reload: generation \d+ \(\w{12}\) takes over"
+REFUSED = r"reload refused"
+
+# Answers with its mark, whatever it gets.
+MARK = "return { on_message = function(conn, data) return 'MARK' end }\n"
+
+
+def text(mark):
+    return MARK.replace("MARK", mark)
+
+
+def write(path, content):
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        file.write(content)
+
+
+def ask(client, count=4):
+    return client.send("?").take(count).decode()
+
+
+def wait_mark(client, mark, seconds=15):
+    """On one connection, which stays open meanwhile."""
+    until(lambda: ask(client) == mark, seconds, f"the answer {mark}")
+
+
+# ---- The ways of saving ----
+
+
+def truncate_and_write(path, content):
+    write(path, content)
+
+
+def rename_over(path, content):
+    aside = path.with_name("." + path.name + ".swp")
+    write(aside, content)
+    os.replace(aside, path)
+
+
+def rename_away_and_create(path, content):
+    backup = path.with_name(path.name + "~")
+    if backup.exists():
+        backup.unlink()
+    os.rename(path, backup)
+    write(path, content)
+
+
+def delete_and_create(path, content):
+    path.unlink()
+    write(path, content)
+
+
+def swap_symbolic_link(path, content):
+    target = path.with_name(f"target{time.monotonic_ns()}.lua")
+    write(target, content)
+    link = path.with_name("new_link")
+    os.symlink(target.name, link)
+    os.replace(link, path)
+
+
+def swap_hard_link(path, content):
+    target = path.with_name(f"target{time.monotonic_ns()}.lua")
+    write(target, content)
+    link = path.with_name("new_link")
+    os.link(target, link)
+    os.replace(link, path)
+
+
+WAYS = [truncate_and_write, rename_over, rename_away_and_create, delete_and_create, swap_symbolic_link, swap_hard_link]
+
+
+@pytest.mark.parametrize("mode", ["--watch", "--watch-poll"])
+def test_every_way_of_saving_is_noticed(server, mode):
+    one = server(text("0000"), watch=(mode,))
+    path = one.directory / "script.lua"
+    with one.connect() as client:
+        assert ask(client) == "0000"
+        for round_number in range(scaled(2, 1)):
+            for number, way in enumerate(WAYS):
+                mark = f"{round_number:02}{number:02}"
+                way(path, text("a" + mark[1:]))
+                wait_mark(client, "a" + mark[1:])
+    assert not one.log(REFUSED)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_of_a_burst_the_last_version_runs(server, way):
+    one = server(text("0000"), watch=("--watch",))
+    path = one.directory / "script.lua"
+    with one.connect() as client:
+        for burst in range(scaled(4, 2)):
+            for number in range(20):
+                way(path, text(f"{burst:02}{number:02}"))
+            wait_mark(client, f"{burst:02}19")
+    # A burst is a version or a few, not twenty.
+    assert len(one.log(TAKEN)) <= 60
+
+
+def test_saves_while_clients_talk_break_nothing(server):
+    one = server(text("0000"), watch=("--watch",))
+    path = one.directory / "script.lua"
+    clients = [one.connect() for _ in range(10)]
+    count = scaled(60, 12)
+    for number in range(1, count + 1):
+        WAYS[number % len(WAYS)](path, text(f"{number:04}"))
+        for client in clients:
+            assert int(ask(client)) <= number
+    for client in clients:
+        wait_mark(client, f"{count:04}")
+        client.close()
+    assert not one.log(REFUSED)
+
+
+# Each line of it makes a script together with those before.
+SLOW = ["function on_message() return 'half' end\n"] + ["-- more\n"] * 8 + ["function on_message() return 'full' end\n"]
+
+
+def test_a_file_that_is_written_slowly_is_loaded_when_it_is_whole(server):
+    one = server(text("aaaa"), watch=("--watch",))
+    answers = []
+    with one.connect() as client:
+        start = time.monotonic()
+        with open(one.directory / "script.lua", "w", encoding="utf-8") as file:
+            for line in SLOW:
+                file.write(line)
+                file.flush()
+                time.sleep(0.08)  # slower than what settles
+                answers.append(ask(client))
+        in_time = time.monotonic() - start < 3  # longer the writer is not waited for
+        wait_mark(client, "full")
+    # On Windows nothing tells that a file is still open.
+    if in_time and not Settings.wine:
+        assert set(answers) == {"aaaa"}
+
+
+def test_a_broken_save_changes_nothing_and_a_good_one_follows(server):
+    one = server(text("aaaa"), watch=("--watch",))
+    path = one.directory / "script.lua"
+    with one.connect() as client:
+        assert ask(client) == "aaaa"
+        write(path, "return {\n  on_message = function(\n")
+        one.wait_log(REFUSED)
+        assert one.wait_log(r"script\.lua:\d+: ")
+        assert ask(client) == "aaaa"
+        write(path, text("bbbb"))
+        wait_mark(client, "bbbb")
+    assert len(one.log(REFUSED)) == 1
+
+
+def test_a_missing_file_changes_nothing(server):
+    one = server(text("aaaa"), watch=("--watch",))
+    path = one.directory / "script.lua"
+    with one.connect() as client:
+        path.unlink()
+        one.wait_log(REFUSED)
+        assert ask(client) == "aaaa"
+        write(path, text("bbbb"))
+        wait_mark(client, "bbbb")
+
+
+def test_a_save_without_a_change_is_no_reload(server):
+    one = server(text("aaaa"), watch=("--watch",))
+    path = one.directory / "script.lua"
+    with one.connect() as client:
+        for way in WAYS:
+            way(path, text("aaaa"))
+        os.utime(path)
+        # What is saved afterwards is noticed afterwards: by then the touches have been, too.
+        write(path, text("bbbb"))
+        wait_mark(client, "bbbb")
+    assert len(one.log(TAKEN)) == 1
+    assert one.log(TAKEN)[0].count("generation 2 ") == 1
+
+
+def test_other_files_of_the_directory_are_no_reload(server):
+    one = server(text("aaaa"), watch=("--watch",))
+    for number in range(20):
+        write(one.directory / f"other{number}.txt", "x")
+        write(one.directory / f"other{number}.lua", "x")
+    with one.connect() as client:
+        write(one.directory / "script.lua", text("bbbb"))
+        wait_mark(client, "bbbb")
+    assert len(one.log(TAKEN)) == 1
+
+
+MAIN = """local name = require("part")
+local deep = require("inner.deep")
+return { on_message = function() return name .. deep end }
+"""
+
+
+def test_modules_are_watched_too(server, tmp_path):
+    home = tmp_path / "app"
+    (home / "inner").mkdir(parents=True)
+    write(home / "part.lua", "return 'aa'")
+    write(home / "inner" / "deep.lua", "return 'bb'")
+    write(home / "main.lua", MAIN)
+    one = server(home / "main.lua", watch=("--watch",))
+    with one.connect() as client:
+        assert ask(client) == "aabb"
+        write(home / "part.lua", "return 'cc'")
+        wait_mark(client, "ccbb")
+        rename_over(home / "inner" / "deep.lua", "return 'dd'")
+        wait_mark(client, "ccdd")
+        # A module that is broken is what was saved last: it is watched, although the version was refused.
+        write(home / "part.lua", "return nil .. 1")
+        one.wait_log(REFUSED)
+        assert ask(client) == "ccdd"
+        write(home / "part.lua", "return 'ee'")
+        wait_mark(client, "eedd")
+        # One that has just been added is watched from then on.
+        write(home / "main.lua", MAIN.replace("'part'", '"part"').replace('require("part")', 'require("new")'))
+        one.wait_log(REFUSED, 2)
+        write(home / "new.lua", "return 'ff'")
+        wait_mark(client, "ffdd")
+        write(home / "new.lua", "return 'gg'")
+        wait_mark(client, "ggdd")
+
+
+def test_a_release_is_swapped_by_its_link(server, tmp_path):
+    for release in "12":
+        (tmp_path / "releases" / release).mkdir(parents=True)
+        write(tmp_path / "releases" / release / "part.lua", f"return 'v00{release}'")
+        write(tmp_path / "releases" / release / "main.lua",
+              "local part = require('part') return { on_message = function() return part end }")
+    os.symlink("releases/1", tmp_path / "current")
+    one = server(tmp_path / "current" / "main.lua", watch=("--watch",))
+    with one.connect() as client:
+        assert ask(client) == "v001"
+        for release in "212":
+            os.symlink(f"releases/{release}", tmp_path / "next")
+            os.replace(tmp_path / "next", tmp_path / "current")
+            wait_mark(client, f"v00{release}")
+
+
+def test_a_directory_that_goes_and_comes_back_is_watched_again(server, tmp_path):
+    home = tmp_path / "app"
+    home.mkdir()
+    write(home / "main.lua", text("aaaa"))
+    one = server(home / "main.lua", watch=("--watch",))
+    with one.connect() as client:
+        assert ask(client) == "aaaa"
+        if Settings.wine:
+            shutil.rmtree(home)
+        else:
+            os.rename(home, tmp_path / "away")
+        one.wait_log(REFUSED, seconds=20)
+        home.mkdir()
+        write(home / "main.lua", text("bbbb"))
+        wait_mark(client, "bbbb", 20)
+        write(home / "main.lua", text("cccc"))
+        wait_mark(client, "cccc")
+
+
+def test_watching_can_be_left_out(server):
+    one = server(text("aaaa"), watch=("--no-watch",))
+    with one.connect() as client:
+        write(one.directory / "script.lua", text("bbbb"))
+        # What is not to come has had ten times the time that it would need.
+        assert client.silent(0.5)
+        assert ask(client) == "aaaa"
+    assert not one.log(TAKEN)
+
+
+def test_files_are_watched_where_nothing_is_said(server):
+    one = server(text("aaaa"), watch=())
+    with one.connect() as client:
+        write(one.directory / "script.lua", text("bbbb"))
+        wait_mark(client, "bbbb")
