@@ -429,8 +429,10 @@ size_t conn_input(const conn *c, const uint8_t **data)
 
 void conn_consume(conn *c, size_t len)
 {
+    if (len == 0) return;
+    c->answered = false;
     if (conn_offered(c) > 0) c->set->offered -= len;
-    else if (len > 0) stash_take(&c->stash, len);
+    else stash_take(&c->stash, len);
 }
 
 io_status conn_unread(conn *c, const void *data, size_t len)
@@ -554,10 +556,9 @@ static void on_recv(conn *c, const io_packet *packet)
     }
     c->received += packet->bytes;
     c->active_ns = c->set->now_ns;
-    c->answered = false;
     if (c->state == CONN_DRAINING) return;
     if (c->reading) take_in(c, packet->data, packet->bytes);
-    else if (c->holds > 0 || c->paused || c->stash != NULL || c->receive == CONN_READY)
+    else if (c->holds > 0 || c->paused || c->stash != NULL || c->receive == CONN_READY || c->turn_due)
         keep(c, packet->data, packet->bytes); /* tell() goes on */
     else deliver(c, packet->data, packet->bytes, NULL);
 }
@@ -700,6 +701,10 @@ static void tell(conn *c)
         c->open_told = true;
         c->events->on_open(c, IO_OK);
     }
+    if (c->turn_due && c->state == CONN_OPEN && c->holds == 0) {
+        c->turn_due = false;
+        c->events->on_turn(c);
+    }
     if (has_due(c) && c->state == CONN_OPEN && c->holds == 0 && !c->paused && !c->above_high && !c->reading) {
         if (c->receive != CONN_READY) {
             stash *kept = c->stash;
@@ -783,6 +788,12 @@ void conn_unhold(conn *c)
 {
     assert(c->holds > 0);
     if (--c->holds == 0) mark_dirty(c);
+}
+
+void conn_turn(conn *c)
+{
+    c->turn_due = true;
+    mark_dirty(c);
 }
 
 void conn_shutdown(conn *c)

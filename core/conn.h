@@ -104,6 +104,8 @@ typedef struct conn_events {
     void (*on_drain)(conn *c);
     /* The end. The slot stays until conn_release(), which may be called from inside. */
     void (*on_close)(conn *c, conn_reason reason, io_status status);
+    /* Comes after a conn_turn(), before any bytes that are kept. */
+    void (*on_turn)(conn *c);
 } conn_events;
 
 /* What may be waited for, without events. */
@@ -167,10 +169,11 @@ struct conn {
     bool fin_sent : 1;
     bool abortive : 1; /* close with RST */
     bool dirty : 1;    /* on the set's dirty list */
+    bool turn_due : 1; /* on_turn is owed */
     bool reading : 1;  /* one of waits wants input, … */
     bool relaying : 1; /* … to pass it on */
     bool news : 1;     /* something that who waits for input has not heard of */
-    bool answered : 1; /* nothing has come since conn_send() was last called, or at all */
+    bool answered : 1; /* conn_consume() has not been called since conn_send(), or at all */
     bool own_limits : 1;
     bool own_frame : 1;   /* limits->frame is of this connection alone; then own_limits, too */
     bool own_receive : 1; /* these two were set for this connection alone: see conn_move() */
@@ -304,6 +307,9 @@ void conn_unhold(conn *c);
 
 /* FIN after what is queued; receiving goes on. */
 void conn_shutdown(conn *c);
+/* Asks for on_turn, once, as soon as the connection is not held: for what the owner cannot do in the midst of something
+ * else. */
+void conn_turn(conn *c);
 /* Sends what is queued, then FIN, then closes when the peer's FIN has come or the deadline has passed. reason: LOCAL,
  * SHUTDOWN, or LIMIT and ERROR for what a peer said. In any state but OPEN and CONNECTING nothing changes. SHUTDOWN waits while the connection is held, so
  * that its handler's answer is sent, too. */

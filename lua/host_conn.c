@@ -17,11 +17,21 @@
 static const char conn_tag;
 
 /* A userdata of that size with that tag is a conn: two calls, where comparing metatables takes five. */
+static host_conn *check_at(lua_State *L, int arg)
+{
+    host_conn *hc = lua_touserdata(L, arg);
+    if (hc == NULL || lua_rawlen(L, arg) != sizeof(*hc) || hc->tag != &conn_tag) luaL_typeerror(L, arg, "conn");
+    return hc;
+}
+
 static host_conn *check(lua_State *L)
 {
-    host_conn *hc = lua_touserdata(L, 1);
-    if (hc == NULL || lua_rawlen(L, 1) != sizeof(*hc) || hc->tag != &conn_tag) luaL_typeerror(L, 1, "conn");
-    return hc;
+    return check_at(L, 1);
+}
+
+conn *host_conn_check(lua_State *L, int arg)
+{
+    return host_conn_get(check_at(L, arg));
 }
 
 /* NULL: it is over. */
@@ -124,9 +134,10 @@ void host_conn_detach(host *h, conn *c)
 /* ---- Methods ---- */
 
 /* What send and write return. */
-static int push_sent(lua_State *L, const conn *c, io_status status)
+static int push_sent(lua_State *L, conn *c, io_status status)
 {
     if (status == IO_OK) {
+        if (conn_is_high(c) && host_stream_sends_wait(L, c)) return host_stream_send_waits(L, c);
         lua_pushboolean(L, !conn_is_high(c));
         return 1;
     }
@@ -255,8 +266,9 @@ typedef struct settings {
 
 enum { CUSTOM_SLOT = 3, KEY_SLOT };
 
-static const char *const setting_names[] = {"idle",    "first_byte", "write",   "send_high", "send_low", "send_max",
-                                            "nodelay", "keepalive",  "receive", "half_open", "frame",    NULL};
+static const char *const setting_names[] = {"idle",      "first_byte", "write",   "send_high", "send_low",
+                                            "send_max",  "message",    "nodelay", "keepalive", "receive",
+                                            "half_open", "frame",      NULL};
 
 /* raises: the setting at index is wrong */
 static void refuse(lua_State *L, const char *name, const char *expected, int index)
@@ -515,6 +527,7 @@ void host_conn_library(lua_State *L)
     lua_createtable(L, 0, 6); /* stack: metatable */
     lua_createtable(L, 0, (int)(array_count(methods) + array_count(fields)));
     luaL_setfuncs(L, methods, 0);
+    luaL_setfuncs(L, host_stream_methods, 0);
     for (size_t i = 0; i < array_count(fields); i++) {
         lua_pushinteger(L, fields[i].which);
         lua_setfield(L, -2, fields[i].name);

@@ -34,8 +34,8 @@ struct host_attempt {
 enum { FRAME_PLACE = HOST_KINDS }; /* among the handlers, which stand at their kinds */
 enum { URI_SLOT = 1, OPTIONS_SLOT, HANDLERS_SLOT, ATTEMPT_SLOT, CONN_SLOT };
 
-static const char *const option_names[] = {"timeout", "on_connect", "on_message", "on_close", "on_readable",
-                                           "on_eof",  "on_drain",   "frame",      NULL};
+static const char *const option_names[] = {"timeout",     "on_connect", "on_message", "on_stream", "on_close",
+                                           "on_readable", "on_eof",     "on_drain",   "frame",     NULL};
 
 /* ---- Options ---- */
 
@@ -70,15 +70,13 @@ static void read_option(lua_State *L, host_attempt *a, int64_t *timeout_ns)
 /* Returns how long it may take, in ns; 0: no limit. raises */
 static int64_t read_options(lua_State *L, host_attempt *a)
 {
-    const uint32_t readers = HOST_BIT(HOST_ON_MESSAGE) | HOST_BIT(HOST_ON_READABLE);
     int64_t timeout_ns = host_of(L)->limits.connect_ns;
     if (lua_isnil(L, OPTIONS_SLOT)) return timeout_ns;
     luaL_checktype(L, OPTIONS_SLOT, LUA_TTABLE);
     int key = lua_gettop(L) + 1;
     for (lua_pushnil(L); lua_next(L, OPTIONS_SLOT); lua_settop(L, key)) read_option(L, a, &timeout_ns);
-    if ((a->handlers & readers) == readers) {
-        luaL_argerror(L, OPTIONS_SLOT, "either on_message or on_readable, not both");
-    }
+    const char *wrong = host_handlers_wrong(a->handlers);
+    if (wrong != NULL) luaL_argerror(L, OPTIONS_SLOT, wrong);
     return timeout_ns;
 }
 
@@ -143,7 +141,7 @@ static io_status begin(lua_State *L, host_attempt *a, int64_t now_ns)
     hc->id = c->id;
     hc->attempt = a;
     a->conn = hc;
-    if (!(a->handlers & (HOST_BIT(HOST_ON_MESSAGE) | HOST_BIT(HOST_ON_READABLE)))) conn_pause(c); /* for conn:recv */
+    if (!(a->handlers & HOST_READERS)) conn_pause(c); /* for conn:read and conn:recv */
     if (!set_frame(L, a, c)) conn_abort(c, CONN_LIMIT, IO_LIMIT);
     if (a->deadline_ns != INT64_MAX) {
         conn_limits *own = conn_own_limits(c);

@@ -16,6 +16,7 @@ static const char *const kind_names[HOST_KINDS] = {
     [HOST_ON_CONNECT] = "on_connect",
     [HOST_ON_MESSAGE] = "on_message",
     [HOST_ON_READABLE] = "on_readable",
+    [HOST_ON_STREAM] = "on_stream",
     [HOST_ON_EOF] = "on_eof",
     [HOST_ON_DRAIN] = "on_drain",
     [HOST_ON_CLOSE] = "on_close",
@@ -44,6 +45,11 @@ host_kind host_kind_find(const char *name)
         if (strcmp(name, kind_names[kind]) == 0) return kind;
     }
     return HOST_NOTHING;
+}
+
+static uint32_t handlers_of(const host *h, const conn *c)
+{
+    return c->outbound ? ((const host_conn *)c->user)->handlers : h->handlers;
 }
 
 /* ---- Inside: what runs in the coroutine ---- */
@@ -118,6 +124,7 @@ static int push_arguments(lua_State *L, host_task *t)
         return 2 + host_frame_push_fields(L, t->c, t->data);
     case HOST_ON_CONNECT:
     case HOST_ON_READABLE:
+    case HOST_ON_STREAM:
     case HOST_ON_EOF:
     case HOST_ON_DRAIN:
         host_conn_push(L, t->c);
@@ -394,7 +401,14 @@ static void end_conn(host *h, conn *c)
 static void task_over(host *h, host_task *t)
 {
     conn *c = t->c;
-    if (t->kind == HOST_ON_ERROR && c != NULL && !t->keep) conn_abort(c, CONN_ERROR, IO_OK);
+    host_kind kind = (host_kind)(t->kind == HOST_ON_ERROR ? t->origin : t->kind);
+    /* A stream that has failed is over. */
+    bool keeps = t->keep && kind != HOST_ON_STREAM;
+    if (t->kind == HOST_ON_ERROR && c != NULL && !keeps) conn_abort(c, CONN_ERROR, IO_OK);
+    bool has_returned = t->failed != LUA_YIELD;
+    if (kind == HOST_ON_STREAM && has_returned && c->state == CONN_OPEN) {
+        conn_close(c, c->eof_seen ? CONN_EOF : c->shutdown_due ? CONN_SHUTDOWN : CONN_LOCAL);
+    }
     if (t->held) conn_unhold(c);
     t->held = false;
     if (t->timer != NULL) host_timer_over(h, t->timer);
@@ -560,6 +574,7 @@ void host_kill(host_task *t)
     if (status != LUA_OK) host_report_close(h, t, t->co);
     task_reset(t);
     t->keep = false;
+    t->failed = LUA_YIELD; /* it has not come to its end */
     task_over(h, t);
     if (spawn != NULL) host_spawn_over(h, spawn, HOST_SPAWN_CANCELED);
 }
@@ -578,11 +593,6 @@ static inline host *serve(conn *c)
     return h == h->seat->current || c->outbound ? h : host_move(c);
 }
 
-static uint32_t handlers_of(const host *h, const conn *c)
-{
-    return c->outbound ? ((const host_conn *)c->user)->handlers : h->handlers;
-}
-
 static void call(host *h, host_kind kind, conn *c)
 {
     host_task *t = task_take(h, kind, c);
@@ -596,7 +606,23 @@ static void on_open(conn *c, io_status status)
     if (!c->outbound) h->conns++;
     if (c->outbound && status != IO_OK) host_connect_opened(h, c, status);
     else if (handlers_of(h, c) & HOST_BIT(HOST_ON_CONNECT)) call(h, HOST_ON_CONNECT, c);
+    if (status == IO_OK && (handlers_of(h, c) & HOST_BIT(HOST_ON_STREAM))) conn_turn(c); /* when on_connect is over */
     if (c->outbound && status == IO_OK) host_connect_opened(h, c, status);
+}
+
+static void on_turn(conn *c)
+{
+    host *h = serve(c);
+    if (handlers_of(h, c) & HOST_BIT(HOST_ON_STREAM)) call(h, HOST_ON_STREAM, c);
+}
+
+/* Bytes for a stream that has not begun: the connection has just come from another generation. */
+static void begin_stream(host *h, conn *c, size_t len)
+{
+    conn_offer(c, len);
+    call(h, HOST_ON_STREAM, c);
+    size_t rest = conn_offered(c);
+    if (rest > 0) conn_keep(c, rest, 0);
 }
 
 frame_status host_call_frame(host *h, conn *c, frame_found *found, const uint8_t *data, size_t len)
@@ -625,7 +651,9 @@ void host_call_message(host *h, conn *c, const uint8_t *data, size_t len)
 static void on_data(conn *c, const uint8_t *data, size_t len)
 {
     host *h = serve(c);
-    if (!(handlers_of(h, c) & HOST_BIT(HOST_ON_MESSAGE))) return;
+    uint32_t handlers = handlers_of(h, c);
+    if (handlers & HOST_BIT(HOST_ON_STREAM)) begin_stream(h, c, len);
+    if (!(handlers & HOST_BIT(HOST_ON_MESSAGE))) return;
     if (c->limits->frame.type == FRAME_RAW) host_call_message(h, c, data, len);
     else host_messages(h, c, data, len);
 }
@@ -663,7 +691,7 @@ static void on_close(conn *c, conn_reason reason, io_status status)
     start(h, t);
 }
 
-const conn_events host_events = {on_open, on_data, on_readable, on_eof, on_drain, on_close};
+const conn_events host_events = {on_open, on_data, on_readable, on_eof, on_drain, on_close, on_turn};
 
 /* ---- Other calls ---- */
 

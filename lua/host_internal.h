@@ -64,6 +64,7 @@ typedef enum host_kind {
     HOST_ON_CONNECT,
     HOST_ON_MESSAGE,
     HOST_ON_READABLE,
+    HOST_ON_STREAM,
     HOST_ON_EOF,
     HOST_ON_DRAIN,
     HOST_ON_CLOSE,
@@ -82,6 +83,8 @@ typedef enum host_kind {
 } host_kind;
 
 #define HOST_BIT(kind) (UINT32_C(1) << (kind))
+/* Those that take what peers send. */
+#define HOST_READERS (HOST_BIT(HOST_ON_MESSAGE) | HOST_BIT(HOST_ON_STREAM) | HOST_BIT(HOST_ON_READABLE))
 
 /* "on_message", "the function of portico.after", … */
 const char *host_kind_name(host_kind kind);
@@ -205,9 +208,39 @@ typedef enum host_waiting {
     HOST_RUNS,
     HOST_SLEEPS,
     HOST_CONNECTS,
-    HOST_QUEUES, /* in t->queue */
-    HOST_READY   /* woken from there, and in line */
+    HOST_STREAMS, /* for t->wish */
+    HOST_QUEUES,  /* in t->queue */
+    HOST_READY    /* woken from there, and in line */
 } host_waiting;
+
+/* What a task wants of a connection. */
+typedef enum host_wish_kind {
+    HOST_WISH_COUNT, /* so many bytes */
+    HOST_WISH_SOME,  /* what is there, at least one byte and at most so many */
+    HOST_WISH_ALL,   /* up to the end */
+    HOST_WISH_LINE,
+    HOST_WISH_MESSAGE /* of the connection's frame */
+} host_wish_kind;
+
+typedef struct host_wish {
+    conn_wait wait;
+    conn *c;
+    const char *function; /* "conn:read", for messages */
+    frame_rule rule;      /* LINE; max is for ALL, too */
+    size_t count;         /* COUNT, SOME */
+    int64_t deadline_ns;  /* INT64_MAX: none */
+    size_t seen;          /* bytes that were looked at in vain */
+    size_t need;          /* MESSAGE: with fewer it is in vain again */
+    size_t start;         /* of what was found, */
+    size_t len;           /* … its length, */
+    size_t used;          /* … and how many bytes it takes */
+    uint8_t kind;         /* a host_wish_kind */
+    uint8_t fault;        /* a frame_fault */
+    bool peeks;           /* the bytes stay */
+    bool iterates;
+    bool is_late; /* the deadline has come */
+    bool holds;   /* conn_hold(c) is in force for the wait */
+} host_wish;
 
 /* Lives in a userdata whose user value is the coroutine. */
 struct host_task {
@@ -227,6 +260,7 @@ struct host_task {
     host_task *queue_next;
     host_task *queue_prev;
     host_turn turn;
+    host_wish wish; /* HOST_STREAMS */
     int ref;
     io_status status; /* HOST_ON_CLOSE: what broke it */
     uint8_t reason;   /* HOST_ON_CLOSE: a conn_reason */
@@ -501,6 +535,19 @@ const char *host_message_send(io_status *status, conn *c, const void *data, size
 io_status host_message_send_any(lua_State *L, conn *c, int message);
 /* Logs that the stream ended inside a message. */
 void host_note_truncated(const conn *c);
+/* The connection of the conn at arg, or NULL when it is over. raises */
+conn *host_conn_check(lua_State *L, int arg);
+
+/* ---- host_stream.c: conn:read and its kin ---- */
+extern const luaL_Reg host_stream_methods[];
+/* Pushes nil, message, code for a connection that is over, or not OPEN; returns 3. c may be NULL. raises */
+int host_push_over(lua_State *L, const conn *c);
+/* conn:send on that connection waits while its queue is above the high mark: the stream that runs is its own. */
+bool host_stream_sends_wait(lua_State *L, const conn *c);
+/* Then it ends with this. raises */
+int host_stream_send_waits(lua_State *L, conn *c);
+/* The task that waits is being ended, or does not wait for it any longer. */
+void host_stream_abandon(host_task *t);
 
 /* ---- host_connect.c: portico.connect ---- */
 int host_api_connect(lua_State *L);
@@ -562,7 +609,13 @@ int64_t host_check_seconds(lua_State *L, int arg);
 extern const char *const host_limit_names[];
 /* Sets the limit of that name from the value at index. Returns its bit; 0: there is no limit of that name; when the
  * value is wrong, it pushes what is expected, and returns HOST_LIMIT_WRONG. raises */
-enum { HOST_LIMIT_SEND_HIGH = 8, HOST_LIMIT_SEND_LOW = 16, HOST_LIMIT_SEND_MAX = 32, HOST_LIMIT_WRONG = 64 };
+enum {
+    HOST_LIMIT_SEND_HIGH = 8,
+    HOST_LIMIT_SEND_LOW = 16,
+    HOST_LIMIT_SEND_MAX = 32,
+    HOST_LIMIT_WRONG = 64,
+    HOST_LIMIT_MESSAGE = 128
+};
 uint32_t host_limit_set(lua_State *L, conn_limits *limits, const char *name, int index);
 /* Makes the queue's marks fit each other: those that were not given follow the ones that were. NULL, or what is wrong.
  * */
@@ -570,6 +623,8 @@ const char *host_limits_settle(conn_limits *limits, uint32_t given);
 /* Makes the metatable of a kind of userdata, of that name, and puts it under the key into the registry. raises */
 void host_metatable(lua_State *L, const char *name, const void *key, const luaL_Reg *methods,
                     const luaL_Reg *metamethods);
+/* What is wrong with handlers that are there together, or NULL. */
+const char *host_handlers_wrong(uint32_t handlers);
 /* Pushes nil, message, code, as scripts get it; returns 3. raises */
 int host_push_failure(lua_State *L, const char *message, const char *code);
 

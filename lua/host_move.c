@@ -119,6 +119,7 @@ static void settle_in(conn *c, host *from, host *to, host_conn *made)
     if (c->limits->frame.type == FRAME_CUSTOM) c->own_frame = false;
     conn_move(c, &config);
     if (!c->open_told) return;
+    if (to->handlers & HOST_BIT(HOST_ON_STREAM)) conn_turn(c); /* its stream begins */
     to->conns++;
     from->conns--;
     host_loosen(from);

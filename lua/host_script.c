@@ -9,13 +9,12 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const handler_names[] = {"on_connect", "on_message", "on_readable", "on_eof",
-                                            "on_drain",   "on_close",   "on_error",    "on_load",
-                                            "on_check",   "on_unload",  NULL};
-static const char *const key_names[] = {"on_connect", "on_message", "on_readable", "on_eof",    "on_drain", "on_close",
-                                        "on_error",   "on_load",    "on_check",    "on_unload", "migrate",  "listen",
-                                        "limits",     "version",    "frame",       NULL};
-static const char *const planned_names[] = {"on_stream", NULL};
+static const char *const handler_names[] = {"on_connect", "on_message", "on_stream", "on_readable",
+                                            "on_eof",     "on_drain",   "on_close",  "on_error",
+                                            "on_load",    "on_check",   "on_unload", NULL};
+static const char *const key_names[] = {"on_connect", "on_message", "on_stream", "on_readable", "on_eof",    "on_drain",
+                                        "on_close",   "on_error",   "on_load",   "on_check",    "on_unload", "migrate",
+                                        "listen",     "limits",     "version",   "frame",       NULL};
 
 /* ---- Errors ---- */
 
@@ -148,12 +147,8 @@ static void take_handler(lua_State *L, host *h, const char *name, int value, int
 
 static void refuse_name(lua_State *L, const char *what, const char *name, const char *const *names, int value)
 {
-    if (is_among(name, planned_names)) {
-        lua_pushfstring(L, "'%s' is planned, but this version of Portico does not have it", name);
-    } else {
-        host_push_hint(L, name, names);
-        lua_pushfstring(L, "unknown %s '%s'%s", what, name, lua_tostring(L, -1));
-    }
+    host_push_hint(L, name, names);
+    lua_pushfstring(L, "unknown %s '%s'%s", what, name, lua_tostring(L, -1));
     fail_at(L, value);
 }
 
@@ -310,7 +305,6 @@ static void log_failure(host *h, int status)
 bool host_script_load(host *h)
 {
     lua_State *L = h->L;
-    const uint32_t readers = HOST_BIT(HOST_ON_MESSAGE) | HOST_BIT(HOST_ON_READABLE);
     lua_pushcfunction(L, load);
     lua_pushlightuserdata(L, h);
     host_slice_begin(h, HOST_TOP, 0, L);
@@ -320,13 +314,15 @@ bool host_script_load(host *h)
         log_failure(h, status);
         return false;
     }
-    if ((h->handlers & readers) == readers) {
-        say_refused(h, "on_message and on_readable are both there: either the engine draws the bytes or the script");
+    const char *wrong = host_handlers_wrong(h->handlers);
+    if (wrong != NULL) {
+        say_refused(h, wrong);
         return false;
     }
     bool is_client = h->listen != NULL && h->listen[0] == NULL;
-    if ((h->handlers & readers) == 0 && h->worker->id == 0 && !is_client) {
-        log_write(LOG_WARN, "%s: neither on_message nor on_readable is there: what clients send is dropped",
+    if ((h->handlers & HOST_READERS) == 0 && h->worker->id == 0 && !is_client) {
+        log_write(LOG_WARN,
+                  "%s: neither on_message nor on_stream nor on_readable is there: what clients send is dropped",
                   h->config->script);
     }
     h->receive = (h->handlers & HOST_BIT(HOST_ON_READABLE)) ? CONN_READY : CONN_LENT;

@@ -58,9 +58,11 @@ static const limit limits_known[] = {
     {"send_high", offsetof(conn_limits, send_high), HOST_LIMIT_SEND_HIGH, 1, false},
     {"send_low", offsetof(conn_limits, send_low), HOST_LIMIT_SEND_LOW, 0, false},
     {"send_max", offsetof(conn_limits, send_max), HOST_LIMIT_SEND_MAX, 0, false},
+    {"message", offsetof(conn_limits, message_max), HOST_LIMIT_MESSAGE, 1, false},
 };
 
-const char *const host_limit_names[] = {"idle", "first_byte", "write", "send_high", "send_low", "send_max", NULL};
+const char *const host_limit_names[] = {"idle",     "first_byte", "write",   "send_high",
+                                        "send_low", "send_max",   "message", NULL};
 
 uint32_t host_limit_set(lua_State *L, conn_limits *limits, const char *name, int index)
 {
@@ -121,6 +123,28 @@ void host_metatable(lua_State *L, const char *name, const void *key, const luaL_
     lua_pushstring(L, name); /* what getmetatable() says */
     lua_setfield(L, -2, "__metatable");
     lua_rawsetp(L, LUA_REGISTRYINDEX, key);
+}
+
+/* ---- Handlers ---- */
+
+const char *host_handlers_wrong(uint32_t handlers)
+{
+    static const struct {
+        host_kind a, b;
+        const char *text;
+    } never_both[] = {
+        {HOST_ON_MESSAGE, HOST_ON_READABLE,
+         "on_message and on_readable are both there: either the engine draws the bytes or the script"},
+        {HOST_ON_STREAM, HOST_ON_MESSAGE, "on_stream and on_message are both there: a stream reads for itself"},
+        {HOST_ON_STREAM, HOST_ON_READABLE, "on_stream and on_readable are both there: a stream reads for itself"},
+        {HOST_ON_STREAM, HOST_ON_EOF, "on_stream and on_eof are both there: a stream hears of it from conn:read"},
+        {HOST_ON_STREAM, HOST_ON_DRAIN, "on_stream and on_drain are both there: in a stream conn:send waits"},
+    };
+    for (size_t i = 0; i < array_count(never_both); i++) {
+        uint32_t both = HOST_BIT(never_both[i].a) | HOST_BIT(never_both[i].b);
+        if ((handlers & both) == both) return never_both[i].text;
+    }
+    return NULL;
 }
 
 /* ---- Results ---- */

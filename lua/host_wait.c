@@ -151,6 +151,9 @@ void host_wait_end(host_task *t)
     case HOST_CONNECTS:
         host_connect_abandon(t->attempt);
         break;
+    case HOST_STREAMS:
+        host_stream_abandon(t);
+        break;
     case HOST_QUEUES:
         leave_queue(t);
         break;

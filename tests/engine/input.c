@@ -270,6 +270,29 @@ static void the_queue_is_waited_for(void)
     stage_close(&s);
 }
 
+static void a_turn_comes_when_it_is_not_held(void)
+{
+    stage s;
+    player p = {0};
+    stage_open(&s);
+    stage_pair(&s, &p, CONN_LENT, false);
+    conn_hold(p.c);
+    conn_turn(p.c);
+    conn_turn(p.c);
+    stage_quiet(&s, MS(10));
+    check_events(&p, "open");
+    peer_send(p.peer, "x", 1);
+    conn_unhold(p.c);
+    stage_until(&s, p.datas == 1);
+    check_events(&p, "open turn data(x)");
+    conn_turn(p.c);
+    conn_abort(p.c, CONN_LOCAL, IO_OK);
+    stage_until(&s, p.closes == 1);
+    check_events(&p, "open turn data(x) close(local)");
+    stage_leave(&s, &p);
+    stage_close(&s);
+}
+
 int main(int argc, char **argv)
 {
     rig_begin(argc, argv);
@@ -281,5 +304,6 @@ int main(int argc, char **argv)
     check_run(a_stop_that_is_put_off_is_heard_of_once);
     check_run(ready_mode_is_read_like_the_others);
     check_run(the_queue_is_waited_for);
+    check_run(a_turn_comes_when_it_is_not_held);
     return check_end();
 }

@@ -77,6 +77,11 @@ static void on_drain(conn *c)
     if (p->in_drain != NULL) p->in_drain(p);
 }
 
+static void on_turn(conn *c)
+{
+    note(player_of(c), "turn");
+}
+
 static void on_close(conn *c, conn_reason reason, io_status status)
 {
     player *p = player_of(c);
@@ -91,7 +96,7 @@ static void on_close(conn *c, conn_reason reason, io_status status)
     conn_release(c);
 }
 
-static const conn_events events_of_players = {on_open, on_data, on_readable, on_eof, on_drain, on_close};
+static const conn_events events_of_players = {on_open, on_data, on_readable, on_eof, on_drain, on_close, on_turn};
 
 void stage_open(stage *s)
 {

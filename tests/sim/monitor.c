@@ -220,7 +220,18 @@ static void on_close(conn *c, conn_reason reason, io_status status)
     leave(set);
 }
 
-const conn_events __wrap_host_events = {on_open, on_data, on_readable, on_eof, on_drain, on_close};
+static void on_turn(conn *c)
+{
+    sim_record *r = enter(c);
+    const conn_set *set = c->set;
+    sim_note("on_turn", r->id, 0, 0);
+    sim_check("events", r->opened, "conn %llu: on_turn comes before on_open", (unsigned long long)r->id);
+    check_held(c, "on_turn");
+    __real_host_events.on_turn(c);
+    leave(set);
+}
+
+const conn_events __wrap_host_events = {on_open, on_data, on_readable, on_eof, on_drain, on_close, on_turn};
 
 /* ---- Calls on their way to the engine ---- */
 

@@ -28,7 +28,7 @@ static void every_handler_is_found_by_its_name(void)
     for (host_kind kind = HOST_ON_CONNECT; kind <= HOST_ON_UNLOAD; kind++) {
         check_eq(host_kind_find(host_kind_name(kind)), kind);
     }
-    check_eq(host_kind_find("on_stream"), HOST_NOTHING);
+    check_eq(host_kind_find("on_streams"), HOST_NOTHING);
 }
 
 static void marks_that_were_not_given_follow(void)
