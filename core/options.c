@@ -54,7 +54,8 @@ typedef struct option {
 static const option table[] = {
     {"listen", 0, OPTION_URI, 0, FIELD(listen), "URI", NULL, 0, 0, NULL,
      "Listen there: tcp://HOST:PORT, with HOST an IPv4 address, an IPv6 address in brackets, localhost or *; port 0 is "
-     "one of the system's choice; or unix:PATH, unix:PATH?mode=0660, unix:@NAME. May be given several times. Without "
+     "one of the system's choice; or udp://HOST:PORT, unix:PATH, unix:PATH?mode=0660, unix:@NAME. May be given several "
+     "times. Without "
      "it the script's `listen` counts, "
      "else " OPTIONS_LISTEN_DEFAULT "."},
     {"address-file", 0, OPTION_TEXT, 0, FIELD(address_file), "FILE", NULL, 0, 0, NULL,

@@ -20,6 +20,7 @@ struct udp {
     io_datagram_op receive;
     io_datagram_op send; /* while it is pending, of the head of the queue */
     udp_set *set;
+    uint64_t id;
     udp *next;
     udp *prev;
     const udp_events *events;
@@ -179,6 +180,7 @@ udp *udp_open(udp_set *set, io_socket socket, const udp_events *events, void *us
         return NULL;
     }
     u->set = set;
+    u->id = ++set->ids;
     u->socket = socket;
     u->events = events;
     u->user = user;
@@ -242,9 +244,21 @@ void *udp_user(const udp *u)
     return u->user;
 }
 
-void udp_set_user(udp *u, void *user)
+udp *udp_next(const udp *u)
 {
-    u->user = user;
+    return u->next;
+}
+
+uint64_t udp_id(const udp *u)
+{
+    return u->id;
+}
+
+bool udp_is_open(const udp_set *set, const udp *u, uint64_t id)
+{
+    const udp *one = set->live;
+    while (one != NULL && one != u) one = one->next;
+    return one != NULL && one->id == id && !one->closing;
 }
 
 const char *udp_listener_of(const udp *u)

@@ -38,6 +38,7 @@ typedef struct udp_set {
     timers *timers;
     udp *live;
     uint32_t count;
+    uint64_t ids;      /* the last one given */
     uint64_t received; /* datagrams, since start */
     uint64_t sent;
     uint64_t dropped; /* that the queue had no room for */
@@ -68,8 +69,13 @@ io_status udp_send(udp *u, const net_addr *to, const void *data, size_t len);
 void udp_pause(udp *u);
 void udp_resume(udp *u);
 
+/* The next in the set's list, which begins at set->live. */
+udp *udp_next(const udp *u);
+/* Never reused in its set. */
+uint64_t udp_id(const udp *u);
+/* True when u, which may be gone, is still the open socket of that id. */
+bool udp_is_open(const udp_set *set, const udp *u, uint64_t id);
 void *udp_user(const udp *u);
-void udp_set_user(udp *u, void *user);
 const char *udp_listener_of(const udp *u); /* NULL: it is no listener's */
 io_socket udp_socket(const udp *u);
 size_t udp_queued(const udp *u); /* bytes */

@@ -157,6 +157,7 @@ void host_api_open(lua_State *L)
         {"after", host_api_after},
         {"every", host_api_every},
         {"connect", host_api_connect},
+        {"udp", host_api_udp},
         {"conns", api_conns},
         {"reload", api_reload},
         {"shutdown", api_shutdown},

@@ -24,6 +24,7 @@ static const char *const kind_names[HOST_KINDS] = {
     [HOST_ON_LOAD] = "on_load",
     [HOST_ON_CHECK] = "on_check",
     [HOST_ON_UNLOAD] = "on_unload",
+    [HOST_DATAGRAM] = "on_message",
     [HOST_AFTER] = "the function of portico.after",
     [HOST_EVERY] = "the function of portico.every",
     [HOST_SPAWN] = "the function of portico.spawn",
@@ -56,7 +57,12 @@ static uint32_t handlers_of(const host *h, const conn *c)
 
 static void push_handler(lua_State *L, host_task *t)
 {
-    if (t->c != NULL && t->c->outbound && t->kind != HOST_ON_ERROR) {
+    if (t->kind == HOST_DATAGRAM && t->datagram.handler_ref == LUA_NOREF) {
+        lua_pushvalue(L, lua_upvalueindex(HOST_ON_MESSAGE));
+    } else if (t->kind == HOST_DATAGRAM) {
+        lua_rawgeti(L, LUA_REGISTRYINDEX, t->datagram.handler_ref);
+        lua_getiuservalue(L, -1, 1);
+    } else if (t->c != NULL && t->c->outbound && t->kind != HOST_ON_ERROR) {
         const host_conn *hc = t->c->user;
         lua_rawgeti(L, LUA_REGISTRYINDEX, hc->ref);
         lua_getiuservalue(L, -1, 2);
@@ -122,6 +128,10 @@ static int push_arguments(lua_State *L, host_task *t)
         host_conn_push(L, t->c);
         lua_pushlstring(L, t->data, t->len);
         return 2 + host_frame_push_fields(L, t->c, t->data);
+    case HOST_DATAGRAM:
+        host_udp_push_peer(L, &t->datagram);
+        lua_pushlstring(L, t->data, t->len);
+        return 2;
     case HOST_ON_CONNECT:
     case HOST_ON_READABLE:
     case HOST_ON_STREAM:
@@ -223,6 +233,13 @@ static int take_result(lua_State *L, int status, lua_KContext context)
     case HOST_ON_MESSAGE:
         if (lua_type(L, -1) == LUA_TSTRING) status = send_reply(L, t->c);
         if (status != LUA_OK && status != LUA_YIELD) return take_error(L, t->host, t, status);
+        break;
+    case HOST_DATAGRAM:
+        if (lua_type(L, -1) == LUA_TSTRING) {
+            size_t len;
+            const char *bytes = lua_tolstring(L, -1, &len);
+            host_udp_reply(t, bytes, len);
+        }
         break;
     case HOST_ON_CONNECT:
         if (lua_isboolean(L, -1) && !lua_toboolean(L, -1)) conn_close(t->c, CONN_LOCAL);
@@ -370,8 +387,9 @@ static void suspend(host *h, host_task *t)
     t->next = h->waiting;
     if (t->next != NULL) t->next->prev = t;
     h->waiting = t;
+    if (t->kind == HOST_DATAGRAM) h->datagrams++;
+    if (t->c != NULL || t->kind == HOST_DATAGRAM) h->busy++;
     if (t->c == NULL) return;
-    h->busy++;
     if (!t->held && t->kind != HOST_ON_CLOSE) { /* after on_close comes nothing that would have to be held */
         t->held = true;
         conn_hold(t->c);
@@ -383,7 +401,8 @@ static void unsuspend(host *h, host_task *t)
     if (t->prev != NULL) t->prev->next = t->next;
     else h->waiting = t->next;
     if (t->next != NULL) t->next->prev = t->prev;
-    if (t->c != NULL) h->busy--;
+    if (t->c != NULL || t->kind == HOST_DATAGRAM) h->busy--;
+    if (t->kind == HOST_DATAGRAM && --h->datagrams == HOST_DATAGRAMS_LOW) host_udp_resume(h);
     t->waiting = HOST_RUNS;
     if (h->waiting == NULL) host_loosen(h);
 }
@@ -727,4 +746,14 @@ bool host_call_spawn(host *h, host_spawn *s)
     t->spawn = s;
     start(h, t);
     return true;
+}
+
+void host_call_datagram(host *h, const host_datagram *d, const void *data, size_t len)
+{
+    host_task *t = task_take(h, HOST_DATAGRAM, NULL);
+    if (t == NULL) return; /* one datagram is lost */
+    t->datagram = *d;
+    t->data = data;
+    t->len = len;
+    start(h, t);
 }

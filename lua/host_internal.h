@@ -44,6 +44,8 @@ enum {
     HOST_SPAWN_MAX = 100000,       /* tasks of portico.spawn() at a time */
     HOST_LINE_ROUND = 256,         /* turns before packets come first again */
     HOST_SECONDS_MAX = 1000000000, /* 31 years: more is a mistake */
+    HOST_DATAGRAMS_HIGH = 1000,    /* so many handlers of datagrams wait in one state: no more are received, … */
+    HOST_DATAGRAMS_LOW = 750,      /* … until so few do. In between sleepers that wake up change nothing */
     HOST_RESERVE_BYTES = 256 << 10 /* above the cap, for reporting that the cap was reached */
 };
 
@@ -53,6 +55,7 @@ typedef struct host_task host_task;
 typedef struct host_conn host_conn;
 typedef struct host_timer host_timer;
 typedef struct host_attempt host_attempt; /* of portico.connect() */
+typedef struct host_udp host_udp;         /* a socket of portico.udp() */
 typedef struct host_spawn host_spawn;     /* of portico.spawn() */
 typedef struct host_turn host_turn;
 typedef struct host_custom host_custom; /* a frame that Lua decodes */
@@ -72,13 +75,14 @@ typedef enum host_kind {
     HOST_ON_LOAD,
     HOST_ON_CHECK,
     HOST_ON_UNLOAD,
-    HOST_AFTER,   /* the function of portico.after() */
-    HOST_EVERY,   /* … of portico.every() */
-    HOST_SPAWN,   /* … of portico.spawn() */
-    HOST_FRAME,   /* a function that decodes a frame */
-    HOST_TOP,     /* the script's top level */
-    HOST_MIGRATE, /* the script's migrate() */
-    HOST_CLEANUP, /* collecting garbage, closing variables */
+    HOST_DATAGRAM, /* on_message, for a datagram */
+    HOST_AFTER,    /* the function of portico.after() */
+    HOST_EVERY,    /* … of portico.every() */
+    HOST_SPAWN,    /* … of portico.spawn() */
+    HOST_FRAME,    /* a function that decodes a frame */
+    HOST_TOP,      /* the script's top level */
+    HOST_MIGRATE,  /* the script's migrate() */
+    HOST_CLEANUP,  /* collecting garbage, closing variables */
     HOST_KINDS
 } host_kind;
 
@@ -181,7 +185,8 @@ struct host {
     int frame_ref;     /* of limits.frame, if Lua decodes it: a host_custom */
     uint32_t handlers; /* HOST_BIT() of those that the script has */
     uint32_t idle_count;
-    uint32_t busy;        /* waiting tasks that belong to a connection */
+    uint32_t datagrams;   /* handlers of datagrams that wait */
+    uint32_t busy;        /* waiting tasks that belong to a connection or a datagram */
     bool blocked;         /* waiting is impossible: between the task and here somebody cannot yield */
     bool cut;             /* the drain was cut off: nothing may wait any more */
     bool closing;         /* the state is being closed */
@@ -242,6 +247,14 @@ typedef struct host_wish {
     bool holds;   /* conn_hold(c) is in force for the wait */
 } host_wish;
 
+/* Where a datagram came from. */
+typedef struct host_datagram {
+    udp *udp; /* may be gone: udp_is_open() knows */
+    uint64_t udp_id;
+    int handler_ref; /* of the socket of portico.udp() whose on_message it is; LUA_NOREF: the script's */
+    net_addr peer;
+} host_datagram;
+
 /* Lives in a userdata whose user value is the coroutine. */
 struct host_task {
     host *host;
@@ -250,10 +263,11 @@ struct host_task {
     host_task *prev;
     timer wake;
     conn *c;          /* the connection whose handler this is, or NULL; it stays until the task is over */
-    const void *data; /* HOST_ON_MESSAGE: until the first wait */
+    const void *data; /* HOST_ON_MESSAGE, HOST_DATAGRAM: until the first wait */
     size_t len;
     host_timer *timer;       /* HOST_AFTER, HOST_EVERY */
     host_attempt *attempt;   /* HOST_CONNECTS */
+    host_datagram datagram;  /* HOST_DATAGRAM */
     host_question *question; /* HOST_FRAME */
     host_spawn *spawn;       /* HOST_SPAWN, until it is over */
     host_queue *queue;       /* HOST_QUEUES, HOST_READY; else NULL */
@@ -393,6 +407,8 @@ int host_call(host *h, host_kind kind, lua_CFunction function, void *argument, l
 bool host_call_load(host *h, host_kind kind);
 void host_call_unload(host *h);
 void host_call_timer(host *h, host_timer *ht);
+/* Runs on_message, before this returns at least until it waits. data is not needed after that. */
+void host_call_datagram(host *h, const host_datagram *d, const void *data, size_t len);
 /* A function that waits calls this first. raises unless the task can be suspended from here. */
 void host_check_wait(lua_State *L, const char *function);
 /* Then it sets the task's waiting, and yields. This goes on with it. */
@@ -555,6 +571,18 @@ int host_api_connect(lua_State *L);
 void host_connect_opened(host *h, conn *c, io_status status);
 /* The task that waits is being ended. */
 void host_connect_abandon(host_attempt *a);
+
+/* ---- host_udp.c: datagrams, portico.udp ---- */
+void host_udp_library(lua_State *L); /* raises */
+int host_api_udp(lua_State *L);
+/* Takes this worker's socket of a UDP listener: see worker_app. */
+void host_udp_take(worker *w, io_socket socket, const char *listener);
+/* Pushes the peer of a datagram. raises */
+void host_udp_push_peer(lua_State *L, const host_datagram *d);
+/* Sends what the handler of the task's datagram has returned. */
+void host_udp_reply(const host_task *t, const char *data, size_t len);
+/* Few enough handlers of datagrams wait again. */
+void host_udp_resume(host *h);
 
 /* ---- host_timer.c ---- */
 void host_timer_library(lua_State *L); /* raises */

@@ -225,6 +225,7 @@ static int load(lua_State *L)
     host_library_open(L);
     host_conn_library(L);
     host_timer_library(L);
+    host_udp_library(L);
     host_spawn_library(L);
     host_timeout_library(L);
     host_channel_library(L);

@@ -96,6 +96,7 @@ const worker_app host_app = {
     .cut = app_cut,
     .close = app_close,
     .accept = app_accept,
+    .take_udp = host_udp_take,
 };
 
 const char *const *host_listen(const worker *w)

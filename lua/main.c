@@ -136,7 +136,7 @@ static int print_version(bool verbose)
         text_add(&t, "system     %s\n", os_describe(system, sizeof system));
         text_add(&t, "Lua        %s\n", LUA_RELEASE);
         text_add(&t, "allocator  %s\n", mem_describe());
-        text_add(&t, "features   tcp ipv4 ipv6 half-close connect lent ready posted\n");
+        text_add(&t, "features   tcp udp ipv4 ipv6 half-close connect lent ready posted\n");
         text_add(&t, "assertions %s\n", ASSERTIONS);
         if (SANITIZER[0] != '\0') text_add(&t, "sanitizer  %s\n", SANITIZER);
         add_backends(&t);
@@ -299,10 +299,17 @@ static void log_stopping(server *s)
 static void dump_worker(worker *w, worker_message *message)
 {
     const conn_set *conns = &w->conns;
+    const udp_set *udps = &w->udps;
     log_write(LOG_INFO,
               "worker %" PRIu32 ": %" PRIu32 " connection%s, %" PRIu64 " opened, %" PRIu64 " closed, %" PRIu64
               " packets",
               w->id, conns->count, plural(conns->count), conns->opened, conns->closed, w->packets);
+    if (udps->ids > 0) {
+        log_write(LOG_INFO,
+                  "worker %" PRIu32 ": %" PRIu32 " UDP socket%s, %" PRIu64 " datagrams received, %" PRIu64
+                  " sent, %" PRIu64 " dropped",
+                  w->id, udps->count, plural(udps->count), udps->received, udps->sent, udps->dropped);
+    }
     mem_free(message);
 }
 

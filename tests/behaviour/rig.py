@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 
-ADDRESS = re.compile(r"tcp://(?:\[([^\]]+)\]|([^:]+)):(\d+)$")
+ADDRESS = re.compile(r"(?:tcp|udp)://(?:\[([^\]]+)\]|([^:]+)):(\d+)$")
 # What no run may ever write, whatever it is asked to do.
 FORBIDDEN = re.compile(r"leak|assert|runtime error|Sanitizer|Backtrace|Unhandled", re.IGNORECASE)
 
