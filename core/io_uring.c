@@ -3,10 +3,7 @@
  * One ring per port. An op is one submission entry whose user data is its address; its completion entry becomes its
  * packet. Entries gather in the ring until io_port_wait(), or until the ring is full.
  *
- *   lent receive   names no buffer: the kernel picks one from the port's buffer ring when bytes are there. It goes
- *                  back at the next io_port_next() or io_port_wait().
- *   buffers gone   the kernel answers ENOBUFS, even when the news is end of stream (Linux 6.18). The op then starves:
- *                  it is submitted again by io_port_wait(), when buffers have come back.
+ *   streams        see io_uring_recv.c.
  *   gather send    the kernel copies message and vectors while it takes the entry (IORING_FEAT_SUBMIT_STABLE), so
  *                  they live in an arena that is empty again after each submission.
  *   datagrams      a receive is attempted when all completions have been taken, and polls when nothing is there: the
@@ -15,88 +12,21 @@
  */
 #define _GNU_SOURCE 1
 
-#include "io_backend.h"
-#include "io_posix.h"
+#include "io_uring.h"
 
 #include "base.h"
 #include "mem.h"
 #include "os.h"
 
-#include <assert.h>
 #include <errno.h>
-#include <liburing.h>
 #include <poll.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 enum {
-    CQ_FACTOR = 4,         /* completion entries per submission entry; beyond that the kernel keeps a list */
-    BUFFER_GROUP = 0,      /* a ring has one buffer ring */
-    SLOTS_MIN = 64,        /* first size of the table by descriptor */
-    ARENA_BYTES = 1 << 16, /* for gather sends that have not been submitted */
-    ARENA_ALIGN = 16
+    CQ_FACTOR = 4, /* completion entries per submission entry; beyond that the kernel keeps a list */
+    SLOTS_MIN = 64 /* first size of the table by descriptor */
 };
-
-/* User data that is not an op's address. */
-enum { USER_WAKE = 1, USER_CANCEL = 2, USER_TAG_MASK = 7 };
-
-/* Words of op->native. */
-enum {
-    WORD_BUFFER,    /* receive: the caller's buffer, 0 for a lent one; datagram: its bytes */
-    WORD_LEN,       /* the size of that; send: the bytes asked for */
-    WORD_POLL_FIRST /* receive: 1 when the last one left the socket empty, so that trying at once is in vain */
-};
-
-/* One descriptor. 8 bytes, because every idle connection has one. */
-typedef struct slot {
-    uint32_t generation; /* changes when the descriptor is closed: a late cancel's completion is recognised */
-    uint16_t cancels;    /* submitted, completion not seen. Until then a receive that found no buffer, which the
-                            cancel did not find, must not be submitted again. */
-    uint16_t error;      /* see io_error_keep() */
-} slot;
-
-_Static_assert(sizeof(slot) == 8, "an idle connection costs one of these");
-_Static_assert(_Alignof(io_op) > USER_TAG_MASK, "an op's address is told from the other user data by its low bits");
-
-typedef struct uring_port {
-    io_port head;
-    struct io_uring ring;
-    struct io_uring_buf_ring *buf_ring; /* followed by the buffers, in one mapping */
-    size_t mapping_bytes;
-    uint8_t *bufs;
-    uint32_t buf_bytes;
-    uint32_t buf_count;
-    int lent;          /* the buffer that the last packet lent, or -1 */
-    uint32_t taken;    /* packets of this round */
-    io_queue ready;    /* posts, and ops completed without the kernel: op->result is final */
-    io_queue starved;  /* ops to be submitted again */
-    io_queue attempts; /* receives of datagrams to be attempted */
-    io_mailbox mailbox;
-    bool wake_armed; /* a multishot poll watches the mailbox's eventfd */
-    slot *slots;
-    uint32_t slot_count;
-    uint32_t arena_used; /* bytes */
-    _Alignas(ARENA_ALIGN) uint8_t arena[ARENA_BYTES];
-} uring_port;
-
-static uring_port *to_uring(io_port *port)
-{
-    return (uring_port *)(void *)port;
-}
-
-static slot *slot_of(uring_port *port, io_socket socket)
-{
-    assert(socket >= 0 && (size_t)socket < port->slot_count);
-    return &port->slots[socket];
-}
-
-static void note_error(slot *s, int native)
-{
-    s->error = (uint16_t)io_error_keep(s->error, native);
-}
 
 /* ---- Submission entries ---- */
 
@@ -108,7 +38,7 @@ static void submit_all(uring_port *port)
 }
 
 /* NULL: the ring is full and the kernel takes nothing now. */
-static struct io_uring_sqe *get_entry(uring_port *port)
+struct io_uring_sqe *uring_entry(uring_port *port)
 {
     struct io_uring_sqe *entry = io_uring_get_sqe(&port->ring);
     if (entry != NULL) return entry;
@@ -119,7 +49,7 @@ static struct io_uring_sqe *get_entry(uring_port *port)
 static bool prepare_accept(uring_port *port, io_op *op)
 {
     io_accept_op *accept_op = container_of(op, io_accept_op, op);
-    struct io_uring_sqe *entry = get_entry(port);
+    struct io_uring_sqe *entry = uring_entry(port);
     if (entry == NULL) return false;
     accept_op->peer = (net_addr){{0}};
     accept_op->peer_bytes = sizeof accept_op->peer;
@@ -129,44 +59,19 @@ static bool prepare_accept(uring_port *port, io_op *op)
     return true;
 }
 
-static bool prepare_recv(uring_port *port, io_op *op)
-{
-    struct io_uring_sqe *entry = get_entry(port);
-    if (entry == NULL) return false;
-    if (op->native[WORD_BUFFER] != 0) {
-        io_uring_prep_recv(entry, (int)op->socket, (void *)op->native[WORD_BUFFER], op->native[WORD_LEN], 0);
-    } else {
-        io_uring_prep_recv(entry, (int)op->socket, NULL, port->buf_bytes, 0);
-        entry->flags |= IOSQE_BUFFER_SELECT;
-        entry->buf_group = BUFFER_GROUP;
-    }
-    if (op->native[WORD_POLL_FIRST]) entry->ioprio |= IORING_RECVSEND_POLL_FIRST;
-    io_uring_sqe_set_data(entry, op);
-    return true;
-}
-
-static bool prepare_readable(uring_port *port, io_op *op)
-{
-    struct io_uring_sqe *entry = get_entry(port);
-    if (entry == NULL) return false;
-    io_uring_prep_poll_add(entry, (int)op->socket, POLLIN | POLLRDHUP);
-    io_uring_sqe_set_data(entry, op);
-    return true;
-}
-
 /* Room in the ring and in the arena together: making room for one would otherwise submit, and so spoil, the other. */
 static bool reserve_send(uring_port *port, uint32_t arena_bytes)
 {
-    if (io_uring_sq_space_left(&port->ring) > 0 && arena_bytes <= ARENA_BYTES - port->arena_used) return true;
+    if (io_uring_sq_space_left(&port->ring) > 0 && arena_bytes <= URING_ARENA_BYTES - port->arena_used) return true;
     submit_all(port);
-    return io_uring_sq_space_left(&port->ring) > 0 && arena_bytes <= ARENA_BYTES - port->arena_used;
+    return io_uring_sq_space_left(&port->ring) > 0 && arena_bytes <= URING_ARENA_BYTES - port->arena_used;
 }
 
 /* What a message with so many buffers takes. */
 static uint32_t message_bytes(uint32_t count)
 {
     size_t bytes = sizeof(struct msghdr) + count * sizeof(struct iovec);
-    return (uint32_t)((bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN);
+    return (uint32_t)((bytes + URING_ARENA_ALIGN - 1) / URING_ARENA_ALIGN * URING_ARENA_ALIGN);
 }
 
 /* Takes reserved bytes of the arena. */
@@ -185,7 +90,7 @@ static struct msghdr *make_message(uring_port *port, const io_buf *bufs, uint32_
 static bool prepare_send_to(uring_port *port, io_op *op)
 {
     io_datagram_op *datagram = container_of(op, io_datagram_op, op);
-    const io_buf buf = {(const void *)op->native[WORD_BUFFER], op->native[WORD_LEN]};
+    const io_buf buf = {(const void *)op->native[URING_BUFFER], op->native[URING_LEN]};
     if (!reserve_send(port, message_bytes(1))) return false;
     struct io_uring_sqe *entry = io_uring_get_sqe(&port->ring);
     struct msghdr *message = make_message(port, &buf, 1);
@@ -203,64 +108,22 @@ static bool prepare_again(uring_port *port, io_op *op)
     case IO_ACCEPT:
         return prepare_accept(port, op);
     case IO_RECV:
-        return prepare_recv(port, op);
+        return uring_prepare_recv(port, op);
     case IO_SEND_TO:
         return prepare_send_to(port, op);
     default:
         assert(op->kind == IO_READABLE || op->kind == IO_RECV_FROM);
-        return prepare_readable(port, op);
+        return uring_prepare_readable(port, op);
     }
 }
 
 static void arm_wake(uring_port *port)
 {
-    struct io_uring_sqe *entry = get_entry(port);
+    struct io_uring_sqe *entry = uring_entry(port);
     if (entry == NULL) return; /* The next wait tries again. */
     io_uring_prep_poll_multishot(entry, port->mailbox.wake, POLLIN);
-    io_uring_sqe_set_data64(entry, USER_WAKE);
+    io_uring_sqe_set_data64(entry, URING_WAKE);
     port->wake_armed = true;
-}
-
-/* ---- Buffers ---- */
-
-static uint8_t *buf_at(const uring_port *port, int index)
-{
-    return port->bufs + (size_t)index * port->buf_bytes;
-}
-
-static void give_buf(uring_port *port, int index)
-{
-    io_uring_buf_ring_add(port->buf_ring, buf_at(port, index), port->buf_bytes, (unsigned short)index,
-                          io_uring_buf_ring_mask(port->buf_count), 0);
-    io_uring_buf_ring_advance(port->buf_ring, 1);
-}
-
-static void take_back_loan(uring_port *port)
-{
-    if (port->lent < 0) return;
-    give_buf(port, port->lent);
-    port->lent = -1;
-}
-
-/* Returns 0 or an errno. */
-static int open_bufs(uring_port *port)
-{
-    size_t page_bytes = (size_t)sysconf(_SC_PAGESIZE);
-    size_t ring_bytes = port->buf_count * sizeof(struct io_uring_buf);
-    struct io_uring_buf_reg registration = {.ring_entries = port->buf_count, .bgid = BUFFER_GROUP};
-    ring_bytes = (ring_bytes + page_bytes - 1) / page_bytes * page_bytes;
-    port->mapping_bytes = ring_bytes + (size_t)port->buf_count * port->buf_bytes;
-    /* A mapping of its own, because the kernel wants the ring at the start of a page. */
-    void *mapping = mmap(NULL, port->mapping_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (mapping == MAP_FAILED) return errno;
-    port->buf_ring = mapping;
-    port->bufs = (uint8_t *)mapping + ring_bytes;
-    registration.ring_addr = (uintptr_t)mapping;
-    int result = io_uring_register_buf_ring(&port->ring, &registration, 0);
-    if (result < 0) return -result;
-    io_uring_buf_ring_init(port->buf_ring);
-    for (uint32_t i = 0; i < port->buf_count; i++) give_buf(port, (int)i);
-    return 0;
 }
 
 /* ---- Opening and closing ---- */
@@ -287,20 +150,21 @@ static int open_ring(struct io_uring *ring, uint32_t entries)
     return -result;
 }
 
-static void uring_close(io_port *head)
+void uring_close(io_port *head)
 {
-    uring_port *port = to_uring(head);
-    assert(port->ready.head == NULL && port->starved.head == NULL && port->attempts.head == NULL);
-    take_back_loan(port);
+    uring_port *port = uring_of(head);
+    assert(port->ready.head == NULL && port->served.head == NULL && port->starved.head == NULL &&
+           port->attempts.head == NULL);
+    uring_take_back_loan(port);
     if (port->ring.ring_fd >= 0) io_uring_queue_exit(&port->ring);
-    if (port->buf_ring != NULL) (void)munmap(port->buf_ring, port->mapping_bytes);
+    uring_close_bufs(port);
     io_mailbox_close(&port->mailbox);
     mem_free(port->slots);
     mem_free(port);
 }
 
 /* step: what failed, for people; native: its errno, 0 when memory ran out. */
-static uring_port *open_port(const io_options *options, const char **step, int *native)
+uring_port *uring_open_port(const io_options *options, const char **step, int *native)
 {
     uring_port *port = mem_zalloc(sizeof *port);
     *step = "memory";
@@ -321,8 +185,9 @@ static uring_port *open_port(const io_options *options, const char **step, int *
     if (!(port->ring.features & IORING_FEAT_SUBMIT_STABLE)) goto fail;
     if (!(port->ring.features & IORING_FEAT_NODROP)) goto fail;
     if (!(port->ring.features & IORING_FEAT_EXT_ARG)) goto fail;
+    port->multishot = port->ring.flags & IORING_SETUP_DEFER_TASKRUN;
     *step = "buffer ring";
-    *native = open_bufs(port);
+    *native = uring_open_bufs(port);
     if (*native != 0) goto fail;
     *step = "eventfd";
     if (io_mailbox_open(&port->mailbox, native) != IO_OK) goto fail;
@@ -339,7 +204,7 @@ static io_status uring_open(io_port **opened, const io_options *options)
 {
     const char *step;
     int native;
-    uring_port *port = open_port(options, &step, &native);
+    uring_port *port = uring_open_port(options, &step, &native);
     if (port == NULL) return native != 0 ? net_map_error(native) : IO_LIMIT;
     *opened = &port->head;
     return IO_OK;
@@ -353,14 +218,14 @@ static int64_t uring_now(io_port *head)
 
 /* ---- Sockets ---- */
 
-static io_status uring_attach(io_port *head, io_socket socket, bool is_udp)
+io_status uring_attach(io_port *head, io_socket socket, bool is_udp)
 {
-    uring_port *port = to_uring(head);
+    uring_port *port = uring_of(head);
     (void)is_udp;
     if ((size_t)socket < port->slot_count) return IO_OK;
     size_t count = port->slot_count > 0 ? port->slot_count : SLOTS_MIN;
     while (count <= (size_t)socket) count *= 2;
-    slot *slots = mem_realloc(port->slots, count * sizeof *slots);
+    uring_slot *slots = mem_realloc(port->slots, count * sizeof *slots);
     if (slots == NULL) return IO_LIMIT;
     memset(slots + port->slot_count, 0, (count - port->slot_count) * sizeof *slots);
     port->slots = slots;
@@ -370,9 +235,10 @@ static io_status uring_attach(io_port *head, io_socket socket, bool is_udp)
 
 static void uring_close_socket(io_port *head, io_socket socket, bool abort)
 {
-    uring_port *port = to_uring(head);
+    uring_port *port = uring_of(head);
     if ((size_t)socket < port->slot_count) {
-        slot *s = slot_of(port, socket);
+        uring_slot *s = uring_slot_of(port, socket);
+        uring_end_stream(port, socket);
         s->generation++;
         s->cancels = 0;
         s->error = 0;
@@ -404,29 +270,28 @@ static void cancel_queued(uring_port *port, io_queue *queue, io_socket socket)
     }
 }
 
-static void uring_cancel(io_port *head, io_socket socket)
+void uring_cancel(io_port *head, io_socket socket)
 {
-    uring_port *port = to_uring(head);
-    slot *s = slot_of(port, socket);
-    struct io_uring_sqe *entry = get_entry(port);
+    uring_port *port = uring_of(head);
+    uring_slot *s = uring_slot_of(port, socket);
+    struct io_uring_sqe *entry = uring_entry(port);
     cancel_queued(port, &port->starved, socket);
     cancel_queued(port, &port->attempts, socket);
-    if (entry == NULL || s->cancels == UINT16_MAX) {
+    if (entry == NULL || s->cancels == UINT8_MAX) {
         /* The kernel takes no entries. Whoever cancels wants the operations to end, and this ends them as well. */
         (void)shutdown((int)socket, SHUT_RDWR);
         return;
     }
     io_uring_prep_cancel_fd(entry, (int)socket, IORING_ASYNC_CANCEL_ALL);
-    /* Tag, descriptor (at most 2^24 or so, fs.nr_open), and the low bits of its generation. */
-    io_uring_sqe_set_data64(entry, USER_CANCEL | (uint64_t)(uint32_t)socket << 3 | (uint64_t)s->generation << 35);
+    io_uring_sqe_set_data64(entry, uring_tag(URING_CANCEL, socket, s));
     s->cancels++;
+    if (!(s->flags & URING_HOLDING) && s->waiting != NULL) s->flags |= URING_CANCELED;
 }
 
 static void on_cancel_done(uring_port *port, uint64_t data)
 {
-    slot *s = slot_of(port, (io_socket)(uint32_t)(data >> 3));
-    bool same = (data >> 35) == (s->generation & ((UINT64_C(1) << 29) - 1));
-    if (!same) return;
+    uring_slot *s = uring_slot_tagged(port, data);
+    if (s == NULL) return;
     assert(s->cancels > 0);
     s->cancels--;
 }
@@ -436,30 +301,16 @@ static void on_cancel_done(uring_port *port, uint64_t data)
 static io_status uring_accept(io_port *head, io_accept_op *op, io_socket listener)
 {
     (void)listener;
-    return prepare_accept(to_uring(head), &op->op) ? IO_OK : IO_LIMIT;
+    return prepare_accept(uring_of(head), &op->op) ? IO_OK : IO_LIMIT;
 }
 
 static io_status uring_connect(io_port *head, io_op *op, io_socket socket, const net_addr *peer)
 {
-    struct io_uring_sqe *entry = get_entry(to_uring(head));
+    struct io_uring_sqe *entry = uring_entry(uring_of(head));
     if (entry == NULL) return IO_LIMIT;
     io_uring_prep_connect(entry, (int)socket, (const struct sockaddr *)peer, (socklen_t)net_addr_bytes(peer));
     io_uring_sqe_set_data(entry, op);
     return IO_OK;
-}
-
-static io_status uring_recv(io_port *head, io_op *op, io_socket socket, void *buffer, size_t len)
-{
-    (void)socket;
-    op->native[WORD_BUFFER] = (uintptr_t)buffer;
-    op->native[WORD_LEN] = len;
-    return prepare_recv(to_uring(head), op) ? IO_OK : IO_LIMIT;
-}
-
-static io_status uring_readable(io_port *head, io_op *op, io_socket socket)
-{
-    (void)socket;
-    return prepare_readable(to_uring(head), op) ? IO_OK : IO_LIMIT;
 }
 
 /* MSG_WAITALL: the kernel goes on after a short count, without the caller's round trip. */
@@ -467,10 +318,10 @@ enum { SEND_FLAGS = MSG_NOSIGNAL | MSG_WAITALL };
 
 static io_status uring_send(io_port *head, io_op *op, io_socket socket, const io_buf *bufs, uint32_t count)
 {
-    uring_port *port = to_uring(head);
+    uring_port *port = uring_of(head);
     if (!reserve_send(port, count > 1 ? message_bytes(count) : 0)) return IO_LIMIT;
     struct io_uring_sqe *entry = io_uring_get_sqe(&port->ring);
-    op->native[WORD_LEN] = io_bufs_bytes(bufs, count);
+    op->native[URING_LEN] = io_bufs_bytes(bufs, count);
     if (count == 1) {
         size_t len = bufs[0].len < INT32_MAX ? bufs[0].len : INT32_MAX;
         io_uring_prep_send(entry, (int)socket, bufs[0].base, len, SEND_FLAGS);
@@ -484,40 +335,22 @@ static io_status uring_send(io_port *head, io_op *op, io_socket socket, const io
 static io_status uring_recv_from(io_port *head, io_datagram_op *op, io_socket socket)
 {
     (void)socket;
-    io_queue_push(&to_uring(head)->attempts, &op->op);
+    io_queue_push(&uring_of(head)->attempts, &op->op);
     return IO_OK;
 }
 
 static io_status uring_send_to(io_port *head, io_datagram_op *op, io_socket socket, const void *data, size_t len)
 {
     (void)socket;
-    op->op.native[WORD_BUFFER] = (uintptr_t)data;
-    op->op.native[WORD_LEN] = len;
-    return prepare_send_to(to_uring(head), &op->op) ? IO_OK : IO_LIMIT;
-}
-
-static io_status uring_draw(io_port *head, io_socket socket, void *buffer, size_t len, size_t *bytes)
-{
-    slot *s = slot_of(to_uring(head), socket);
-    ssize_t got;
-    int native = 0;
-    do {
-        got = recv((int)socket, buffer, len, MSG_DONTWAIT);
-    } while (got < 0 && errno == EINTR);
-    if (got > 0) {
-        *bytes = (size_t)got;
-        return IO_OK;
-    }
-    if (got == 0) return net_map_error(s->error);
-    native = errno;
-    note_error(s, native);
-    return net_map_error(native);
+    op->op.native[URING_BUFFER] = (uintptr_t)data;
+    op->op.native[URING_LEN] = len;
+    return prepare_send_to(uring_of(head), &op->op) ? IO_OK : IO_LIMIT;
 }
 
 static void uring_post(io_port *head, io_op *op)
 {
     op->result = 0;
-    io_mailbox_put(&to_uring(head)->mailbox, op);
+    io_mailbox_put(&uring_of(head)->mailbox, op);
 }
 
 /* ---- Packets ---- */
@@ -528,7 +361,7 @@ static void feed_starved(uring_port *port)
     for (uint32_t i = 0; i < port->buf_count && port->starved.head != NULL; i++) {
         io_op *op = io_queue_pop(&port->starved);
         /* Without data it shall wait for data first, and not for a buffer. */
-        if (op->kind == IO_RECV) op->native[WORD_POLL_FIRST] = 1;
+        if (op->kind == IO_RECV) op->native[URING_POLL_FIRST] = 1;
         if (!prepare_again(port, op)) {
             io_queue_push(&port->starved, op);
             return;
@@ -540,8 +373,8 @@ static int enter(uring_port *port, int64_t timeout_ns)
 {
     struct io_uring_cqe *completion;
     struct __kernel_timespec timeout;
-    bool more = port->ready.head != NULL || port->starved.head != NULL || port->attempts.head != NULL ||
-                io_uring_cq_ready(&port->ring) > 0;
+    bool more = port->ready.head != NULL || port->served.head != NULL || port->starved.head != NULL ||
+                port->attempts.head != NULL || io_uring_cq_ready(&port->ring) > 0;
     /* With deferred task work the kernel completes nothing unless it is asked for events. */
     if (timeout_ns == 0 || more) return io_uring_submit_and_get_events(&port->ring);
     if (timeout_ns < 0) return io_uring_submit_and_wait(&port->ring, 1);
@@ -550,11 +383,11 @@ static int enter(uring_port *port, int64_t timeout_ns)
     return io_uring_submit_and_wait_timeout(&port->ring, &completion, 1, &timeout, NULL);
 }
 
-static io_status uring_wait(io_port *head, int64_t timeout_ns)
+io_status uring_wait(io_port *head, int64_t timeout_ns)
 {
-    uring_port *port = to_uring(head);
+    uring_port *port = uring_of(head);
     port->taken = 0;
-    take_back_loan(port);
+    uring_take_back_loan(port);
     feed_starved(port);
     if (!port->wake_armed) arm_wake(port);
     int result = enter(port, timeout_ns);
@@ -571,45 +404,11 @@ static io_status uring_wait(io_port *head, int64_t timeout_ns)
     }
 }
 
-/* A result that says only: not now. */
-static bool is_passing(int result)
-{
-    return result == -ENOBUFS || result == -EAGAIN || result == -EINTR;
-}
-
-/* False: the op was submitted again and there is no packet. */
-static bool on_recv(uring_port *port, io_op *op, int result, unsigned flags, io_packet *packet)
-{
-    slot *s = slot_of(port, op->socket);
-    bool lending = op->native[WORD_BUFFER] == 0;
-    if (flags & IORING_CQE_F_BUFFER) {
-        assert(port->lent < 0);
-        port->lent = (int)(flags >> IORING_CQE_BUFFER_SHIFT);
-    }
-    if (result > 0) {
-        op->native[WORD_POLL_FIRST] = !(flags & IORING_CQE_F_SOCK_NONEMPTY);
-        packet->bytes = (uint32_t)result;
-        packet->data = lending ? buf_at(port, port->lent) : (uint8_t *)op->native[WORD_BUFFER];
-        return true;
-    }
-    if (is_passing(result) && (lending || result != -ENOBUFS)) {
-        if (s->cancels == 0) {
-            take_back_loan(port);
-            io_queue_push(&port->starved, op);
-            return false;
-        }
-        result = -ECANCELED; /* The cancel came too late to find it. */
-    }
-    note_error(s, -result);
-    packet->native = result == 0 ? s->error : -result;
-    return true;
-}
-
 static bool on_accept(uring_port *port, io_op *op, int result, io_packet *packet)
 {
     io_accept_op *accept_op = container_of(op, io_accept_op, op);
     if (result == -EAGAIN || result == -EINTR) {
-        if (slot_of(port, op->socket)->cancels == 0) {
+        if (uring_slot_of(port, op->socket)->cancels == 0) {
             io_queue_push(&port->starved, op);
             return false;
         }
@@ -621,35 +420,23 @@ static bool on_accept(uring_port *port, io_op *op, int result, io_packet *packet
     return true;
 }
 
-static bool on_readable(uring_port *port, io_op *op, int result, io_packet *packet)
-{
-    slot *s = slot_of(port, op->socket);
-    packet->native = result >= 0 ? 0 : -result;
-    if (result < 0 || (!(result & POLLERR) && s->error == 0)) return true;
-    /* Bytes that came before the error are still there to be read. */
-    packet->native = io_error_peek(op->socket, s->error);
-    if (packet->native == EAGAIN) packet->native = 0;
-    note_error(s, packet->native);
-    return true;
-}
-
 /* After MSG_WAITALL a short count means a cancel, or an error that the kernel took from the socket, did not tell, and
  * will not tell again (io_uring/net.c, io_send(): "if (sr->done_io) ret = sr->done_io"): a receive would see a clean
  * end of stream. An empty send moves nothing and fails on a broken connection. */
 static void note_swallowed_error(uring_port *port, io_socket socket)
 {
     if (send((int)socket, "", 0, MSG_NOSIGNAL | MSG_DONTWAIT) == 0 || errno != EPIPE) return;
-    note_error(slot_of(port, socket), ECONNRESET);
+    uring_note_error(uring_slot_of(port, socket), ECONNRESET);
 }
 
 static bool on_send(uring_port *port, io_op *op, int result, io_packet *packet)
 {
     if (result >= 0) {
         packet->bytes = (uint32_t)result;
-        if ((size_t)result < op->native[WORD_LEN]) note_swallowed_error(port, op->socket);
+        if ((size_t)result < op->native[URING_LEN]) note_swallowed_error(port, op->socket);
     } else if (result != -EAGAIN && result != -EINTR) { /* These are 0 bytes: the caller submits again. */
         packet->native = -result;
-        note_error(slot_of(port, op->socket), packet->native);
+        uring_note_error(uring_slot_of(port, op->socket), packet->native);
     }
     return true;
 }
@@ -657,7 +444,7 @@ static bool on_send(uring_port *port, io_op *op, int result, io_packet *packet)
 /* Not now: the op is submitted again by the next wait, unless it has been canceled meanwhile. False: there is no packet. */
 static bool starve(uring_port *port, io_op *op, io_packet *packet)
 {
-    if (slot_of(port, op->socket)->cancels == 0) {
+    if (uring_slot_of(port, op->socket)->cancels == 0) {
         io_queue_push(&port->starved, op);
         return false;
     }
@@ -702,14 +489,21 @@ static bool on_send_to(uring_port *port, io_op *op, int result, io_packet *packe
 /* False: nothing that the owner needs to know. */
 static bool on_completion(uring_port *port, const struct io_uring_cqe *completion, io_packet *packet)
 {
-    if (completion->user_data == USER_WAKE) {
+    if (completion->user_data == URING_WAKE) {
         if (!(completion->flags & IORING_CQE_F_MORE)) port->wake_armed = false;
         io_mailbox_take(&port->mailbox, &port->ready);
         return false;
     }
-    if ((completion->user_data & USER_TAG_MASK) == USER_CANCEL) {
+    switch (completion->user_data & URING_TAG_MASK) {
+    case URING_STREAM:
+        return uring_on_stream(port, completion->user_data, completion->res, completion->flags, packet);
+    case URING_CANCEL:
         on_cancel_done(port, completion->user_data);
         return false;
+    case URING_IGNORED:
+        return false;
+    default:
+        break;
     }
     io_op *op = (io_op *)(uintptr_t)completion->user_data;
     packet->op = op;
@@ -717,9 +511,9 @@ static bool on_completion(uring_port *port, const struct io_uring_cqe *completio
     case IO_ACCEPT:
         return on_accept(port, op, completion->res, packet);
     case IO_RECV:
-        return on_recv(port, op, completion->res, completion->flags, packet);
+        return uring_on_recv(port, op, completion->res, completion->flags, packet);
     case IO_READABLE:
-        return on_readable(port, op, completion->res, packet);
+        return uring_on_readable(port, op, completion->res, packet);
     case IO_SEND:
         return on_send(port, op, completion->res, packet);
     case IO_RECV_FROM:
@@ -743,16 +537,21 @@ static bool take_completion(uring_port *port, struct io_uring_cqe *completion)
     return true;
 }
 
-static bool uring_next(io_port *head, io_packet *packet)
+bool uring_next(io_port *head, io_packet *packet)
 {
-    uring_port *port = to_uring(head);
+    uring_port *port = uring_of(head);
     struct io_uring_cqe completion;
-    take_back_loan(port);
+    uring_take_back_loan(port);
     if (port->taken >= IO_ROUND_MAX) return false;
     for (;;) {
         packet->op = io_queue_pop(&port->ready);
         if (packet->op != NULL) {
             packet->native = packet->op->result;
+            break;
+        }
+        packet->op = io_queue_pop(&port->served);
+        if (packet->op != NULL) {
+            uring_serve(port, packet->op, packet);
             break;
         }
         if (take_completion(port, &completion)) {
@@ -766,76 +565,6 @@ static bool uring_next(io_port *head, io_packet *packet)
     packet->status = net_map_error(packet->native);
     port->taken++;
     return true;
-}
-
-/* ---- The probe: everything that must work, done once for real over a pair of sockets ---- */
-
-/* Runs the port until the op's packet comes. False: it does not. */
-static bool probe_packet(uring_port *port, const io_op *op, io_packet *packet)
-{
-    enum { ROUNDS_MAX = 100 };
-    const int64_t round_ns = 10000000;
-    for (int round = 0; round < ROUNDS_MAX; round++) {
-        if (uring_wait(&port->head, round_ns) != IO_OK) return false;
-        *packet = (io_packet){.accepted = IO_SOCKET_NONE};
-        while (uring_next(&port->head, packet)) {
-            if (packet->op == op) return true;
-            *packet = (io_packet){.accepted = IO_SOCKET_NONE};
-        }
-    }
-    return false;
-}
-
-static const char *probe_receive(uring_port *port, const int pair[2], int *native)
-{
-    static const char word[] = "portico";
-    io_op op = {.kind = IO_RECV, .socket = pair[0]};
-    io_packet packet = {0};
-    *native = 0;
-    if (uring_attach(&port->head, pair[0], false) != IO_OK) return "memory";
-    if (uring_recv(&port->head, &op, pair[0], NULL, 0) != IO_OK) return "submission";
-    if (send(pair[1], word, sizeof word, MSG_NOSIGNAL) != (ssize_t)sizeof word) {
-        *native = errno;
-        return "send";
-    }
-    bool came = probe_packet(port, &op, &packet);
-    *native = packet.native;
-    if (!came || packet.bytes != sizeof word || packet.data == NULL || memcmp(packet.data, word, sizeof word) != 0) {
-        return "receive with a provided buffer";
-    }
-    if (uring_recv(&port->head, &op, pair[0], NULL, 0) != IO_OK) return "submission";
-    uring_cancel(&port->head, pair[0]);
-    came = probe_packet(port, &op, &packet);
-    if (came && packet.status == IO_CANCELED) return NULL;
-    *native = packet.native;
-    return "cancel by descriptor";
-}
-
-static bool uring_probe(char *why, size_t why_size)
-{
-    static const io_options options = {.recv_bytes = 64, .recv_buffers = 2, .entries = 8};
-    const char *step;
-    int pair[2];
-    int native;
-    uring_port *port = open_port(&options, &step, &native);
-    if (port != NULL) {
-        step = "socketpair";
-        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0) {
-            step = probe_receive(port, pair, &native);
-            (void)close(pair[0]);
-            (void)close(pair[1]);
-        } else {
-            native = errno;
-        }
-        /* What failed may still be with the kernel, which lets go of it when the ring is closed. */
-        port->ready = (io_queue){NULL, NULL};
-        port->starved = (io_queue){NULL, NULL};
-        uring_close(&port->head);
-    }
-    if (step == NULL) return true;
-    if (native != 0) (void)snprintf(why, why_size, "%s: %s", step, strerror(native));
-    else (void)snprintf(why, why_size, "%s did not work", step);
-    return false;
 }
 
 const io_backend io_backend_uring = {

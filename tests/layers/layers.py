@@ -40,10 +40,10 @@ STANDARD = {f"{name}.h" for name in (
     "assert ctype errno float inttypes limits locale math setjmp stdalign stdarg stdatomic stdbool stddef stdint stdio "
     "stdlib string time").split()}
 WINDOWS_FILES = r"core/(io_iocp|\w+_win)\.c|lua/main_win\.c"
-POSIX_FILES = r"core/(io_epoll|io_uring|\w+_posix)\.c|lua/main_posix\.c"
+POSIX_FILES = r"core/(io_epoll|io_uring\w*|\w+_posix)\.c|lua/main_posix\.c"
 WINDOWS_HEADERS = r"(windows|winsock2|ws2tcpip|mswsock|mstcpip|ntstatus|winternl|bcrypt|shellapi|psapi|sddl|tlhelp32|io|process)\.h"
 LUA_HEADERS = r"(lua|lauxlib|lualib|luaconf)\.h"
-LIBRARIES = [(LUA_HEADERS, r"lua/\w+\.[ch]"), (r"mimalloc.*\.h", r"core/mem\.c"), (r"liburing.*", r"core/io_uring\.c")]
+LIBRARIES = [(LUA_HEADERS, r"lua/\w+\.[ch]"), (r"mimalloc.*\.h", r"core/mem\.c"), (r"liburing.*", r"core/io_uring\w*\.[ch]")]
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*(?:"([^"]+)"|<([^>]+)>)')
 
