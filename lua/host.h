@@ -70,6 +70,9 @@ typedef struct host_row {
     size_t memory_bytes;
 } host_row;
 
+/* "2 suspended handlers, 1 outbound connection": what holds it. Returns text. */
+char *host_holder(char *text, size_t size, const host_row *row);
+
 /* Fills rows, the one in force first; returns how many. */
 size_t host_rows(const worker *w, host_row *rows, size_t max);
 

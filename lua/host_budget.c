@@ -42,10 +42,9 @@ static const char overrun_key;
 /* Pushes "chat.lua:7: callback budget of 0.1 s exceeded". raises */
 static void push_message(lua_State *L, const host *h)
 {
-    host_kind kind = (host_kind)atomic_load_explicit(&h->watch.kind, memory_order_relaxed);
     double budget = (double)atomic_load_explicit(&h->watch.budget_ns, memory_order_relaxed) / 1e9;
     char text[64];
-    snprintf(text, sizeof(text), "%s budget of %g s exceeded", kind == HOST_TOP ? "load" : "callback", budget);
+    snprintf(text, sizeof(text), "%s budget of %g s exceeded", h->loading ? "load" : "callback", budget);
     luaL_where(L, 0); /* no frame of the hook's own is on the stack: level 0 is the function that was interrupted */
     lua_pushstring(L, text);
     lua_concat(L, 2);

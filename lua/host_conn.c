@@ -5,6 +5,7 @@
  * "closed".
  */
 #include "host_internal.h"
+#include "host_value.h"
 
 #include "net.h"
 #include "os.h"
@@ -477,6 +478,18 @@ static int read_member(lua_State *L)
     return push_field(L, hc, (field)lua_tointeger(L, 2));
 }
 
+/* What the next version of the script could not be given is refused now, and not then. The value is at 3. raises */
+static void check_plain(lua_State *L)
+{
+    host_value copy;
+    if (lua_type(L, 3) <= LUA_TSTRING && lua_type(L, 3) != LUA_TLIGHTUSERDATA) return;
+    if (!host_value_encode(L, 3, "state", &copy)) {
+        luaL_error(L, "conn.state holds plain data, which the next version of the script can be given: %s",
+                   lua_tostring(L, -1));
+    }
+    host_value_free(&copy);
+}
+
 static int write_member(lua_State *L)
 {
     const host_conn *hc = check(L);
@@ -486,6 +499,7 @@ static int write_member(lua_State *L)
     }
     if (host_conn_get(hc) == NULL) return 0;
     lua_settop(L, 3);
+    check_plain(L);
     lua_setiuservalue(L, 1, 1);
     return 0;
 }

@@ -672,7 +672,11 @@ static void on_data(conn *c, const uint8_t *data, size_t len)
     host *h = serve(c);
     uint32_t handlers = handlers_of(h, c);
     if (handlers & HOST_BIT(HOST_ON_STREAM)) begin_stream(h, c, len);
-    if (!(handlers & HOST_BIT(HOST_ON_MESSAGE))) return;
+    if (!(handlers & HOST_BIT(HOST_ON_MESSAGE))) {
+        bool draws = (handlers & HOST_BIT(HOST_ON_READABLE)) != 0; /* it has just come from a script that does not */
+        if (draws && c->state == CONN_OPEN) conn_keep(c, len, 0);
+        return;
+    }
     if (c->limits->frame.type == FRAME_RAW) host_call_message(h, c, data, len);
     else host_messages(h, c, data, len);
 }

@@ -89,6 +89,19 @@ static int search_embedded(lua_State *L)
     return 1;
 }
 
+/* A module that is required while its own file is being run would be so for ever. raises if that is the case */
+static void check_cycle(lua_State *L, const char *name, const char *path)
+{
+    lua_Debug frame, from = {.currentline = 0};
+    for (int level = 1; lua_getstack(L, level, &frame); level++) {
+        lua_getinfo(L, "Sl", &frame);
+        if (from.currentline <= 0) from = frame; /* the innermost of the script's: who requires it */
+        if (frame.what[0] != 'm' || frame.source[0] != '@' || strcmp(frame.source + 1, path) != 0) continue;
+        luaL_error(L, "%s:%d: module '%s' is required while it is being loaded: %s requires itself in a circle",
+                   from.short_src, from.currentline, name, path);
+    }
+}
+
 /* The module in the script's own directory, which belongs to the generation: 2 results, or 0 when it has none. raises */
 static int search_own(lua_State *L, const char *name)
 {
@@ -100,6 +113,7 @@ static int search_own(lua_State *L, const char *name)
         lua_pushfstring(L, "%s%s%s%s", h->config->script_dir, LUA_DIRSEP, path, places[i]);
         const generation_file *file = generation_module(h->generation, lua_tostring(L, -1));
         if (file == NULL) continue;
+        check_cycle(L, name, file->path);
         lua_pushfstring(L, "@%s", file->path);
         if (host_compile(L, file, lua_tostring(L, -1)) != LUA_OK) {
             return luaL_error(L, "error loading module '%s' from file '%s':\n\t%s", name, file->path,

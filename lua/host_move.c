@@ -46,12 +46,13 @@ static void migrate(lua_State *L, const host *to, lua_Integer from_version)
     lua_insert(L, -2);
     lua_pushinteger(L, from_version);
     lua_call(L, 2, 1);
-    if (lua_istable(L, -1) && host_value_encode(L, -1, "the state that migrate() returned", &copy)) {
+    bool is_table = lua_istable(L, -1);
+    if (is_table && host_value_encode(L, -1, "the state that migrate() returned", &copy)) {
         host_value_free(&copy);
         return;
     }
     lua_Debug where;
-    if (!lua_istable(L, -1)) lua_pushfstring(L, "migrate() returned a %s: a table expected", luaL_typename(L, -1));
+    if (!is_table) lua_pushfstring(L, "migrate() returned a %s: a table expected", luaL_typename(L, -1));
     lua_rawgeti(L, LUA_REGISTRYINDEX, to->migrate_ref);
     lua_getinfo(L, ">S", &where);
     lua_pushfstring(L, "%s:%d: %s", where.short_src, where.linedefined, lua_tostring(L, -1));

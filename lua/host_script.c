@@ -267,6 +267,8 @@ bool host_compiles(generation *g)
     static const char no_memory[] = "not enough memory to compile the script";
     lua_State *L = luaL_newstate();
     const char *reason = no_memory;
+    const char *text = g->script->text;
+    char line[512];
     bool ok = L != NULL;
     for (generation_file *file = g->files; ok && file != NULL; file = file->next) {
         if (file->text == NULL) continue;
@@ -275,6 +277,11 @@ bool host_compiles(generation *g)
         int status = lua_pcall(L, 1, 0, 0);
         ok = status == LUA_OK;
         if (status != LUA_ERRMEM && !ok && lua_type(L, -1) == LUA_TSTRING) reason = lua_tostring(L, -1);
+    }
+    if (ok && text[strspn(text, " \t\r\n")] == '\0') { /* hardly what anybody wants: it is about to be written */
+        snprintf(line, sizeof(line), "%s:1: the file is empty", g->script->path);
+        reason = line;
+        ok = false;
     }
     if (!ok && generation_refuse(g, reason, strlen(reason))) log_text(LOG_ERROR, reason, strlen(reason));
     if (L != NULL) lua_close(L);

@@ -15,7 +15,7 @@
 
 #include <assert.h>
 #include <inttypes.h>
-#include <string.h>
+#include <stdio.h>
 
 enum {
     GIVE_WAY_INSTRUCTIONS = 10000, /* of a script that loads, between two looks at the clock */
@@ -73,13 +73,22 @@ static uint32_t count_outbound(const host *h)
     return count;
 }
 
+char *host_holder(char *text, size_t size, const host_row *row)
+{
+    snprintf(text, size, "%" PRIu32 " suspended handler%s, %" PRIu32 " outbound connection%s", row->waiting,
+             row->waiting == 1 ? "" : "s", row->outbound, row->outbound == 1 ? "" : "s");
+    return text;
+}
+
 static void tell_holder(host *h)
 {
+    char text[96];
+    host_row row = {.waiting = count_waiting(h), .outbound = count_outbound(h)};
     h->told = true;
     log_write(LOG_INFO,
-              "worker %" PRIu32 ": generation %" PRIu64 " is still alive: %" PRIu32 " suspended handlers, %" PRIu32
-              " outbound connections; ended at the latest %g s after the reload",
-              h->worker->id, h->generation->number, count_waiting(h), count_outbound(h),
+              "worker %" PRIu32 ": generation %" PRIu64
+              " is still alive: %s; ended at the latest %g s after the reload",
+              h->worker->id, h->generation->number, host_holder(text, sizeof(text), &row),
               (double)h->config->reload_deadline_ns / 1e9);
 }
 

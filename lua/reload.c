@@ -270,6 +270,9 @@ static void prepared(reload *r)
     bool ok = !server_stopping(r->server) && !r->again;
     for (uint32_t i = 0; i < r->part_count; i++) ok = ok && r->parts[i].ok;
     r->prepared_ns = os_monotonic_ns();
+    if (ok && r->options->probation_ns > 0) { /* before the first handler runs */
+        atomic_store(&r->candidate->error_limit, atomic_load(&r->candidate->errors) + r->options->error_limit);
+    }
     if (ok) begin_step(r, COMMITTING, run_commit);
     else begin_step(r, DROPPING, run_drop);
 }
@@ -310,12 +313,7 @@ static void committed(reload *r)
              (double)(r->prepared_ns - r->begun_ns) / 1e6, (double)slowest_ns(r) / 1e6, moves, moves == 1 ? "" : "s");
     r->phase = RESTING;
     r->probation_end_ns = os_monotonic_ns() + r->options->probation_ns;
-    if (on_probation) {
-        uint64_t errors = atomic_load(&g->errors);
-        atomic_store(&g->error_limit, errors + r->options->error_limit);
-    } else {
-        begin_step(r, CONFIRMING, run_confirm);
-    }
+    if (!on_probation) begin_step(r, CONFIRMING, run_confirm);
 }
 
 static void confirmed(reload *r)
@@ -376,15 +374,12 @@ static host_row sum_rows(const reload *r, uint64_t number)
     return sum;
 }
 
-/* "2 suspended handlers, 1 outbound connection". Returns text. */
+/* Why it is alive. Returns text. */
 static char *holder(char *text, size_t size, const host_row *row)
 {
     if (strcmp(row->state, "current") == 0) snprintf(text, size, "in force");
     else if (strcmp(row->state, "fallback") == 0) snprintf(text, size, "probation of the next");
-    else {
-        snprintf(text, size, "%" PRIu32 " suspended handler%s, %" PRIu32 " outbound connection%s", row->waiting,
-                 row->waiting == 1 ? "" : "s", row->outbound, row->outbound == 1 ? "" : "s");
-    }
+    else host_holder(text, size, row);
     return text;
 }
 

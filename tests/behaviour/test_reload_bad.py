@@ -1,0 +1,138 @@
+"""Versions that cannot be used: the one in force serves on, no connection is lost, and the reason is logged once."""
+
+import re
+
+import pytest
+
+from reloads import ASK, REFUSED, TELLER, UNDONE, reload, save, say
+# Name, text, and what the log says about it. The options below make the endless ones end soon.
+BROKEN = {
+    "syntax": ("return {\n  on_message = = 1 }", r"script\.lua:2: unexpected symbol"),
+    "top level": ("local x = nil\nlocal y = x.field", r"script\.lua:2: attempt to index a nil value"),
+    "exit": ("os.exit(1)", r"script\.lua:1: os\.exit would end the server"),
+    "memory": ("local t = {}\nfor i = 1, 1e9 do t[i] = ('x'):rep(1000) .. i end", r"not enough memory \(cap 4 MiB\)"),
+    "no module": ("return require 'not.there'", r"script\.lua:1: module 'not\.there' not found"),
+    "cycle": ("return require 'ring_a'", r"ring_b\.lua:1: module 'ring_a' is required while it is being loaded"),
+    "no function": ("return { on_message = 'echo' }", r"on_message: function expected, got string"),
+    "no handler": ("return { on_mesage = print }", r"unknown handler 'on_mesage': did you mean 'on_message'\?"),
+    "no table": ("return 5", r"the script returned a number"),
+    "bytecode": (b"\x1bLua\x54\x00", "only text can be loaded, not bytecode"),
+    "empty": ("", r"script\.lua:1: the file is empty"),
+    "blank": (" \n\t\n", r"script\.lua:1: the file is empty"),
+    "on_load": ("return { on_message = print,\n on_load = function() error('unfit') end }", r"script\.lua:2: unfit"),
+    "on_check": ("return { on_message = print,\n on_check = function() error('unfit') end }", r"script\.lua:2: unfit"),
+    "migrate": ("return { version = 2, on_message = print,\n migrate = function(s) return s.a.b.c end }",
+                r"script\.lua:2: attempt to index a nil value \(field 'a'\)"),
+    "migrate's result": ("return { version = 2, on_message = print,\n migrate = function() return 5 end }",
+                         r"script\.lua:2: migrate\(\) returned a number: a table expected"),
+    "migrate's state": ("return { version = 2, on_message = print,\n migrate = function() return { cb = print } end }",
+                        r"script\.lua:2: .*cb: a function cannot be copied"),
+    "one worker": ("if portico.worker.id == 1 then\n error('not here') end return { on_message = print }",
+                   r"script\.lua:2: not here"),
+    "waiting": ("portico.sleep(1)", r"portico\.sleep cannot wait here"),
+    "reloading": ("portico.reload()", r"portico\.reload is for handlers"),
+}
+KEEPER = "return { on_connect = function(conn) conn.state.n = 0 end, on_message = function(conn, data) " + ASK + \
+    "conn.state.n = conn.state.n + 1 return data .. conn.state.n end }"
+
+
+def reasons(one, reason):
+    """The lines that say why, but for those that sum up."""
+    return [line for line in one.log(reason) if not re.search(REFUSED, line)]
+
+
+def test_a_broken_version_changes_nothing(server):
+    one = server(KEEPER, "--workers", "2", "--lua-memory", "4M", "--load-budget", "20")
+    save(one, "require 'ring_b'", "ring_a.lua")
+    save(one, "require 'ring_a'", "ring_b.lua")
+    clients = [one.connect() for _ in range(4)]
+    for name, (text, reason) in BROKEN.items():
+        count = len(reasons(one, reason))
+        refusals = len(one.log(REFUSED))
+        save(one, text)
+        assert say(clients[0], "reload") == "asked"
+        one.wait_log(REFUSED, refusals + 1, 60)
+        assert len(reasons(one, reason)) == count + 1, f"{name}:\n{one.text()}"
+        for client in clients[1:]:
+            assert say(client, "x").startswith("x"), name
+    assert [say(client, "x") for client in clients[1:]] == [f"x{len(BROKEN) + 1}"] * 3
+    save(one, KEEPER)
+    reload(one, clients[0])
+    assert [say(client, "x") for client in clients[1:]] == [f"x{len(BROKEN) + 2}"] * 3
+    for client in clients:
+        client.close()
+    assert not one.log(UNDONE)
+
+
+def test_a_file_that_is_gone_or_cannot_be_read(server):
+    one = server(TELLER % "a")
+    path = one.directory / "script.lua"
+    with one.connect() as client:
+        path.unlink()
+        assert "no such file" in reload(one, client, REFUSED)
+        path.mkdir()
+        assert "cannot read" in reload(one, client, REFUSED)
+        path.rmdir()
+        save(one, TELLER % "b")
+        reload(one, client)
+        assert say(client, "x") == "b:x"
+
+
+@pytest.mark.budget
+def test_an_endless_loop_at_top_level(server):
+    one = server(KEEPER, "--load-budget", "1", "--workers", "2")
+    with one.connect() as client, one.connect() as other:
+        save(one, "while true do end")
+        assert say(client, "reload") == "asked"
+        count = 0
+        while not one.log(REFUSED):
+            count += 1
+            assert say(other, "x") == f"x{count}"
+            assert count < 1000000
+        assert len(one.log(r"error .*script\.lua:1: load budget of 1 s exceeded")) == 1
+        assert count > 10  # served meanwhile
+        assert say(client, "x") == "x1"
+
+
+@pytest.mark.budget
+def test_an_endless_loop_in_a_coroutine_of_on_load(server):
+    one = server(KEEPER, "--load-budget", "1")
+    with one.connect() as client:
+        save(one, "return { on_load = function() coroutine.wrap(function() while true do pcall(error) end end)() end }")
+        assert "load budget of 1 s exceeded" in reload(one, client, REFUSED, 30)
+        assert say(client, "x") == "x1"
+
+
+def test_errors_only_in_the_first_handlers(server):
+    one = server(KEEPER, "--reload-error-limit", "3")
+    clients = [one.connect() for _ in range(6)]
+    for client in clients:
+        assert say(client, "x") == "x1"
+    save(one, "local calls = 0 return { on_error = function() return 'keep' end, on_message = function(conn, data) "
+              "calls = calls + 1 if calls <= 4 then error('not yet') end return 'late' end }")
+    reload(one, clients[0])
+    for _ in range(2):
+        for client in clients[:4]:
+            client.send("y")
+    one.wait_log(UNDONE)
+    for client in clients:
+        client.close()
+
+
+def test_the_same_bad_version_is_tried_again_when_asked_for(server):
+    one = server(TELLER % "a")
+    with one.connect() as client:
+        save(one, "error('unfit')")
+        reload(one, client, REFUSED)
+        reload(one, client, REFUSED)
+        assert len(one.log(r"error .*script\.lua:1: unfit")) == 2
+
+
+def test_stopping_ends_a_version_that_loads(server):
+    one = server(TELLER % "a", "--load-budget", "60", "--drain-timeout", "1")
+    with one.connect() as client:
+        save(one, "while true do pcall(math.abs, 1) end")
+        assert say(client, "reload") == "asked"
+        assert say(client, "x") == "a:x"
+        client.close()
+        one.stop(seconds=20)
