@@ -1,0 +1,18 @@
+-- mqtt_broker.lua - a broker for MQTT 3.1.1.
+--
+--   portico --workers 1 --listen tcp://127.0.0.1:1883 scripts/mqtt_broker.lua [USER PASSWORD]
+--   mosquitto_sub -t 'rooms/+/temperature' -v
+--   mosquitto_pub -t rooms/kitchen/temperature -m 21.5 -r
+
+local mqtt = require "portico.mqtt"
+
+local user <const>, password <const> = arg[1], arg[2]
+
+return mqtt.broker {
+  authenticate = function(packet)
+    return not user or packet.username == user and packet.password == password
+  end,
+  on_publish = function(client, packet)
+    portico.log.debug(client.client_id, "publishes", #packet.payload, "bytes to", packet.topic)
+  end,
+}

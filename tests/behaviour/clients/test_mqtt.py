@@ -1,0 +1,140 @@
+"""scripts/mqtt_broker.lua, judged by mosquitto_pub and mosquitto_sub."""
+
+import shutil
+import subprocess
+
+import pytest
+
+import rig
+
+pytestmark = pytest.mark.skipif(shutil.which("mosquitto_pub") is None,
+                                reason="mosquitto-clients is not installed (./dev setup test)")
+
+CONNACK = b"\x20\x02\x00\x00"
+
+
+def connect_packet(name=b"t", flags=2, keep_alive=60, rest=b""):
+    body = b"\0\4MQTT\4" + bytes([flags]) + keep_alive.to_bytes(2, "big") + len(name).to_bytes(2, "big") + name + rest
+    return b"\x10" + bytes([len(body)]) + body
+
+
+@pytest.fixture
+def broker(server, scripts):
+    return server(scripts / "mqtt_broker.lua", "--workers", "1", "--log-level", "debug")
+
+
+def publish(broker, topic, message, *words):
+    done = subprocess.run(["mosquitto_pub", "-p", str(broker.port), "-t", topic, "-m", message, *words], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", timeout=20 * rig.Settings.patience)
+    return done.returncode, done.stdout
+
+
+class Subscriber:
+    """A mosquitto_sub that has subscribed. It ends when it has got so many messages, or after twenty seconds."""
+
+    def __init__(self, broker, count, *words):
+        self.process = subprocess.Popen(
+            ["stdbuf", "-oL", "mosquitto_sub", "-p", str(broker.port), "-v", "-d", "-C", str(count), "-W", "20", *words], stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
+        self.lines = []
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if line.startswith("Subscribed"):
+                break
+
+    def messages(self):
+        lines = self.lines + list(self.process.stdout)
+        self.process.wait()
+        self.process.stdout.close()
+        return [line for line in lines if not line.startswith(("Client ", "Subscribed"))]
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+def test_publish_and_subscribe(broker, qos):
+    subscriber = Subscriber(broker, 3, "-q", "1", "-t", "rooms/+/temperature", "-t", "all/#")
+    assert publish(broker, "rooms/kitchen/temperature", "21.5", "-q", str(qos)) == (0, "")
+    assert publish(broker, "rooms/kitchen/light", "on", "-q", str(qos)) == (0, "")
+    assert publish(broker, "all/a/b/c", "two words ö", "-q", str(qos)) == (0, "")
+    assert publish(broker, "all", "x" * 100000, "-q", str(qos)) == (0, "")
+    assert subscriber.messages() == ["rooms/kitchen/temperature 21.5\n", "all/a/b/c two words ö\n", "all " + "x" * 100000 + "\n"]
+
+
+def test_retained_messages(broker):
+    publish(broker, "r/a", "first", "-r")
+    publish(broker, "r/a", "second", "-r", "-q", "1")
+    publish(broker, "r/b", "gone", "-r")
+    assert publish(broker, "r/b", "", "-r")[0] == 0
+    publish(broker, "r/c", "not kept")
+    assert Subscriber(broker, 1, "-t", "r/#").messages() == ["r/a second\n"]
+    assert Subscriber(broker, 1, "-t", "r/a").messages() == ["r/a second\n"]
+
+
+def test_messages_wait_for_a_client_that_is_away(broker):
+    words = ("-i", "sleeper", "-c", "-q", "1", "-t", "news")
+    first = Subscriber(broker, 1, *words)
+    publish(broker, "news", "0", "-q", "1")
+    assert first.messages() == ["news 0\n"]
+    for i in range(1, 6):
+        publish(broker, "news", str(i), "-q", "1")
+    publish(broker, "news", "not promised", "-q", "0")
+    assert Subscriber(broker, 5, *words).messages() == [f"news {i}\n" for i in range(1, 6)]
+
+
+def test_a_will_is_published(broker):
+    subscriber = Subscriber(broker, 1, "-t", "wills/#")
+    with broker.connect() as client:
+        client.send(connect_packet(flags=2 | 4, rest=b"\0\7wills/a\0\4gone"))
+        assert client.take(4) == CONNACK
+        client.reset()
+    assert subscriber.messages() == ["wills/a gone\n"]
+    subscriber = Subscriber(broker, 1, "-t", "wills/#")
+    with broker.connect() as client:  # none for who says farewell
+        client.send(connect_packet(flags=2 | 4, rest=b"\0\7wills/a\0\4gone") + b"\xe0\0")
+        assert client.rest() == CONNACK
+    publish(broker, "wills/b", "other")
+    assert subscriber.messages() == ["wills/b other\n"]
+
+
+def test_another_client_of_the_same_name(broker):
+    with broker.connect() as first, broker.connect() as second:
+        assert first.send(connect_packet()).take(4) == CONNACK
+        assert second.send(connect_packet()).take(4) == CONNACK
+        assert first.rest() == b""
+        assert second.send(b"\xc0\0").take(2) == b"\xd0\0"
+
+
+def test_silence_ends_a_connection(broker):
+    with broker.connect() as client:
+        assert client.send(connect_packet(keep_alive=1)).take(4) == CONNACK
+        assert client.rest() == b""
+
+
+@pytest.mark.parametrize("data, answer", [
+    (b"GET / HTTP/1.1\r\n\r\n", b""),
+    (b"\xc0\0", b""),
+    (b"\x10\x0d\0\4MQTT\5\2\0\x3c\0\0\0", b"\x20\2\0\1"),
+    (connect_packet(name=b"", flags=0), b"\x20\2\0\2"),
+    (connect_packet() + connect_packet(), CONNACK),
+    (connect_packet() + b"\x30\3\0\1#", CONNACK),
+    (connect_packet() + b"\x82\6\0\1\0\1a\0" + b"\x82\7\0\2\0\2a#\0" + b"\xe0\0", CONNACK + b"\x90\3\0\1\0" + b"\x90\3\0\2\x80"),
+])
+def test_mistakes_of_clients(broker, data, answer):
+    with broker.connect() as client:
+        assert client.send(data).rest() == answer
+    assert publish(broker, "a", "b", "-q", "1") == (0, "")
+
+
+def test_passwords(server, scripts):
+    broker = server(scripts / "mqtt_broker.lua", "--workers", "1", args=["ann", "secret"])
+    assert publish(broker, "a", "b", "-u", "ann", "-P", "secret")[0] == 0
+    code, text = publish(broker, "a", "b", "-u", "ann", "-P", "wrong")
+    assert code != 0 and "not authorised" in text
+
+
+def test_many_messages_in_order(broker):
+    count = rig.scaled(2000, 100)
+    subscriber = Subscriber(broker, count, "-q", "1", "-t", "many")
+    done = subprocess.run(["mosquitto_pub", "-p", str(broker.port), "-t", "many", "-q", "1", "-l"],
+                          input="".join(f"{i}\n" for i in range(count)), encoding="utf-8", timeout=60 * rig.Settings.patience)
+    assert done.returncode == 0
+    assert subscriber.messages() == [f"many {i}\n" for i in range(count)]
