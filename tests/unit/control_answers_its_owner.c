@@ -239,7 +239,7 @@ static void ask_many(void *argument)
 
 static void many_are_answered_each(void)
 {
-    static char names[20][16];
+    static char names[20][32];
     os_thread *threads[20];
     begin();
     for (int i = 0; i < 20; i++) {
