@@ -1,8 +1,11 @@
 """A script that is saved is loaded again by itself, however editors save; the connections stay."""
 
 import os
+import shlex
 import shutil
+import subprocess
 import time
+from random import Random
 
 import pytest
 
@@ -103,6 +106,56 @@ def test_of_a_burst_the_last_version_runs(server, way):
             wait_mark(client, f"{burst:02}19")
     # A burst is a version or a few, not twenty.
     assert len(one.log(TAKEN)) <= 60
+
+
+@pytest.mark.parametrize("mode", ["--watch", "--watch-poll"])
+def test_after_any_mixture_of_saves_the_last_version_runs(server, mode):
+    seed = int(os.environ.get("PORTICO_TEST_SEED", time.time_ns() % 1000000))
+    print(f"PORTICO_TEST_SEED={seed}")
+    random = Random(seed)
+    one = server(text("0000"), watch=(mode,))
+    path = one.directory / "script.lua"
+    number = 0
+    with one.connect() as client:
+        for _ in range(scaled(12, 3)):
+            for _ in range(random.randint(1, 12)):
+                number += 1
+                random.choice(WAYS)(path, text(f"{number:04}"))
+                time.sleep(random.choice((0, 0.001, 0.01, 0.04, 0.06)))  # within what settles, and beyond
+            wait_mark(client, f"{number:04}")
+
+
+# Programs that save files, with FROM and TO for the names; sh is everywhere but under Wine, where it runs outside of it.
+TOOLS = {
+    "cp": "cp FROM TO",
+    "mv": "mv FROM TO",
+    "install": "install FROM TO",
+    "dd": "dd if=FROM of=TO status=none",
+    "tee": "tee TO <FROM >/dev/null",
+    "cat": "cat FROM >TO",
+    "ln": "ln -f FROM TO",
+    "link": "ln -sfn FROM TO",
+    "sed": "cp FROM TO.new && sed -i s/MARK/MARK/ TO.new && mv TO.new TO",
+    "backup": "cp -p TO TO~ && cp FROM TO",
+    "preserve": "touch -r TO FROM && cp -p FROM TO",
+}
+
+
+@pytest.mark.skipif(shutil.which("sh") is None, reason="no shell")
+def test_what_programs_save_is_noticed(server):
+    one = server(text("0000"), watch=("--watch",))
+    path = one.directory / "script.lua"
+    with one.connect() as client:
+        assert ask(client) == "0000"
+        for number, (name, line) in enumerate(TOOLS.items()):
+            source = path.with_name(f"from{number}")
+            write(source, text(f"{number:04}"))
+            line = line.replace("FROM", shlex.quote(str(source))).replace("TO", shlex.quote(str(path)))
+            subprocess.run(["sh", "-c", line], check=True, timeout=20)
+            try:
+                wait_mark(client, f"{number:04}")
+            except AssertionError as failure:
+                raise AssertionError(f"{name}: {failure}\n{one.text()}") from None
 
 
 def test_saves_while_clients_talk_break_nothing(server):
