@@ -114,6 +114,22 @@ static bool take_orders(watch *w)
     return !closing;
 }
 
+/* The same for a change that was seen by looking. A second save in the same tick of the file system's clock that leaves
+ * the size as it is cannot be seen. The longest tick is that of FAT, two seconds. */
+static void note_seen(watch *w, int64_t now_ns)
+{
+    note_change(w, now_ns);
+    w->look_back_ns = now_ns + WATCH_GRAIN_MS * MS;
+}
+
+/* Where nothing is notified, to settle is to look the same twice. */
+static bool has_settled(watch *w, int64_t now_ns)
+{
+    if (w->covered || now_ns >= w->first_ns + WATCH_STREAM_MS * MS || !look(w)) return true;
+    note_seen(w, now_ns);
+    return false;
+}
+
 /* One wait, and what follows from how it ended. */
 static void turn(watch *w)
 {
@@ -125,16 +141,13 @@ static void turn(watch *w)
         (void)look(w); /* other directories may be the ones to hear of now */
         note_change(w, now_ns);
     } else if (now_ns >= w->look_ns && look(w)) {
-        note_change(w, now_ns);
-        /* A second save in the same tick of the file system's clock that leaves the size as it is cannot be seen by
-         * looking. The longest tick is that of FAT, two seconds. */
-        w->look_back_ns = now_ns + WATCH_GRAIN_MS * MS;
+        note_seen(w, now_ns);
     }
     if (now_ns >= w->look_back_ns) {
         note_change(w, now_ns);
         w->look_back_ns = NEVER;
     }
-    if (now_ns >= due_ns(w)) {
+    if (now_ns >= due_ns(w) && has_settled(w, now_ns)) {
         w->first_ns = NEVER;
         w->changed(w->context);
     }
