@@ -493,6 +493,8 @@ static bool is_over(const conn *c, const conn_wait *wait)
         return c->news || c->eof_seen || c->state != CONN_OPEN;
     case CONN_WANT_LOW:
         return !c->above_high || c->state != CONN_OPEN;
+    case CONN_WANT_END:
+        return c->state != CONN_OPEN;
     case CONN_WANT_EMPTY:
     default:
         return c->out.bytes == 0 || (c->state != CONN_OPEN && c->state != CONN_DRAINING);
@@ -732,7 +734,9 @@ static void settle_one(conn *c)
     if (c->waits != NULL) wake(c);
     if (c->state == CONN_OPEN) tell(c);
     if (c->state == CONN_OPEN || c->state == CONN_DRAINING) submit_send(c);
-    if (c->state == CONN_OPEN && c->eof_told && c->fin_sent) { /* half-closed both ways */
+    /* Half-closed both ways. That of a paused one was heard of by who read it. */
+    bool has_ended = c->eof_told || (c->eof_seen && c->paused && c->stash == NULL && c->holds == 0);
+    if (c->state == CONN_OPEN && has_ended && c->fin_sent) {
         c->reason = CONN_EOF;
         c->state = CONN_CLOSING;
     }

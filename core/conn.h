@@ -113,6 +113,7 @@ typedef enum conn_want {
     CONN_WANT_INPUT, /* bytes, FIN, conn_close() with SHUTDOWN, or the end of OPEN */
     CONN_WANT_RELAY, /* the same, for who passes the bytes on: a send queue above its high mark does not stop receiving */
     CONN_WANT_LOW,   /* a send queue no longer above its marks, or the end of OPEN */
+    CONN_WANT_END,   /* the end of OPEN */
     CONN_WANT_EMPTY /* nothing queued, or the end of OPEN and DRAINING */
 } conn_want;
 

@@ -18,7 +18,7 @@ LEVELS = [
     ["io", "timer", "watch", "control"],
     ["sendq", "frame", "stash", "siphash"],
     ["conn", "listener", "udp", "udp_listener", "options"],
-    ["worker", "shared"],
+    ["worker", "pipe", "shared"],
     ["resolver"],
     ["resolver"],
     ["server"],
