@@ -542,6 +542,7 @@ void host_conn_library(lua_State *L)
     lua_createtable(L, 0, (int)(array_count(methods) + array_count(fields)));
     luaL_setfuncs(L, methods, 0);
     luaL_setfuncs(L, host_stream_methods, 0);
+    luaL_setfuncs(L, host_pipe_methods, 0);
     for (size_t i = 0; i < array_count(fields); i++) {
         lua_pushinteger(L, fields[i].which);
         lua_setfield(L, -2, fields[i].name);

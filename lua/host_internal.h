@@ -54,6 +54,7 @@ typedef struct host_seat host_seat;
 typedef struct host_task host_task;
 typedef struct host_conn host_conn;
 typedef struct host_timer host_timer;
+typedef struct host_pipe host_pipe;       /* of conn:pipe() */
 typedef struct host_attempt host_attempt; /* of portico.connect() */
 typedef struct host_udp host_udp;         /* a socket of portico.udp() */
 typedef struct host_spawn host_spawn;     /* of portico.spawn() */
@@ -214,6 +215,7 @@ typedef enum host_waiting {
     HOST_SLEEPS,
     HOST_CONNECTS,
     HOST_STREAMS, /* for t->wish */
+    HOST_PIPES,   /* for t->pipe */
     HOST_QUEUES,  /* in t->queue */
     HOST_READY    /* woken from there, and in line */
 } host_waiting;
@@ -274,7 +276,8 @@ struct host_task {
     host_task *queue_next;
     host_task *queue_prev;
     host_turn turn;
-    host_wish wish; /* HOST_STREAMS */
+    host_wish wish;  /* HOST_STREAMS */
+    host_pipe *pipe; /* HOST_PIPES */
     int ref;
     io_status status; /* HOST_ON_CLOSE: what broke it */
     uint8_t reason;   /* HOST_ON_CLOSE: a conn_reason */
@@ -564,6 +567,11 @@ bool host_stream_sends_wait(lua_State *L, const conn *c);
 int host_stream_send_waits(lua_State *L, conn *c);
 /* The task that waits is being ended, or does not wait for it any longer. */
 void host_stream_abandon(host_task *t);
+
+/* ---- host_pipe.c: conn:pipe ---- */
+extern const luaL_Reg host_pipe_methods[];
+/* The task that waits is being ended. */
+void host_pipe_abandon(host_pipe *hp);
 
 /* ---- host_connect.c: portico.connect ---- */
 int host_api_connect(lua_State *L);

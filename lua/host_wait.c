@@ -154,6 +154,9 @@ void host_wait_end(host_task *t)
     case HOST_STREAMS:
         host_stream_abandon(t);
         break;
+    case HOST_PIPES:
+        host_pipe_abandon(t->pipe);
+        break;
     case HOST_QUEUES:
         leave_queue(t);
         break;
