@@ -188,18 +188,18 @@ def test_the_socket_of_a_killed_server_is_replaced(server, control):
 def test_a_place_in_use_stays_its_servers(server, control):
     first = server(text("aaaa"), "--control", control)
     second = server(text("bbbb"), "--control", control)
-    assert len(second.log(r"warn +portico ctl will not reach this server: .*already in use")) == 1
+    assert len(second.wait_log(r"warn +portico ctl will not reach this server: .*already in use")) == 1
     with second.connect() as client:
         assert ask(client) == "bbbb"
     second.stop()
     check(ctl("reload", "--control", control), 0, out="generation 2")
-    assert first.log("takes over")
+    first.wait_log("takes over")
 
 
 def test_a_place_that_cannot_be_had_is_one_warning(server, place):
     bad = "x" * 300 if Settings.wine else f"{place}/missing/socket"
     one = server(text("aaaa"), "--control", bad)
-    assert len(one.log("portico ctl will not reach this server")) == 1
+    assert len(one.wait_log("portico ctl will not reach this server")) == 1
     with one.connect() as client:
         assert ask(client) == "aaaa"
 
