@@ -519,11 +519,17 @@ static int to_string(lua_State *L)
 void host_conn_library(lua_State *L)
 {
     static const luaL_Reg methods[] = {
-        {"send", method_send},         {"recv", method_recv},
-        {"pause", method_pause},       {"resume", method_resume},
-        {"shutdown", method_shutdown}, {"close", method_close},
-        {"abort", method_abort},       {"set", method_set},
-        {"write", method_write},       {NULL, NULL},
+        {"send", method_send},
+        {"recv", method_recv},
+        {"pause", method_pause},
+        {"resume", method_resume},
+        {"shutdown", method_shutdown},
+        {"close", method_close},
+        {"release", host_conn_release},
+        {"abort", method_abort},
+        {"set", method_set},
+        {"write", method_write},
+        {NULL, NULL},
     };
     static const struct {
         const char *name;

@@ -1,8 +1,11 @@
 /* host_connect.c - portico.connect: a connection to somebody else, with handlers of its own or none.
  *
  * A Unix socket is connected at once, or, when the listener's queue is full, tried again every RETRY_NS.
- * A name is looked up first, by the resolver's threads; then its addresses are tried in turn, until one answers or the
- * deadline, which is one for all of it, has passed. The task waits meanwhile.
+ * A name is looked up first, by the resolver's threads; then its addresses are tried, the families by turns. The next one
+ * begins when one has failed, or has not answered within STAGGER_NS, and the first that answers wins: RFC 8305, "Happy
+ * Eyeballs", sections 4 and 5. One deadline is for all of it. The task waits meanwhile.
+ *
+ * With `pool`, one that waits idle for that URI is taken instead: see host_pool.c.
  */
 #include "host_internal.h"
 
@@ -14,19 +17,24 @@
 #include <string.h>
 
 #define RETRY_NS INT64_C(10000000)
+#define STAGGER_NS INT64_C(250000000) /* the "Connection Attempt Delay" of RFC 8305, section 5 */
 
 /* What it is doing, in a userdata on the stack of who called it. */
 struct host_attempt {
-    host_task *task;       /* that waits */
-    resolver_query *query; /* under way; else NULL */
-    host_conn *conn;       /* that is being connected; else NULL */
-    int64_t deadline_ns;   /* INT64_MAX: none */
-    uint32_t handlers;     /* HOST_BIT() of those given */
-    io_status status;      /* how the last step went */
-    size_t count;          /* addresses … */
-    size_t next;           /* … and the one to try next */
-    net_uri target;        /* what is tried now */
+    host_task *task;                      /* that waits */
+    resolver_query *query;                /* under way; else NULL */
+    host_conn *conns[RESOLVER_ADDRS_MAX]; /* that are being connected, */
+    size_t pending;                       /* … so many */
+    host_conn *winner;                    /* that is connected; else NULL */
+    bool due;                             /* the next one may begin */
+    int64_t deadline_ns;                  /* INT64_MAX: none */
+    uint32_t handlers;                    /* HOST_BIT() of those given */
+    io_status status;                     /* how the last step went */
+    size_t count;                         /* addresses … */
+    size_t next;                          /* … and the one to try next */
+    net_uri target;                       /* what is tried now */
     frame_rule frame;
+    host_pool_options pool;
     net_addr addrs[RESOLVER_ADDRS_MAX];
     char error[256]; /* more about status; "" when its own text says it all */
 };
@@ -34,8 +42,9 @@ struct host_attempt {
 enum { FRAME_PLACE = HOST_KINDS }; /* among the handlers, which stand at their kinds */
 enum { URI_SLOT = 1, OPTIONS_SLOT, HANDLERS_SLOT, ATTEMPT_SLOT, CONN_SLOT };
 
-static const char *const option_names[] = {"timeout",     "on_connect", "on_message", "on_stream", "on_close",
-                                           "on_readable", "on_eof",     "on_drain",   "frame",     NULL};
+static const char *const option_names[] = {"timeout",  "on_connect",  "on_message", "on_stream",
+                                           "on_close", "on_readable", "on_eof",     "on_drain",
+                                           "frame",    "pool",        NULL};
 
 /* ---- Options ---- */
 
@@ -54,6 +63,8 @@ static void read_option(lua_State *L, host_attempt *a, int64_t *timeout_ns)
         const char *wrong = host_frame_read(L, &a->frame, lua_gettop(L));
         if (wrong != NULL) luaL_argerror(L, OPTIONS_SLOT, wrong);
         lua_rawseti(L, HANDLERS_SLOT, FRAME_PLACE);
+    } else if (strcmp(name, "pool") == 0) {
+        host_pool_read(L, &a->pool, OPTIONS_SLOT, lua_gettop(L));
     } else if (kind >= HOST_ON_CONNECT && kind <= HOST_ON_CLOSE) {
         if (lua_type(L, -1) != LUA_TFUNCTION) {
             const char *found = luaL_typename(L, -1);
@@ -87,17 +98,6 @@ static int fail(lua_State *L, const host_attempt *a)
     return host_push_failure(L, a->error[0] != '\0' ? a->error : io_status_text(a->status), io_status_name(a->status));
 }
 
-static int try_addresses(lua_State *L, host_attempt *a);
-
-/* One address has answered, or not. */
-static int connected(lua_State *L, int yielded, lua_KContext context)
-{
-    host_attempt *a = (host_attempt *)context;
-    (void)yielded;
-    lua_settop(L, CONN_SLOT);
-    return a->status == IO_OK ? 1 : try_addresses(L, a);
-}
-
 /* The frame that was asked for: the listeners' is not for it. The conn is in its slot. False: out of memory. raises */
 static bool set_frame(lua_State *L, const host_attempt *a, conn *c)
 {
@@ -109,18 +109,26 @@ static bool set_frame(lua_State *L, const host_attempt *a, conn *c)
     return conn_set_frame(c, &a->frame);
 }
 
-/* Begins to connect to the next address. The conn is in its slot. raises */
+/* What the options say of a connection, new or from the pool. The conn is in its slot. raises */
+static void configure(lua_State *L, const host_attempt *a, conn *c)
+{
+    host_conn *hc = c->user;
+    lua_pushvalue(L, HANDLERS_SLOT);
+    lua_setiuservalue(L, CONN_SLOT, 2);
+    hc->handlers = a->handlers;
+    if (!(a->handlers & HOST_READERS)) conn_pause(c); /* for conn:read and conn:recv */
+    if (!set_frame(L, a, c)) conn_abort(c, CONN_LIMIT, IO_LIMIT);
+}
+
+/* Begins to connect to the next address. raises */
 static io_status begin(lua_State *L, host_attempt *a, int64_t now_ns)
 {
     host *h = host_of(L);
     io_status status;
     lua_settop(L, ATTEMPT_SLOT);
     host_conn *hc = host_conn_new(L, 3);
-    lua_pushvalue(L, HANDLERS_SLOT);
-    lua_setiuservalue(L, CONN_SLOT, 2);
     lua_pushvalue(L, URI_SLOT);
     lua_setiuservalue(L, CONN_SLOT, 3);
-    hc->handlers = a->handlers;
     conn_config config = {
         .events = &h->events,
         .limits = &h->limits,
@@ -130,8 +138,8 @@ static io_status begin(lua_State *L, host_attempt *a, int64_t now_ns)
         .half_open = (a->handlers & HOST_BIT(HOST_ON_EOF)) != 0,
     };
     if (a->target.transport == NET_TCP) a->target.addr = a->addrs[a->next];
-    a->next++;
     conn *c = worker_connect(h->worker, &a->target, &config, &status);
+    if (status != IO_AGAIN) a->next++;
     if (c == NULL) {
         host_conn_drop(h, hc);
         return status;
@@ -140,9 +148,8 @@ static io_status begin(lua_State *L, host_attempt *a, int64_t now_ns)
     hc->c = c;
     hc->id = c->id;
     hc->attempt = a;
-    a->conn = hc;
-    if (!(a->handlers & HOST_READERS)) conn_pause(c); /* for conn:read and conn:recv */
-    if (!set_frame(L, a, c)) conn_abort(c, CONN_LIMIT, IO_LIMIT);
+    a->conns[a->pending++] = hc;
+    configure(L, a, c);
     if (a->deadline_ns != INT64_MAX) {
         conn_limits *own = conn_own_limits(c);
         if (own != NULL) own->connect_ns = a->deadline_ns - now_ns;
@@ -152,44 +159,83 @@ static io_status begin(lua_State *L, host_attempt *a, int64_t now_ns)
     return IO_OK;
 }
 
-static void try_again(timer *clock, int64_t now_ns)
+/* It is time to try another address, or the same Unix socket again. */
+static void try_more(timer *clock, int64_t now_ns)
 {
+    host_task *t = container_of(clock, host_task, wake);
     (void)now_ns;
-    host_task_wake(container_of(clock, host_task, wake));
+    t->attempt->due = true;
+    host_task_wake(t);
 }
 
-/* The queue of a Unix listener is full: it is tried again later. IO_LIMIT when out of memory. */
-static io_status wait_for_room(host *h, host_attempt *a, int64_t now_ns)
-{
-    int64_t retry_ns = now_ns + RETRY_NS;
-    a->next--;
-    h->task->wake.fire = try_again;
-    if (!timer_start(&h->worker->timers, &h->task->wake, retry_ns < a->deadline_ns ? retry_ns : a->deadline_ns)) {
-        return IO_LIMIT;
-    }
-    return IO_AGAIN;
-}
+static int go_on(lua_State *L, int yielded, lua_KContext context);
 
 /* raises */
 static int try_addresses(lua_State *L, host_attempt *a)
 {
     host *h = host_of(L);
-    while (a->next < a->count) {
-        int64_t now_ns = io_port_now(h->worker->port);
-        if (now_ns >= a->deadline_ns) {
-            a->status = IO_TIMEOUT;
-            break;
-        }
-        a->status = begin(L, a, now_ns);
-        if (a->status == IO_AGAIN) a->status = wait_for_room(h, a, now_ns);
-        else if (a->status != IO_OK) continue;
-        if (a->status == IO_LIMIT) break;
-        a->task = h->task;
-        h->task->attempt = a;
-        h->task->waiting = HOST_CONNECTS;
-        return lua_yieldk(L, 0, (lua_KContext)a, connected);
+    int64_t now_ns = io_port_now(h->worker->port);
+    while (a->next < a->count && a->due) {
+        io_status status = now_ns < a->deadline_ns ? begin(L, a, now_ns) : IO_TIMEOUT;
+        a->due = status != IO_OK && status != IO_AGAIN && status != IO_TIMEOUT;
+        if (status != IO_OK) a->status = status;
+        if (status == IO_TIMEOUT) a->next = a->count;
     }
-    return fail(L, a);
+    bool again = a->pending == 0 && a->next < a->count; /* a Unix listener's queue is full */
+    if (a->pending == 0 && !again) return fail(L, a);
+    if (a->next < a->count) {
+        int64_t due_ns = now_ns + (again ? RETRY_NS : STAGGER_NS);
+        h->task->wake.fire = try_more;
+        /* Without memory the next address is tried when this one has failed. */
+        bool timed = timer_start(&h->worker->timers, &h->task->wake, due_ns < a->deadline_ns ? due_ns : a->deadline_ns);
+        if (!timed && again) {
+            a->status = IO_LIMIT;
+            return fail(L, a);
+        }
+    }
+    a->task = h->task;
+    h->task->attempt = a;
+    h->task->waiting = HOST_CONNECTS;
+    return lua_yieldk(L, 0, (lua_KContext)a, go_on);
+}
+
+/* One address has answered, or not, or it is time for the next. */
+static int go_on(lua_State *L, int yielded, lua_KContext context)
+{
+    host_attempt *a = (host_attempt *)context;
+    (void)yielded;
+    if (a->winner == NULL) return try_addresses(L, a);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, a->winner->ref);
+    return 1;
+}
+
+/* Gives up all that are being connected, but for one. */
+static void give_up(host_attempt *a, const host_conn *but)
+{
+    for (size_t i = 0; i < a->pending; i++) {
+        host_conn *hc = a->conns[i];
+        if (hc == but) continue;
+        hc->attempt = NULL;
+        conn_abort(hc->c, CONN_LOCAL, IO_OK);
+    }
+    a->pending = 0;
+}
+
+void host_connect_won(conn *c)
+{
+    host_conn *hc = c->user;
+    host_attempt *a = hc->attempt;
+    if (a == NULL) return;
+    give_up(a, hc);
+    a->winner = hc;
+    timer_stop(&a->task->host->worker->timers, &a->task->wake);
+}
+
+static void remove_conn(host_attempt *a, const host_conn *hc)
+{
+    size_t i = 0;
+    while (a->conns[i] != hc) i++;
+    a->conns[i] = a->conns[--a->pending];
 }
 
 void host_connect_opened(host *h, conn *c, io_status status)
@@ -198,16 +244,39 @@ void host_connect_opened(host *h, conn *c, io_status status)
     host_attempt *a = hc->attempt;
     hc->attempt = NULL;
     if (status != IO_OK) { /* the slot is free when this event is over */
+        if (a != NULL) remove_conn(a, hc);
         host_conn_detach(h, c);
         h->conns--;
     }
     if (a == NULL) return;
-    a->conn = NULL;
-    a->status = status;
+    if (status != IO_OK) {
+        a->status = status;
+        if (a->next == a->count && a->pending > 0) return; /* others may still answer */
+        a->due = true;
+        timer_stop(&h->worker->timers, &a->task->wake);
+    }
     host_task_wake(a->task);
 }
 
 /* ---- Looking a name up ---- */
+
+/* The families by turns, each in the resolver's order: RFC 8305, section 4. */
+static void interleave(net_addr *to, const net_addr *from, size_t count)
+{
+    size_t places[2] = {0, 0}; /* of the first one's family, of the others */
+    for (size_t i = 0; i < count; i++) {
+        size_t turn = i % 2;
+        for (size_t tries = 0; tries < 2; tries++, turn = 1 - turn) {
+            size_t *place = &places[turn];
+            while (*place < count && (net_addr_family(&from[*place]) == net_addr_family(&from[0])) != (turn == 0)) {
+                (*place)++;
+            }
+            if (*place == count) continue;
+            to[i] = from[(*place)++];
+            break;
+        }
+    }
+}
 
 static void answered(worker *w, resolver_query *query)
 {
@@ -216,7 +285,7 @@ static void answered(worker *w, resolver_query *query)
         a->query = NULL;
         a->status = query->status;
         a->count = query->status == IO_OK ? query->count : 0;
-        memcpy(a->addrs, query->addrs, a->count * sizeof(a->addrs[0]));
+        interleave(a->addrs, query->addrs, a->count);
         if (query->status != IO_OK) snprintf(a->error, sizeof(a->error), "%s", query->error);
         timer_stop(&w->timers, &a->task->wake);
     }
@@ -277,9 +346,26 @@ static int look_up(lua_State *L, host_attempt *a, const char *uri)
 void host_connect_abandon(host_attempt *a)
 {
     forget_query(a);
-    if (a->conn == NULL) return;
-    a->conn->attempt = NULL;
-    conn_close(a->conn->c, CONN_LOCAL);
+    give_up(a, NULL);
+    if (a->winner == NULL) return;
+    a->winner->attempt = NULL;
+    conn_close(a->winner->c, CONN_LOCAL);
+}
+
+/* One from the pool. False: there is none. raises */
+static bool take_pooled(lua_State *L, const host_attempt *a, const char *uri)
+{
+    host *h = host_of(L);
+    conn *c = a->pool.size > 0 ? host_pool_take(h, uri) : NULL;
+    if (c == NULL) return false;
+    host_conn *hc = c->user;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, hc->ref); /* at CONN_SLOT */
+    configure(L, a, c);
+    conn_set_receive(c, (a->handlers & HOST_BIT(HOST_ON_READABLE)) ? CONN_READY : CONN_LENT);
+    c->half_open = (a->handlers & HOST_BIT(HOST_ON_EOF)) != 0;
+    if (a->handlers & HOST_READERS) conn_resume(c);
+    if (a->handlers & HOST_BIT(HOST_ON_STREAM)) conn_turn(c);
+    return true;
 }
 
 int host_api_connect(lua_State *L)
@@ -291,7 +377,9 @@ int host_api_connect(lua_State *L)
     memset(a, 0, sizeof(*a));
     a->frame = frame_raw;
     a->deadline_ns = INT64_MAX;
+    a->due = true;
     int64_t timeout_ns = read_options(L, a);
+    host_pool_note(L, &a->pool, HANDLERS_SLOT);
     host_check_wait(L, "portico.connect");
     if (timeout_ns > 0) a->deadline_ns = io_port_now(host_of(L)->worker->port) + timeout_ns;
     net_transport transport;
@@ -302,9 +390,9 @@ int host_api_connect(lua_State *L)
         if (a->target.mode != NET_MODE_NONE) luaL_argerror(L, URI_SLOT, "mode: only a listener makes a file");
         a->addrs[0] = a->target.addr;
         a->count = 1;
-        return try_addresses(L, a);
+        return take_pooled(L, a, uri) ? 1 : try_addresses(L, a);
     }
     if (transport != NET_TCP || strlen(uri) >= RESOLVER_URI_MAX) return fail(L, a);
     a->error[0] = '\0';
-    return look_up(L, a, uri);
+    return take_pooled(L, a, uri) ? 1 : look_up(L, a, uri);
 }

@@ -623,6 +623,7 @@ static void on_open(conn *c, io_status status)
 {
     host *h = serve(c);
     if (!c->outbound) h->conns++;
+    else if (status == IO_OK) host_connect_won(c);
     if (c->outbound && status != IO_OK) host_connect_opened(h, c, status);
     else if (handlers_of(h, c) & HOST_BIT(HOST_ON_CONNECT)) call(h, HOST_ON_CONNECT, c);
     if (status == IO_OK && (handlers_of(h, c) & HOST_BIT(HOST_ON_STREAM))) conn_turn(c); /* when on_connect is over */

@@ -56,6 +56,7 @@ typedef struct host_conn host_conn;
 typedef struct host_timer host_timer;
 typedef struct host_pipe host_pipe;       /* of conn:pipe() */
 typedef struct host_attempt host_attempt; /* of portico.connect() */
+typedef struct host_idle host_idle;       /* a connection in the pool */
 typedef struct host_udp host_udp;         /* a socket of portico.udp() */
 typedef struct host_spawn host_spawn;     /* of portico.spawn() */
 typedef struct host_turn host_turn;
@@ -167,9 +168,10 @@ struct host {
     worker *worker; /* the seat's, and so is config */
     const host_config *config;
     generation *generation;
-    conn_events events; /* of the connections that this host serves: they lead back to it, see host_of_conn() */
-    uint32_t conns;     /* so many: accepted ones from on_open on */
-    host_timer *timers; /* all that run or are to run, through next and prev */
+    conn_events events;    /* of the connections that this host serves: they lead back to it, see host_of_conn() */
+    uint32_t conns;        /* so many: accepted ones from on_open on */
+    host_idle *idle_conns; /* the pool, through next and prev, the last first */
+    host_timer *timers;    /* all that run or are to run, through next and prev */
     host_line line;
     uint32_t spawned;    /* tasks of portico.spawn() that are not over */
     bool in_force;       /* timers run: the state has loaded, and is the seat's current one */
@@ -577,8 +579,25 @@ void host_pipe_abandon(host_pipe *hp);
 int host_api_connect(lua_State *L);
 /* An outbound connection is open, or it is known why not. */
 void host_connect_opened(host *h, conn *c, io_status status);
+/* An outbound connection is open, and it is the first: the others of its attempt are given up. Before any handler. */
+void host_connect_won(conn *c);
 /* The task that waits is being ended. */
 void host_connect_abandon(host_attempt *a);
+
+/* ---- host_pool.c: connections that wait to be used again ---- */
+typedef struct host_pool_options {
+    uint32_t size; /* idle ones to one URI; 0: no pool */
+    int64_t idle_ns;
+} host_pool_options;
+/* Reads the option `pool` of the function's argument arg from the value at index. raises */
+void host_pool_read(lua_State *L, host_pool_options *options, int arg, int index);
+/* Notes it in the table of a conn's handlers, for conn:release(). raises */
+void host_pool_note(lua_State *L, const host_pool_options *options, int handlers);
+/* Takes one out; its limits are those of a new one, and it is paused. NULL: there is none. */
+conn *host_pool_take(host *h, const char *uri);
+/* Closes all. */
+void host_pool_close(host *h);
+int host_conn_release(lua_State *L);
 
 /* ---- host_udp.c: datagrams, portico.udp ---- */
 void host_udp_library(lua_State *L); /* raises */

@@ -172,6 +172,7 @@ static void retire(host *h)
     host_seat *seat = h->seat;
     host **link = &seat->lingering;
     uint32_t count = 1;
+    host_pool_close(h);
     for (; *link != NULL; link = &(*link)->next) count++;
     *link = h;
     h->next = NULL;

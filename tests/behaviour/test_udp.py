@@ -55,7 +55,7 @@ def peer_of(one, index=0):
 @pytest.mark.parametrize("script", [ECHO, REPLY], ids=["send", "return"])
 def test_a_listener_answers(server, script):
     one = server(script, listen=ANY)
-    assert one.log(f"listening on udp://127.0.0.1:{one.port} ")
+    one.wait_log(f"listening on udp://127.0.0.1:{one.port} ")
     with peer_of(one) as peer:
         for data in (b"hello", b"", b"x" * 1472, b"\0" * LARGEST):
             assert peer.ask(data) == data

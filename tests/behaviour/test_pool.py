@@ -1,0 +1,327 @@
+"""Outbound connections: the pool that keeps them, and names with several addresses."""
+
+import socket
+import subprocess
+
+import pytest
+
+from rig import SAY, Settings, until
+
+# Answers with the connection's id, a line each; "twice" answers twice, "bye" ends the connection after the answer.
+NUMBERS = """
+return { on_message = function(conn, data)
+  conn:send(conn.id, "\\n")
+  if data == "twice" then portico.after(0.1, function() conn:send("more\\n") end) end
+  if data == "bye" then portico.after(0.1, function() conn:close() end) end
+end, on_close = function(conn, reason) portico.log.info("closed " .. conn.id .. " " .. reason) end }"""
+
+BEGIN = SAY + """
+local function get(uri, opts, what)
+  local c = assert(portico.connect(uri, opts))
+  assert(c:send(what or "x"))
+  return c, assert(c:read("l", 5))
+end
+"""
+
+
+def client(server, body, *args, **more):
+    one = server(BEGIN + "portico.after(0, function() local uri = portico.args[1] " + body +
+                 " portico.shutdown() end) return { listen = {} }", "--workers", "1", args=args, listen=[], ready=False,
+                 **more)
+    one.check_end()
+    return one.said()
+
+
+@pytest.fixture
+def numbers(server):
+    one = server(NUMBERS, "--workers", "1")
+    one.uri = f"tcp://127.0.0.1:{one.port}"
+    return one
+
+
+def test_a_released_connection_is_used_again(server, numbers):
+    said = client(server, """
+      local c, first = get(uri, { pool = true })
+      local id = c.id
+      c.state = { mine = true }
+      say(c:release())
+      say(c:send("x")) say(c:release()) say(c.peer)
+      local d, second = get(uri, { pool = true })
+      say(first == second, d.id == id, d.peer == "127.0.0.1:" .. uri:match("%d+$"), d.state.mine, d.listener == uri)
+      d:release()
+      local e, third = get(uri)
+      say(third == first)
+      """, numbers.uri)
+    assert said == ["true", "nil closed closed", "nil closed closed", "nil", "true true true nil true", "false"]
+
+
+def test_the_last_one_comes_first_and_the_size_is_a_bound(server, numbers):
+    said = client(server, """
+      local opts = { pool = { size = 2 } }
+      local a, ida = get(uri, opts)
+      local b, idb = get(uri, opts)
+      local c, idc = get(uri, opts)
+      say(ida ~= idb and idb ~= idc)
+      say(a:release(), b:release(), c:release())
+      local _, one = get(uri, opts)
+      local _, two = get(uri, opts)
+      local _, three = get(uri, opts)
+      say(one == idb, two == ida, three ~= idc)
+      """, numbers.uri)
+    assert said == ["true", "true true false", "true true true"]
+
+
+def test_what_is_idle_for_too_long_is_closed(server, numbers):
+    said = client(server, """
+      local opts = { pool = { idle = 0.1 } }
+      local c, first = get(uri, opts)
+      c:release()
+      portico.sleep(0.5)
+      local d, second = get(uri, opts)
+      say(first == second)
+      portico.sleep(0.5)
+      say((d:send("still mine")))
+      """, numbers.uri)
+    assert said == ["false", "true"]
+    numbers.wait_log("closed 1 eof")
+
+
+@pytest.mark.parametrize("what", ["twice", "bye"])
+def test_an_idle_one_that_gets_bytes_or_the_end_is_dropped(server, numbers, what):
+    said = client(server, f"""
+      local c, first = get(uri, {{ pool = true }}, "{what}")
+      say(c:release())
+      portico.sleep(0.5)
+      local d, second = get(uri, {{ pool = true }})
+      say(first == second)
+      """, numbers.uri)
+    assert said == ["true", "false"]
+
+
+def test_one_with_unread_bytes_is_not_kept(server, numbers):
+    said = client(server, """
+      local c = assert(portico.connect(uri, { pool = true }))
+      c:send("x")
+      c:peek(1)
+      say(c:release())
+      say(c:send("x"))
+      local d, second = get(uri, { pool = true })
+      say(second)
+      """, numbers.uri)
+    assert said == ["false", "nil closed closed", "2"]
+
+
+def test_the_next_use_may_have_handlers_and_a_frame(server, numbers):
+    said = client(server, """
+      local c, first = get(uri, { pool = true })
+      c:release()
+      local got = portico.channel()
+      local d = portico.connect(uri, { pool = true, frame = "line", on_connect = function() say("never") end,
+        on_message = function(d, line) got:send(line) end,
+        on_close = function(_, reason) say(reason) end })
+      d:write("x")
+      say(got:recv(5) == first)
+      d:close()
+      portico.sleep(0.1)
+      local e, other = get(uri, { pool = true })
+      say(other == first)
+      """, numbers.uri)
+    assert said == ["true", "local", "false"]
+
+
+def test_limits_do_not_outlast_their_use(server, numbers):
+    said = client(server, """
+      local c, first = get(uri, { pool = { idle = 0.2 } })
+      c:set { idle = 0.1, send_high = 7 }
+      c:release()
+      local d = portico.connect(uri, { pool = true })
+      portico.sleep(0.6)
+      d:send("x")
+      say(d:read("l", 5) == first)
+      """, numbers.uri)
+    assert said == ["true"]
+
+
+def test_uris_have_pools_of_their_own(server, numbers):
+    two = server(NUMBERS, "--workers", "1")
+    said = client(server, """
+      local a = get(uri, { pool = true })
+      a:release()
+      local b, id = get(portico.args[2], { pool = true })
+      say(b.listener == portico.args[2])
+      """, numbers.uri, f"tcp://127.0.0.1:{two.port}")
+    assert said == ["true"]
+
+
+def test_many_uses_take_few_connections(server, numbers):
+    client(server, """
+      for i = 1, 200 do
+        local c = get(uri, { pool = true })
+        assert(c:release())
+      end
+      """, numbers.uri)
+    numbers.wait_log("closed 1 ")
+    assert not numbers.log("closed 2 ")
+
+
+@pytest.mark.no_wine("Unix sockets are refused on Windows")
+def test_unix_sockets_are_kept_too(server, tmp_path):
+    server(NUMBERS, "--workers", "1", listen=[f"unix:{tmp_path}/s"])
+    said = client(server, """
+      local c, first = get(uri, { pool = true })
+      say(c:release())
+      local d, second = get(uri, { pool = true })
+      say(first == second)
+      """, f"unix:{tmp_path}/s")
+    assert said == ["true", "true"]
+
+
+def test_a_stop_closes_what_is_idle(server, numbers):
+    one = server(BEGIN + """
+    portico.after(0, function() for i = 1, 5 do local c = get(portico.args[1], { pool = true }) c:release() end
+    say("ready") end)
+    return { listen = {} }""", "--workers", "1", args=[numbers.uri], listen=[], ready=False)
+    one.wait_said(1)
+    one.stop()
+    numbers.wait_log("closed 1 eof")
+
+
+def test_a_retired_generation_leaves_no_idle_ones(server, numbers, tmp_path):
+    if Settings.wine:
+        pytest.skip("there is no HUP under Wine")
+    script = tmp_path / "client.lua"
+    text = BEGIN + """
+    portico.after(0, function() local c = get(portico.args[1], { pool = true }) say(c:release()) end)
+    return { listen = {} }"""
+    script.write_text(text)
+    one = server(script, "--workers", "1", "--reload-probation", "0.1", args=[numbers.uri], listen=[], ready=False)
+    one.wait_said(1)
+    script.write_text(text + "\n-- again\n")
+    one.signal(1)
+    assert one.wait_said(2) == ["true", "true"]
+    numbers.wait_log("closed 1 eof")
+
+
+def test_wrong_use_raises(server, numbers):
+    said = client(server, """
+      local function try(...) say((select(2, pcall(...))):gsub("^.-:%d+: ", "") .. "") end
+      try(portico.connect, uri, { pool = 7 })
+      try(portico.connect, uri, { pool = { size = 0 } })
+      try(portico.connect, uri, { pool = { size = 1.5 } })
+      try(portico.connect, uri, { pool = { idle = 0 } })
+      try(portico.connect, uri, { pool = { ilde = 1 } })
+      local c = portico.connect(uri)
+      try(c.release, c)
+      local d
+      d = portico.connect(uri, { pool = true, on_message = function(d) try(d.release, d) end })
+      d:send("x")
+      portico.sleep(0.3)
+      local e = portico.connect(uri, { pool = true })
+      portico.spawn(function() e:read("l", 1) end)
+      portico.sleep(0.02)
+      try(e.release, e)
+      """, numbers.uri)
+    wanted = ["pool: table or boolean expected, got number", "pool.size: a number of connections from 1 to 1024",
+              "pool.size: a number", "pool.idle: a number of seconds above 0", "did you mean 'idle'?",
+              "conn:release is for connections that were made by portico.connect with `pool`",
+              "one of the connection's handlers runs", "somebody waits for it"]
+    assert len(said) == len(wanted), said
+    for line, words in zip(said, wanted):
+        assert words in line, (line, words)
+
+
+# ---- Names with several addresses ----
+
+@pytest.fixture
+def hosts(tmp_path):
+    """hosts(lines): a prefix that runs a program with that /etc/hosts."""
+    path = tmp_path / "hosts"
+    prefix = ["unshare", "-m", "sh", "-c", f'mount --bind {path} /etc/hosts && exec "$@"', "sh"]
+
+    def make(lines):
+        path.write_text(lines)
+        if Settings.wine or subprocess.run([*prefix, "true"], stderr=subprocess.DEVNULL, check=False).returncode:
+            pytest.skip("no /etc/hosts of one's own here")
+        return prefix
+
+    return make
+
+
+CONNECT = """
+  local start = portico.monotonic()
+  local c, message, code = portico.connect(uri, { timeout = 8, on_connect = function(c) say("connected") end,
+    on_close = function() say("closed") end, on_message = function() end })
+  say(c and c.peer or code, portico.monotonic() - start < 4)
+"""
+
+
+def full_listener(address):
+    """One whose queue is full: who connects waits."""
+    listener = socket.socket()
+    listener.bind(address)
+    listener.listen(0)
+    queue = []
+    for _ in range(3):
+        client_socket = socket.socket()
+        client_socket.setblocking(False)
+        try:
+            client_socket.connect(listener.getsockname())
+        except BlockingIOError:
+            pass
+        queue.append(client_socket)
+    return [listener, *queue]
+
+
+def test_the_next_address_is_tried_when_one_does_not_answer(server, numbers, hosts):
+    prefix = hosts("127.0.0.2 two.test\n127.0.0.1 two.test\n")
+    silent = full_listener(("127.0.0.2", numbers.port))
+    try:
+        said = client(server, CONNECT, f"tcp://two.test:{numbers.port}", prefix=prefix)
+    finally:
+        for one in silent:
+            one.close()
+    assert said[:2] == ["connected", f"127.0.0.1:{numbers.port} true"]
+
+
+def test_the_next_address_is_tried_at_once_when_one_refuses(server, numbers, hosts):
+    prefix = hosts("127.0.0.3 two.test\n127.0.0.2 two.test\n127.0.0.1 two.test\n")
+    said = client(server, CONNECT, f"tcp://two.test:{numbers.port}", prefix=prefix)
+    assert said[:2] == ["connected", f"127.0.0.1:{numbers.port} true"]
+
+
+def test_both_families_are_tried(server, hosts, ipv6):
+    prefix = hosts("::1 two.test\n127.0.0.1 two.test\n")
+    for address in ("127.0.0.1", "[::1]"):
+        one = server(NUMBERS, "--workers", "1", listen=[f"tcp://{address}:0"])
+        said = client(server, CONNECT, f"tcp://two.test:{one.port}", prefix=prefix)
+        assert said[:2] == ["connected", f"{address}:{one.port} true"]
+
+
+def test_all_refuse(server, hosts):
+    prefix = hosts("127.0.0.3 two.test\n127.0.0.2 two.test\n")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.2", 0))
+        port = probe.getsockname()[1]
+    assert client(server, CONNECT, f"tcp://two.test:{port}", prefix=prefix) == ["refused true"]
+
+
+def test_who_is_late_is_dropped_without_a_word(server, numbers, hosts):
+    """The first address answers after the second has: nothing of it is heard."""
+    prefix = hosts("127.0.0.2 two.test\n127.0.0.1 two.test\n")
+    silent = full_listener(("127.0.0.2", numbers.port))
+    one = server(BEGIN + "portico.after(0, function() local uri = portico.args[1] " + CONNECT +
+                 " end) return { listen = {} }", "--workers", "1", args=[f"tcp://two.test:{numbers.port}"], listen=[],
+                 ready=False, prefix=prefix)
+    assert one.wait_said(2) == ["connected", f"127.0.0.1:{numbers.port} true"]
+    for late in silent[1:]:
+        late.close()
+    for _ in range(3):
+        silent[0].settimeout(1)
+        try:
+            silent[0].accept()[0].close()
+        except socket.timeout:
+            break
+    silent[0].close()
+    until(lambda: one.process.poll() is None)
+    one.stop()
+    assert one.said() == ["connected", f"127.0.0.1:{numbers.port} true", "closed"]
