@@ -12,20 +12,38 @@
 #include "udp_listener.h"
 
 #include <assert.h>
+#include <string.h>
+
+/* A listener, or room for one. The main thread fills and empties it; between the messages it is worker 0's. */
+typedef struct slot {
+    server *server;
+    listener *stream; /* one of the two, or neither: free */
+    udp_listener *datagrams;
+    net_uri uri;      /* as it was asked for */
+    const char *name; /* in the server's names */
+    worker_message accept_message;
+    worker_message stop_message;
+    bool asked;          /* main thread: accept_message was posted */
+    bool closing;        /* main thread: stop_message was posted */
+    bool accepts;        /* worker 0: started and not stopped yet */
+    atomic_bool stopped; /* it can be closed */
+} slot;
+
+typedef struct name {
+    struct name *next;
+    char text[];
+} name;
 
 struct server {
     server_options options;
     worker *workers; /* options.workers of them */
-    struct {
-        listener *stream; /* one of the two */
-        udp_listener *datagrams;
-    } listeners[SERVER_LISTENERS_MAX];
-    uint32_t listener_count;
-    uint32_t stream_count;
-    uint32_t streams_stopped; /* worker 0 */
-    bool accepting;           /* worker 0: listeners are started */
-    bool draining;            /* worker 0: the workers have been told to drain */
-    bool cut_wanted;          /* worker 0: a second server_stop() */
+    slot slots[SERVER_LISTENERS_MAX];
+    struct name *names; /* of all listeners that there were: connections keep pointers to them */
+    uint32_t accepting; /* worker 0: listeners that are started and not stopped yet */
+    bool stopping;      /* worker 0: all listeners are to stop */
+    bool started;       /* main thread: server_start() */
+    bool draining;      /* worker 0: the workers have been told to drain */
+    bool cut_wanted;    /* worker 0: a second server_stop() */
     worker_message stop_message;
     worker_message now_message;
     resolver *resolver;
@@ -83,7 +101,9 @@ static const worker_events events_of_workers = {on_opened, on_idle, on_failed};
 /* Deals a socket to the worker with the fewest connections. On worker 0's thread. */
 static bool on_accept(void *context, listener *l, io_socket socket, const net_addr *peer)
 {
-    server *s = context;
+    const slot *from = context;
+    server *s = from->server;
+    (void)l;
     uint32_t total = 0, least = UINT32_MAX;
     worker *best = NULL;
     for (uint32_t i = 0; i < s->options.workers; i++) {
@@ -95,8 +115,8 @@ static bool on_accept(void *context, listener *l, io_socket socket, const net_ad
         }
     }
     if (s->options.max_connections > 0 && total >= s->options.max_connections) return false;
-    if (best == &s->workers[0]) worker_take(best, socket, peer, listener_name(l));
-    else worker_give(best, socket, peer, listener_name(l));
+    if (best == &s->workers[0]) worker_take(best, socket, peer, from->name);
+    else worker_give(best, socket, peer, from->name);
     return true;
 }
 
@@ -120,9 +140,13 @@ static void drain_all(server *s)
 
 static void on_stopped(void *context, listener *l)
 {
-    server *s = context;
+    slot *from = context;
+    server *s = from->server;
     (void)l;
-    if (++s->streams_stopped == s->stream_count) drain_all(s);
+    from->accepts = false;
+    s->accepting--;
+    atomic_store(&from->stopped, true);
+    if (s->stopping && s->accepting == 0) drain_all(s);
 }
 
 static const listener_events events_of_listeners = {on_accept, on_stopped};
@@ -132,8 +156,8 @@ static const listener_events events_of_listeners = {on_accept, on_stopped};
 /* The worker's own socket of each address for datagrams. */
 static void take_udp(server *s, worker *w)
 {
-    for (uint32_t i = 0; i < s->listener_count; i++) {
-        udp_listener *l = s->listeners[i].datagrams;
+    for (size_t i = 0; i < SERVER_LISTENERS_MAX; i++) {
+        udp_listener *l = s->slots[i].datagrams;
         io_socket socket = l == NULL ? IO_SOCKET_NONE : udp_listener_take(l, w->id);
         if (socket == IO_SOCKET_NONE) continue;
         w->app->take_udp(w, socket, udp_listener_name(l));
@@ -145,26 +169,35 @@ static void run_start(worker *w, worker_message *message)
     server *s = w->server;
     (void)message;
     if (w->app->start != NULL) w->app->start(w);
+    if (!server_stopping(s)) take_udp(s, w);
+}
+
+static void run_accept(worker *w, worker_message *message)
+{
+    slot *from = container_of(message, slot, accept_message);
+    server *s = from->server;
     if (server_stopping(s)) return;
-    take_udp(s, w);
-    if (w->id != 0) return;
-    s->accepting = s->stream_count > 0;
-    for (uint32_t i = 0; i < s->listener_count; i++) {
-        if (s->listeners[i].stream == NULL) continue;
-        io_status status = listener_start(s->listeners[i].stream, w->port, &w->timers);
-        if (status != IO_OK) on_failed(w, status);
-    }
+    from->accepts = true;
+    s->accepting++;
+    io_status status = listener_start(from->stream, w->port, &w->timers);
+    if (status != IO_OK) on_failed(w, status);
+}
+
+static void run_unlisten(worker *w, worker_message *message)
+{
+    slot *from = container_of(message, slot, stop_message);
+    (void)w;
+    if (from->accepts) listener_stop(from->stream);
 }
 
 static void run_stop(worker *w, worker_message *message)
 {
     server *s = w->server;
     (void)message;
-    if (!s->accepting) drain_all(s);
-    else {
-        for (uint32_t i = 0; i < s->listener_count; i++) {
-            if (s->listeners[i].stream != NULL) listener_stop(s->listeners[i].stream);
-        }
+    s->stopping = true;
+    if (s->accepting == 0) drain_all(s);
+    for (size_t i = 0; i < SERVER_LISTENERS_MAX; i++) {
+        if (s->slots[i].accepts) listener_stop(s->slots[i].stream);
     }
 }
 
@@ -216,9 +249,14 @@ static void end_workers(server *s, uint32_t count)
 static void free_server(server *s)
 {
     resolver_close(s->resolver);
-    for (uint32_t i = 0; i < s->listener_count; i++) {
-        listener_close(s->listeners[i].stream);
-        udp_listener_close(s->listeners[i].datagrams);
+    for (size_t i = 0; i < SERVER_LISTENERS_MAX; i++) {
+        listener_close(s->slots[i].stream);
+        udp_listener_close(s->slots[i].datagrams);
+    }
+    while (s->names != NULL) {
+        name *n = s->names;
+        s->names = n->next;
+        mem_free(n);
     }
     if (s->changed != NULL) os_cond_close(s->changed);
     if (s->mutex != NULL) os_mutex_close(s->mutex);
@@ -276,36 +314,139 @@ server *server_open(const server_options *options, const worker_app *app, void *
     return s;
 }
 
+/* ---- Listening ---- */
+
+/* Room for a listener, or NULL; what has stopped is closed first. */
+static slot *free_slot(server *s)
+{
+    slot *room = NULL;
+    for (size_t i = SERVER_LISTENERS_MAX; i-- > 0;) {
+        slot *l = &s->slots[i];
+        if (l->stream != NULL && atomic_load(&l->stopped)) {
+            listener_close(l->stream);
+            l->stream = NULL;
+        }
+        if (l->stream == NULL && l->datagrams == NULL) room = l;
+    }
+    return room;
+}
+
+/* The text, kept until the server is closed; NULL when out of memory. */
+static const char *keep_name(server *s, const char *text)
+{
+    for (const name *n = s->names; n != NULL; n = n->next) {
+        if (strcmp(n->text, text) == 0) return n->text;
+    }
+    size_t size = strlen(text) + 1;
+    name *n = mem_alloc(sizeof(*n) + size);
+    if (n == NULL) return NULL;
+    memcpy(n->text, text, size);
+    n->next = s->names;
+    s->names = n;
+    return n->text;
+}
+
 io_status server_listen(server *s, const net_uri *uri, int *native)
 {
     *native = 0;
-    if (s->listener_count == SERVER_LISTENERS_MAX) return IO_LIMIT;
-    if (uri->transport == NET_UDP && s->workers[0].app->take_udp == NULL) return IO_UNSUPPORTED;
-    listener **stream = &s->listeners[s->listener_count].stream;
-    udp_listener **datagrams = &s->listeners[s->listener_count].datagrams;
-    io_status status = uri->transport == NET_UDP ? udp_listener_open(datagrams, uri, s->options.workers, native)
-                                                 : listener_open(stream, uri, &events_of_listeners, s, native);
+    slot *l = free_slot(s);
+    bool is_udp = uri->transport == NET_UDP;
+    if (l == NULL) return IO_LIMIT;
+    if (is_udp && (s->started || s->workers[0].app->take_udp == NULL)) return IO_UNSUPPORTED;
+    *l = (slot){.server = s, .uri = *uri, .accept_message.run = run_accept, .stop_message.run = run_unlisten};
+    io_status status = is_udp ? udp_listener_open(&l->datagrams, uri, s->options.workers, native)
+                              : listener_open(&l->stream, uri, &events_of_listeners, l, native);
     if (status != IO_OK) return status;
-    s->listener_count++;
-    if (uri->transport != NET_UDP) s->stream_count++;
-    return IO_OK;
+    l->name = keep_name(s, is_udp ? udp_listener_name(l->datagrams) : listener_name(l->stream));
+    if (l->name != NULL) return IO_OK;
+    listener_close(l->stream);
+    udp_listener_close(l->datagrams);
+    *l = (slot){0};
+    return IO_LIMIT;
+}
+
+uint32_t server_accept(server *s)
+{
+    uint32_t count = 0;
+    for (size_t i = 0; i < SERVER_LISTENERS_MAX; i++) {
+        slot *l = &s->slots[i];
+        if (l->stream == NULL || l->asked) continue;
+        l->asked = true;
+        count++;
+        worker_post(&s->workers[0], &l->accept_message);
+    }
+    return count;
+}
+
+static bool is_used(const slot *l)
+{
+    return (l->stream != NULL || l->datagrams != NULL) && !l->closing;
+}
+
+/* It was bound under that name. */
+static bool is_for(const slot *l, const net_uri *uri)
+{
+    char wanted[NET_URI_TEXT_MAX], text[NET_URI_TEXT_MAX];
+    if (!is_used(l)) return false;
+    return strcmp(net_uri_format(&l->uri, text, sizeof(text)), net_uri_format(uri, wanted, sizeof(wanted))) == 0;
+}
+
+uint32_t server_listens(const server *s, const net_uri *uri)
+{
+    uint32_t count = 0;
+    for (size_t i = 0; i < SERVER_LISTENERS_MAX; i++) count += is_for(&s->slots[i], uri) ? 1 : 0;
+    return count;
+}
+
+void server_unlisten(server *s, const net_uri *uri)
+{
+    slot *found = NULL; /* rather one that does not accept yet */
+    for (size_t i = 0; i < SERVER_LISTENERS_MAX; i++) {
+        slot *l = &s->slots[i];
+        if (is_for(l, uri) && l->stream != NULL && (found == NULL || !l->asked)) found = l;
+    }
+    if (found == NULL) return;
+    if (found->asked) {
+        found->closing = true;
+        worker_post(&s->workers[0], &found->stop_message);
+        return;
+    }
+    listener_close(found->stream);
+    found->stream = NULL;
 }
 
 uint32_t server_listener_count(const server *s)
 {
-    return s->listener_count;
+    uint32_t count = 0;
+    for (size_t i = 0; i < SERVER_LISTENERS_MAX; i++) count += is_used(&s->slots[i]) ? 1 : 0;
+    return count;
+}
+
+/* The index-th that is used. */
+static const slot *used_slot(const server *s, uint32_t index)
+{
+    const slot *l = s->slots;
+    for (uint32_t seen = 0;; l++) {
+        assert(l < s->slots + SERVER_LISTENERS_MAX);
+        if (is_used(l) && seen++ == index) return l;
+    }
 }
 
 const char *server_listener_name(const server *s, uint32_t index)
 {
-    assert(index < s->listener_count);
-    const listener *stream = s->listeners[index].stream;
-    return stream != NULL ? listener_name(stream) : udp_listener_name(s->listeners[index].datagrams);
+    return used_slot(s, index)->name;
+}
+
+const net_uri *server_listener_uri(const server *s, uint32_t index)
+{
+    return &used_slot(s, index)->uri;
 }
 
 void server_start(server *s)
 {
+    s->started = true;
     for (uint32_t i = 0; i < s->options.workers; i++) worker_post(&s->workers[i], &s->workers[i].start_message);
+    server_accept(s);
 }
 
 /* ---- Stopping ---- */

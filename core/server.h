@@ -40,9 +40,19 @@ typedef enum server_end {
 
 /* On failure, NULL, and what is wrong has been logged. *app_failed: it was the app's open. */
 server *server_open(const server_options *options, const worker_app *app, void *app_context, bool *app_failed);
-/* native: the system's code on failure. Before server_start(). */
+/* Binds an address. What is bound before server_start() is accepted on from then on, what is bound later from
+ * server_accept() on; NET_UDP can only be bound before (IO_UNSUPPORTED).
+ * native  the system's code on failure. */
 io_status server_listen(server *s, const net_uri *uri, int *native);
+/* Begins to accept on what was bound since server_start(). Returns how many these are. */
+uint32_t server_accept(server *s);
+/* Stops listening on an address, named as it was when bound, once; connections stay. Not for NET_UDP, which is let be. */
+void server_unlisten(server *s, const net_uri *uri);
+/* How many listeners there are for an address, named as it was when bound; several where the system chooses ports. */
+uint32_t server_listens(const server *s, const net_uri *uri);
 uint32_t server_listener_count(const server *s);
+/* As it was when bound. */
+const net_uri *server_listener_uri(const server *s, uint32_t index);
 /* "tcp://127.0.0.1:7777", "unix:/run/x": the name that scripts see as conn.listener, with the real port. */
 const char *server_listener_name(const server *s, uint32_t index);
 void server_start(server *s);

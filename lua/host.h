@@ -79,5 +79,7 @@ size_t host_rows(const worker *w, host_row *rows, size_t max);
 /* The addresses in the script's `listen`: NULL-terminated, and empty for a script that wants no listener; NULL when it
  * does not say. Valid while the worker lives. thread: any, after server_open(). */
 const char *const *host_listen(const worker *w);
+/* The same of what host_prepare() has prepared. */
+const char *const *host_candidate_listen(const worker *w);
 
 #endif

@@ -103,3 +103,8 @@ const char *const *host_listen(const worker *w)
 {
     return (const char *const *)((const host_seat *)w->app_state)->current->listen;
 }
+
+const char *const *host_candidate_listen(const worker *w)
+{
+    return (const char *const *)((const host_seat *)w->app_state)->candidate->listen;
+}

@@ -10,6 +10,7 @@
 #include "generation.h"
 #include "host.h"
 #include "io.h"
+#include "listening.h"
 #include "log.h"
 #include "lua.h"
 #include "mem.h"
@@ -56,9 +57,8 @@
 enum { EXIT_CLEAN = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_SCRIPT = 3, EXIT_LISTEN = 4, EXIT_CUT_OFF = 5 };
 
 enum {
-    WHY_BYTES = 256,
-    PRIVILEGED_PORTS = 1024, /* below it Linux wants a capability, by default */
-    DESCRIPTORS_SPARE = 64   /* for listeners, ports, the log, files that the script opens */
+    WHY_BYTES = 512,
+    DESCRIPTORS_SPARE = 64 /* for listeners, ports, the log, files that the script opens */
 };
 
 #define NANOSECONDS 1e9 /* in a second */
@@ -201,78 +201,7 @@ fail:
     return false;
 }
 
-/* ---- Listening ---- */
-
-typedef struct addresses {
-    net_uri list[SERVER_LISTENERS_MAX];
-    uint32_t count;
-} addresses;
-
-static bool parse_address(addresses *a, const char *uri, const char *script_name)
-{
-    char why[WHY_BYTES];
-    if (a->count == SERVER_LISTENERS_MAX) {
-        log_write(LOG_ERROR, "%s: more than %d addresses in `listen`", script_name, SERVER_LISTENERS_MAX);
-        return false;
-    }
-    if (net_uri_parse(&a->list[a->count], uri, why, sizeof why) != IO_OK) {
-        log_write(LOG_ERROR, "%s: cannot use '%s' in `listen` as an address: %s", script_name, uri, why);
-        return false;
-    }
-    a->count++;
-    return true;
-}
-
-/* The command line's addresses, else the script's, which may be none, else the default. False: the script's are wrong,
- * even if the command line's count, and that has been logged. */
-static bool collect_addresses(addresses *a, const options *o, const worker *w, const char *script_name)
-{
-    a->count = 0;
-    const char *const *uris = host_listen(w);
-    bool script_says = uris != NULL;
-    for (; uris != NULL && *uris != NULL; uris++) {
-        if (!parse_address(a, *uris, script_name)) return false;
-    }
-    if (o->listen_count > 0) {
-        a->count = o->listen_count;
-        memcpy(a->list, o->listen, sizeof a->list);
-    }
-    return a->count > 0 || script_says || parse_address(a, OPTIONS_LISTEN_DEFAULT, script_name);
-}
-
-static bool listen_on(server *s, const net_uri *uri)
-{
-    char name[NET_URI_TEXT_MAX];
-    int native = 0;
-    io_status status = server_listen(s, uri, &native);
-    if (status == IO_OK) return true;
-    net_uri_format(uri, name, sizeof name);
-    bool is_unix = uri->transport == NET_UNIX;
-    uint16_t port = net_addr_port(&uri->addr);
-    if (status == IO_UNEXPECTED) {
-        log_write(LOG_ERROR, "cannot listen on %s: system error %d", name, native);
-    } else if (status == IO_DENIED && port > 0 && port < PRIVILEGED_PORTS) {
-        log_write(LOG_ERROR, "cannot listen on %s: %s: ports below %d are for the privileged", name,
-                  io_status_text(status), PRIVILEGED_PORTS);
-    } else if (is_unix && status == IO_INVALID) {
-        log_write(LOG_ERROR, "cannot listen on %s: there is a file of that name, and it is no socket", name);
-    } else if (is_unix && status == IO_NOT_FOUND) {
-        log_write(LOG_ERROR, "cannot listen on %s: there is no such directory", name);
-    } else {
-        log_write(LOG_ERROR, "cannot listen on %s: %s", name, io_status_text(status));
-    }
-    return false;
-}
-
-static bool write_address_file(const server *s, const char *path)
-{
-    static text t;
-    char why[WHY_BYTES];
-    for (uint32_t i = 0; i < server_listener_count(s); i++) text_add(&t, "%s\n", server_listener_name(s, i));
-    if (file_write(path, t.bytes, t.len, why, sizeof why)) return true;
-    log_write(LOG_ERROR, "cannot write the address file %s: %s", path, why);
-    return false;
-}
+/* ---- Starting ---- */
 
 static void log_start(const server *s, const char *script_name)
 {
@@ -370,17 +299,23 @@ static int end(server *s)
 }
 
 /* From a loaded script to the end of it. */
-static int run(server *s, reload *r, triggers *t, const options *o, const char *script_name)
+static int run(server *s, const listening *l, reload *r, triggers *t, const options *o)
 {
-    addresses a;
-    if (!collect_addresses(&a, o, server_worker(s, 0), script_name)) return EXIT_SCRIPT;
-    if (o->check) return EXIT_CLEAN;
-    for (uint32_t i = 0; i < a.count; i++) {
-        if (!listen_on(s, &a.list[i])) return EXIT_LISTEN;
+    char why[WHY_BYTES];
+    const char *const *uris = host_listen(server_worker(s, 0));
+    listen_set *wanted = reload_listen(r);
+    if (!listening_collect(l, wanted, uris, why, sizeof why)) {
+        log_write(LOG_ERROR, "%s", why);
+        return EXIT_SCRIPT;
     }
-    if (o->address_file != NULL && !write_address_file(s, o->address_file)) return EXIT_FAILED;
+    if (o->check) return EXIT_CLEAN;
+    if (!listening_bind(l, wanted, why, sizeof why)) {
+        log_write(LOG_ERROR, "%s", why);
+        return EXIT_LISTEN;
+    }
+    if (!listening_write_file(l)) return EXIT_FAILED;
     server_start(s);
-    log_start(s, script_name);
+    log_start(s, l->script);
     watch(s, r, t);
     return end(s);
 }
@@ -433,10 +368,11 @@ static int serve(const options *o, const io_backend *backend, const script *chos
         .probation_ns = (int64_t)o->reload_probation_ns,
         .error_limit = o->reload_error_limit,
     };
-    reload *r = reload_open(s, &host, &ro);
+    const listening l = {.server = s, .options = o, .script = chosen->name};
+    reload *r = reload_open(&l, &host, &ro);
     if (r == NULL) log_write(LOG_ERROR, "cannot start: out of memory");
     triggers *t = r == NULL || o->check ? NULL : triggers_open(r, o);
-    int code = r == NULL ? EXIT_FAILED : run(s, r, t, o, chosen->name);
+    int code = r == NULL ? EXIT_FAILED : run(s, &l, r, t, o);
     if (!server_ended(s)) {
         server_stop(s);
         (void)server_wait(s);

@@ -41,13 +41,17 @@ typedef struct asker {
 
 struct reload {
     server *server;
+    const listening *listening;
     const host_config *config;
     const reload_options *options;
     generation *current;
     generation *fallback; /* during probation; else NULL */
     generation *candidate;
     generation *rejected; /* the last that was refused or undone; else NULL */
-    uint64_t numbers;     /* the last that was given to a generation that came into force */
+    listen_set current_listen;
+    listen_set fallback_listen;
+    listen_set candidate_listen;
+    uint64_t numbers; /* the last that was given to a generation that came into force */
     phase phase;
     atomic_uint left; /* workers that have not done the step */
     int64_t begun_ns;
@@ -263,12 +267,26 @@ static bool is_failing(const reload *r)
            (atomic_load(&g->move_failed) || atomic_load(&g->errors) > atomic_load(&g->error_limit));
 }
 
+/* Those that the candidate wants and that are not listened on yet; nothing is accepted there before the commit. */
+static bool bind_addresses(reload *r)
+{
+    char error[GENERATION_REASON_BYTES];
+    const char *const *uris = host_candidate_listen(server_worker(r->server, 0));
+    if (listening_collect(r->listening, &r->candidate_listen, uris, error, sizeof(error)) &&
+        listening_bind(r->listening, &r->candidate_listen, error, sizeof(error))) {
+        return true;
+    }
+    if (generation_refuse(r->candidate, error, strlen(error))) log_write(LOG_ERROR, "%s", error);
+    return false;
+}
+
 /* All have tried. */
 static void prepared(reload *r)
 {
     r->again = is_failing(r); /* else the good generation would be let go for the sake of the bad one */
     bool ok = !server_stopping(r->server) && !r->again;
     for (uint32_t i = 0; i < r->part_count; i++) ok = ok && r->parts[i].ok;
+    ok = ok && bind_addresses(r);
     r->prepared_ns = os_monotonic_ns();
     if (ok && r->options->probation_ns > 0) { /* before the first handler runs */
         atomic_store(&r->candidate->error_limit, atomic_load(&r->candidate->errors) + r->options->error_limit);
@@ -305,6 +323,9 @@ static void committed(reload *r)
     g->loaded_ns = os_realtime_ns();
     set_generation(&r->fallback, r->current);
     r->current = g;
+    r->fallback_listen = r->current_listen;
+    r->current_listen = r->candidate_listen;
+    listening_settle(r->listening, &r->current_listen, &r->fallback_listen);
     set_generation(&r->rejected, NULL);
     r->paths_changed = true;
     conclude(r, true, LOG_INFO,
@@ -321,6 +342,7 @@ static void confirmed(reload *r)
     r->phase = RESTING;
     atomic_store(&r->current->error_limit, UINT64_MAX);
     set_generation(&r->fallback, NULL);
+    listening_settle(r->listening, &r->current_listen, NULL);
 }
 
 static void undone(reload *r)
@@ -331,6 +353,8 @@ static void undone(reload *r)
     r->phase = RESTING;
     r->current = r->fallback;
     r->fallback = NULL;
+    r->current_listen = r->fallback_listen;
+    listening_settle(r->listening, &r->current_listen, NULL);
     reject(r, bad);
     snprintf(line, sizeof(line),
              "reload undone: %s serves again instead of %s, because of %s; %" PRIu32 " connection%s to move",
@@ -414,14 +438,15 @@ static void counted(reload *r)
 
 /* ---- The controller ---- */
 
-reload *reload_open(server *s, const host_config *config, const reload_options *options)
+reload *reload_open(const listening *l, const host_config *config, const reload_options *chosen)
 {
-    uint32_t workers = server_get_options(s)->workers;
+    uint32_t workers = server_get_options(l->server)->workers;
     reload *r = mem_zalloc(sizeof(*r) + workers * sizeof(r->parts[0]));
     if (r == NULL) return NULL;
-    r->server = s;
+    r->server = l->server;
+    r->listening = l;
     r->config = config;
-    r->options = options;
+    r->options = chosen;
     r->current = config->first;
     r->current->loaded_ns = os_realtime_ns();
     r->numbers = r->current->number;
@@ -430,6 +455,11 @@ reload *reload_open(server *s, const host_config *config, const reload_options *
     generation_retain(r->current);
     for (uint32_t i = 0; i < workers; i++) r->parts[i].owner = r;
     return r;
+}
+
+listen_set *reload_listen(reload *r)
+{
+    return &r->current_listen;
 }
 
 void reload_close(reload *r)

@@ -1,0 +1,116 @@
+"""What is listened on follows the script."""
+
+import socket
+
+import pytest
+
+from reloads import ASK, REFUSED, UNDONE, reload, save, say
+from rig import Client, free_port, until
+
+TEXT = "return { listen = { %s }, on_message = function(conn, data) " + ASK + \
+    "if data == 'fail' then error('bad') end return conn.listener end, on_error = function() return 'keep' end }"
+
+
+def script(*uris):
+    return TEXT % ", ".join(f"'{uri}'" for uri in uris)
+
+
+def uri(port):
+    return f"tcp://127.0.0.1:{port}"
+
+
+def refuses(port):
+    """Nobody listens there."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 5).close()
+        return False
+    except ConnectionRefusedError:
+        return True
+
+
+def test_addresses_come_and_go_with_the_script(server):
+    first, second, third = free_port(), free_port(), free_port()
+    one = server(script(uri(first), uri(second)), "--reload-probation", "0", listen=())
+    with one.connect() as client, Client(("127.0.0.1", second)) as other:
+        assert say(client, "x") == uri(first)
+        assert say(other, "x") == uri(second)
+        save(one, script(uri(first), uri(third)))
+        reload(one, client)
+        one.wait_log(f"listening on .*{third}")
+        with Client(("127.0.0.1", third)) as fresh:
+            assert say(fresh, "x") == uri(third)
+        until(lambda: refuses(second), 10, "the end of listening")
+        assert say(other, "x") == uri(second)  # who is there stays
+        save(one, script(uri(first), uri(second)))
+        reload(one, client)
+        until(lambda: not refuses(second), 10, "listening")
+        until(lambda: refuses(third), 10, "the end of listening")
+    assert sorted(one.address_file.read_text().split()) == sorted([uri(first), uri(second)])
+
+
+def test_an_address_that_cannot_be_had_refuses_the_reload(server):
+    first = free_port()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        one = server(script(uri(first)), listen=())
+        with one.connect() as client:
+            save(one, script(uri(first), uri(taken.getsockname()[1])))
+            assert "cannot listen on" in reload(one, client, REFUSED)
+            save(one, script(uri(first), "tcp://nowhere"))
+            assert "cannot use 'tcp://nowhere' in `listen`" in reload(one, client, REFUSED)
+            assert say(client, "x") == uri(first)
+
+
+def test_during_probation_both_are_listened_on_and_going_back_ends_the_new(server):
+    first, second = free_port(), free_port()
+    one = server(script(uri(first)), "--reload-error-limit", "0", listen=())
+    with one.connect() as client:
+        save(one, script(uri(second)))
+        reload(one, client)
+        with Client(("127.0.0.1", second)) as fresh, Client(("127.0.0.1", first)) as old:
+            assert say(fresh, "x") == uri(second)
+            assert say(old, "x") == uri(first)
+            fresh.send("fail")
+            one.wait_log(UNDONE)
+            until(lambda: refuses(second), 10, "the end of listening")
+            assert say(fresh, "x") == uri(second)
+            assert say(old, "x") == uri(first)
+        assert not refuses(first)
+
+
+def test_the_command_line_wins_over_every_version(server):
+    other = free_port()
+    one = server(script("tcp://127.0.0.1:1"))
+    with one.connect() as client:
+        save(one, script(uri(other)))
+        reload(one, client)
+        assert refuses(other)
+
+
+def test_a_port_that_the_system_chose_stays(server):
+    one = server(script("tcp://127.0.0.1:0", "tcp://127.0.0.1:0"), "--reload-probation", "0", listen=())
+    assert len(one.addresses) == 2
+    with one.connect() as client:
+        for _ in range(3):
+            reload(one, client)
+        assert not refuses(one.addresses[0][1]) and not refuses(one.addresses[1][1])
+        assert not one.log("from now on")
+
+
+@pytest.mark.no_wine("there are no Unix sockets")
+def test_unix_sockets_follow_too(server, tmp_path):
+    path = tmp_path / "a.sock"
+    first = free_port()
+    one = server(script(uri(first)), "--reload-probation", "0", listen=())
+    with one.connect() as client:
+        save(one, script(uri(first), f"unix:{path}"))
+        reload(one, client)
+        with socket.socket(socket.AF_UNIX) as peer:
+            until(path.exists, 10, "the socket")
+            peer.connect(str(path))
+            peer.sendall(b"x")
+            assert peer.recv(100).decode() == f"unix:{path}"
+        save(one, script(uri(first)))
+        reload(one, client)
+        until(lambda: not path.exists(), 10, "the end of the socket")
