@@ -1,0 +1,72 @@
+-- balancer.lua - spreads connections over several servers: each goes to the healthy one with the fewest.
+--
+--   portico --listen tcp://127.0.0.1:8000 scripts/balancer.lua HOST:PORT HOST:PORT …
+--
+-- Every second each server is connected to; one that does not answer gets no connections until it does. A client whose server turns out
+-- to be gone is taken to the next one. Each worker counts for itself.
+
+local CHECK_EVERY <const> = 1 -- seconds
+local CONNECT_TIMEOUT <const> = 2
+
+local servers = {}
+for i, address in ipairs(arg) do
+  servers[i] = { address = address, count = 0, healthy = true }
+end
+if #servers == 0 then
+  error("usage: portico balancer.lua HOST:PORT …", 0)
+end
+
+local function mark(server, healthy, why)
+  if server.healthy ~= healthy then
+    portico.log.warn(server.address, healthy and "is back" or "is out: " .. why)
+  end
+  server.healthy = healthy
+end
+
+portico.every(CHECK_EVERY, function()
+  for _, server in ipairs(servers) do
+    local conn <close>, message = portico.connect(server.address, { timeout = CONNECT_TIMEOUT })
+    mark(server, conn ~= nil, message)
+  end
+end, { first = 0 })
+
+-- The healthy server with the fewest connections, without those that were tried.
+local function choose(tried)
+  local best
+  for _, server in ipairs(servers) do
+    if server.healthy and not tried[server] and (not best or server.count < best.count) then
+      best = server
+    end
+  end
+  return best
+end
+
+local function connect()
+  local tried = {}
+  while true do
+    local server = choose(tried)
+    if not server then
+      return nil
+    end
+    server.count = server.count + 1 -- before the wait, so that others see it
+    local conn, message = portico.connect(server.address, { timeout = CONNECT_TIMEOUT })
+    if conn then
+      return conn, server
+    end
+    server.count = server.count - 1
+    tried[server] = true
+    mark(server, false, message)
+  end
+end
+
+return {
+  on_stream = function(client)
+    local conn <close>, server = connect()
+    if not conn then
+      portico.log.warn(client, "no server is there")
+      return
+    end
+    local counted <close> = setmetatable({}, { __close = function() server.count = server.count - 1 end })
+    client:pipe(conn, { both = true })
+  end,
+}

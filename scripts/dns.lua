@@ -1,0 +1,123 @@
+-- dns.lua - answers questions for the names in its table: a DNS server for tests and small networks, over UDP and TCP.
+--
+--   portico --listen udp://127.0.0.1:5353 --listen tcp://127.0.0.1:5353 scripts/dns.lua
+--   dig @127.0.0.1 -p 5353 www.example.test
+
+local TTL <const> = 60
+
+-- By name, in lower case: what there is, by type. A name that begins with "*." is for all below it.
+local ZONE <const> = {
+  ["example.test"] = { A = { "192.0.2.1" }, MX = { { 10, "mail.example.test" } }, TXT = { "v=spf1 -all" } },
+  ["www.example.test"] = { A = { "192.0.2.2", "192.0.2.3" }, AAAA = { "2001:db8::2" } },
+  ["mail.example.test"] = { A = { "192.0.2.4" } },
+  ["alias.example.test"] = { CNAME = { "www.example.test" } },
+  ["*.wild.example.test"] = { A = { "192.0.2.5" } },
+}
+
+local TYPES <const> = { A = 1, CNAME = 5, MX = 15, TXT = 16, AAAA = 28 }
+local ANY <const>, INTERNET <const> = 255, 1
+local NO_ERROR <const>, FORMAT_ERROR <const>, NO_NAME <const>, NOT_IMPLEMENTED <const> = 0, 1, 3, 4
+
+local function encode_name(name)
+  return (name:gsub("([^.]+)%.?", function(label) return string.pack("s1", label) end)) .. "\0"
+end
+
+local function encode_ipv6(text)
+  local head, tail = text:match("^(.-)::(.*)$")
+  local groups = {}
+  for group in (head or text):gmatch("%x+") do
+    groups[#groups + 1] = group
+  end
+  local rest = {}
+  for group in (tail or ""):gmatch("%x+") do
+    rest[#rest + 1] = group
+  end
+  for _ = 1, 8 - #groups - #rest do
+    groups[#groups + 1] = "0"
+  end
+  table.move(rest, 1, #rest, #groups + 1, groups)
+  for i, group in ipairs(groups) do
+    groups[i] = string.pack(">I2", tonumber(group, 16))
+  end
+  return table.concat(groups)
+end
+
+-- What stands behind a record's length, by type.
+local ENCODE <const> = {
+  A = function(text) return string.char(text:match("(%d+)%.(%d+)%.(%d+)%.(%d+)")) end,
+  AAAA = encode_ipv6,
+  CNAME = encode_name,
+  MX = function(entry) return string.pack(">I2", entry[1]) .. encode_name(entry[2]) end,
+  TXT = function(text) return string.pack("s1", text) end,
+}
+
+local function find(name)
+  local entry = ZONE[name]
+  while not entry and name:find(".", 1, true) do
+    name = name:gsub("^[^.]*%.", "", 1)
+    entry = ZONE["*." .. name]
+  end
+  return entry
+end
+
+-- The question at byte 13: name, type, class, where it ends. Nil when it is malformed.
+local function read_question(data)
+  local labels, pos = {}, 13
+  while true do
+    local size = data:byte(pos)
+    if not size or size > 63 or #data < pos + size then
+      return nil
+    end
+    pos = pos + 1 + size
+    if size == 0 then
+      break
+    end
+    labels[#labels + 1] = data:sub(pos - size, pos - 1)
+  end
+  if #data < pos + 3 or pos > 12 + 256 then
+    return nil
+  end
+  local kind, class = (">I2I2"):unpack(data, pos)
+  return table.concat(labels, "."):lower(), kind, class, pos + 3
+end
+
+local function records(name, kind, answers)
+  local entry = find(name)
+  for type_name, values in pairs(entry or {}) do
+    if kind == TYPES[type_name] or kind == ANY or type_name == "CNAME" then
+      for _, value in ipairs(values) do
+        answers[#answers + 1] = encode_name(name) .. string.pack(">I2I2I4s2", TYPES[type_name], INTERNET, TTL, ENCODE[type_name](value))
+        if type_name == "CNAME" and kind ~= TYPES.CNAME and #answers < 10 then
+          records(value, kind, answers)
+        end
+      end
+    end
+  end
+  return entry ~= nil
+end
+
+local function reply(data, code, question, answers)
+  local flags = (">I2"):unpack(data, 3)
+  flags = flags & 0x7900 | 0x8400 | code -- the operation and "recursion desired" as asked; an answer, with authority
+  return string.pack(">c2I2I2I2I2I2", data:sub(1, 2), flags, question == "" and 0 or 1, #answers, 0, 0) .. question .. table.concat(answers)
+end
+
+return {
+  listen = { "udp://127.0.0.1:5353", "tcp://127.0.0.1:5353" },
+  frame = { type = "length", size = 2, max = 4096 }, -- over TCP
+
+  on_message = function(_, data)
+    if #data < 12 or data:byte(3) >= 128 then
+      return nil -- not a question: an answer to it might be answered in turn, for ever
+    elseif data:byte(3) & 0x78 ~= 0 then
+      return reply(data, NOT_IMPLEMENTED, "", {})
+    end
+    local name, kind, class, stop = read_question(data)
+    if not name or (">I2"):unpack(data, 5) ~= 1 then
+      return reply(data, FORMAT_ERROR, "", {})
+    end
+    local answers = {}
+    local exists = (class == INTERNET or class == ANY) and records(name, kind, answers)
+    return reply(data, exists and NO_ERROR or NO_NAME, data:sub(13, stop), answers)
+  end,
+}

@@ -1,0 +1,140 @@
+-- smtp_sink.lua - takes mail and delivers it nowhere: for testing what sends mail.
+--
+--   portico --listen tcp://127.0.0.1:2525 scripts/smtp_sink.lua [DIRECTORY]
+--   swaks --server 127.0.0.1:2525 --to ann@example.org
+--
+-- Each mail is logged, and with a DIRECTORY written there, to a file of its own.
+
+local directory <const> = arg[1]
+local LINE_MAX <const>, MAIL_MAX <const>, RECIPIENTS_MAX <const> = 2000, 32 << 20, 100
+local IDLE <const> = 300 -- seconds
+
+local count = 0
+
+-- Writes a mail down. Nil and why when that is not possible.
+local function deliver(mail)
+  count = count + 1
+  portico.log.info(("mail %d from <%s> to <%s>, %d bytes"):format(count, mail.from, table.concat(mail.to, ">, <"), #mail.text))
+  if not directory then
+    return true
+  end
+  local name = ("%s/%d-%d-%d.eml"):format(directory, portico.now() * 1000 // 1, portico.worker.id, count)
+  local file, message = io.open(name, "wb")
+  if not file then
+    return nil, message
+  end
+  file:write(mail.text)
+  file:close()
+  return true
+end
+
+-- The lines up to the one with a single dot; false when they are too much, nil when the client does not go on.
+local function read_text(client)
+  local lines, size = {}, 0
+  while true do
+    local line = client:read("L")
+    if not line then
+      return nil
+    elseif line:find("^%.\r?\n$") then
+      return size <= MAIL_MAX and table.concat(lines)
+    end
+    size = size + #line
+    if size <= MAIL_MAX then
+      lines[#lines + 1] = line:gsub("^%.", "", 1)
+    end
+  end
+end
+
+local commands = {}
+
+function commands.EHLO(client, _, name)
+  if name == "" then
+    return "501 EHLO and who you are"
+  end
+  client:send("250-portico greets ", name:gsub("%c", "?"), "\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n")
+  return "250 SIZE " .. MAIL_MAX
+end
+
+function commands.HELO()
+  return "250 portico"
+end
+
+function commands.MAIL(_, mail, rest)
+  local from = rest:match("^[Ff][Rr][Oo][Mm]:%s*<([^>%c]*)>")
+  if not from then
+    return "501 MAIL FROM:<address>"
+  elseif mail.from then
+    return "503 one sender is enough"
+  elseif tonumber(rest:match("[Ss][Ii][Zz][Ee]=(%d+)") or 0) > MAIL_MAX then
+    return "552 too large"
+  end
+  mail.from, mail.to = from, {}
+  return "250 OK"
+end
+
+function commands.RCPT(_, mail, rest)
+  local to = rest:match("^[Tt][Oo]:%s*<([^>%c]+)>")
+  if not mail.from then
+    return "503 MAIL comes first"
+  elseif not to then
+    return "501 RCPT TO:<address>"
+  elseif #mail.to >= RECIPIENTS_MAX then
+    return "452 too many recipients"
+  end
+  mail.to[#mail.to + 1] = to
+  return "250 OK"
+end
+
+function commands.DATA(client, mail)
+  if not mail.from or #mail.to == 0 then
+    return "503 RCPT comes first"
+  end
+  client:send("354 end with a line that has only a dot\r\n")
+  local text = read_text(client)
+  if not text then
+    mail.from, mail.to = nil, nil
+    return text == false and "552 too large" or "500 that was no mail"
+  end
+  mail.text = text
+  local done, message = deliver(mail)
+  mail.from, mail.to, mail.text = nil, nil, nil
+  return done and "250 taken" or "451 " .. message:gsub("%c", "?")
+end
+
+function commands.RSET(_, mail)
+  mail.from, mail.to = nil, nil
+  return "250 OK"
+end
+
+function commands.NOOP()
+  return "250 OK"
+end
+
+function commands.VRFY()
+  return "252 who knows"
+end
+
+return {
+  limits = { idle = IDLE, message = LINE_MAX },
+
+  on_stream = function(client)
+    local mail = {}
+    client:send("220 portico ESMTP\r\n")
+    while true do
+      local line, _, code = client:read("l")
+      local verb, rest = (line or ""):match("^(%a+)%s*(.-)%s*$")
+      verb = verb and verb:upper()
+      local command = commands[verb]
+      if code == "limit" then
+        client:send("500 line too long\r\n")
+        return
+      elseif not line then
+        return
+      elseif verb == "QUIT" then
+        client:send("221 bye\r\n")
+        return
+      end
+      client:send(command and command(client, mail, rest) or "500 what is that?", "\r\n")
+    end
+  end,
+}

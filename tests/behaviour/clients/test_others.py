@@ -1,0 +1,203 @@
+"""The other scripts of scripts/, judged by clients that others wrote: dig, swaks, curl, nc, socat, redis-cli."""
+
+import json
+import pathlib
+import shutil
+import socket
+import struct
+import subprocess
+
+import pytest
+
+import rig
+
+SCRIPTS = sorted((pathlib.Path(__file__).resolve().parents[3] / "scripts").glob("*.lua"))
+ARGUMENTS = {"proxy": ["127.0.0.1:1"], "balancer": ["127.0.0.1:1"], "socks5": [], "stress": ["127.0.0.1", "1"]}
+
+
+def needs(program):
+    return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is not installed (./dev setup test)")
+
+
+def run(*words, stdin=b"", seconds=30):
+    done = subprocess.run(list(map(str, words)), input=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          timeout=seconds * rig.Settings.patience)
+    return done.stdout.decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_every_script_loads(path):
+    done = rig.run("--check", path, *ARGUMENTS.get(path.stem, []), backend=False)
+    assert done.returncode == 0, done.stderr
+
+
+@needs("ncat")
+def test_echo(server, scripts):
+    one = server(scripts / "echo.lua")
+    text = bytes(range(256)) * 1000
+    done = subprocess.run(["ncat", "127.0.0.1", str(one.port)], input=text, stdout=subprocess.PIPE, timeout=30)
+    assert done.stdout == text
+
+
+@needs("ncat")
+def test_calc(server, scripts):
+    one = server(scripts / "calc.lua")
+    cases = {
+        "1 + 2 * 3": "7", "(1 + 2) * 3": "9", "2 ^ 3 ^ 2": "512", "-2 ^ 2": "-4", "10 - 2 - 3": "5", "7 % 4": "3", "1/0": "inf",
+        "sqrt(2) ^ 2": "2", ".5 + 1.5e1": "15.5", "pi": "3.1415926535898", "2 * -3": "-6",
+        "": "error: a number expected at column 1", "1 +": "error: a number expected at column 4", "1 2": "error: an operator expected at column 3",
+        "(1": "error: ')' expected at column 3", "os": "error: there is no 'os'", "sin 1": "error: sin( … ) expected", "1 % 0": "-nan|nan",
+        "(" * 500: "error: too deep",
+    }
+    answers = run("ncat", "127.0.0.1", one.port, stdin="".join(f"{case}\n" for case in cases).encode()).splitlines()
+    assert len(answers) == len(cases)
+    for answer, (case, want) in zip(answers, cases.items()):
+        assert answer in want.split("|"), case
+
+
+def test_rpc(server, scripts):
+    one = server(scripts / "rpc.lua", "--workers", "1")
+
+    def call(client, **request):
+        text = json.dumps(request).encode()
+        client.send(struct.pack(">I", len(text)) + text)
+
+    def answer(client):
+        return json.loads(client.take(struct.unpack(">I", client.take(4))[0]))
+
+    with one.connect() as client:
+        call(client, id=1, method="sleep", params=[0.1])
+        call(client, id=2, method="add", params=[1, 2])
+        call(client, id=3, method="upper", params=["ö" * 10 + "x"])
+        call(client, id=4, method="none")
+        call(client, id=5, method="add", params=["x", {}])
+        answers = {reply["id"]: reply for reply in (answer(client) for _ in range(5))}
+        assert answers[1]["result"] == "slept" and answers[2]["result"] == 3 and answers[3]["result"].endswith("X")
+        assert answers[4]["error"] == "there is no method 'none'" and answers[5]["error"] == "the method failed"
+        one.wait_log("method add failed: .*attempt to add")
+        client.send(struct.pack(">I", 3) + b"[1,")
+        assert "unexpected end" in answer(client)["error"]
+        client.send(struct.pack(">I", 1 << 30))
+        assert client.rest() == b""
+
+
+@needs("dig")
+def test_dns(server, scripts):
+    # Both on the same port, as dig falls back from one to the other.
+    port = rig.free_port()
+    one = server(scripts / "dns.lua", listen=(f"udp://127.0.0.1:{port}", f"tcp://127.0.0.1:{port}"), ready=False)
+    one.wait_log("listening on")
+
+    def dig(*words):
+        return sorted(run("dig", "@127.0.0.1", "-p", port, "+short", "+tries=2", "+time=3", *words).split("\n"))[1:]
+
+    for way in ("+notcp", "+tcp"):
+        assert dig(way, "www.example.test") == ["192.0.2.2", "192.0.2.3"]
+        assert dig(way, "WWW.Example.Test", "AAAA") == ["2001:db8::2"]
+        assert dig(way, "example.test", "MX") == ["10 mail.example.test."]
+        assert dig(way, "example.test", "TXT") == ['"v=spf1 -all"']
+        assert dig(way, "alias.example.test") == ["192.0.2.2", "192.0.2.3", "www.example.test."]
+        assert dig(way, "any.thing.wild.example.test") == ["192.0.2.5"]
+        assert dig(way, "mail.example.test", "AAAA") == []
+    said = run("dig", "@127.0.0.1", "-p", port, "nothing.example.org")
+    assert "NXDOMAIN" in said and "flags: qr aa rd" in said
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(5)
+        client.connect(("127.0.0.1", port))
+        client.send(b"ab\1\0\0\1\0\0\0\0\0\0\x3fxx")
+        assert client.recv(512)[:4] == b"ab\x85\1"  # a malformed name
+        client.send(b"ab\x29\0\0\1\0\0\0\0\0\0")
+        assert client.recv(512)[3] & 15 == 4  # another operation
+        client.send(b"x")
+        client.send(b"ab\x81\0\0\1\0\0\0\0\0\0")  # an answer is not answered, and neither is a fragment
+        client.send(b"cd\1\0\0\1\0\0\0\0\0\0\4mail\7example\4test\0\0\1\0\1")
+        assert client.recv(512).startswith(b"cd\x85\0\0\1\0\1")
+
+
+@needs("swaks")
+def test_smtp(server, scripts, tmp_path):
+    mails = tmp_path / "mails"
+    mails.mkdir()
+    one = server(scripts / "smtp_sink.lua", args=[mails])
+    said = run("swaks", "--server", f"127.0.0.1:{one.port}", "--from", "bob@example.org", "--to", "ann@example.org,eve@example.org",
+               "--body", "first line\n.\n..dots\nlast line ö", "--header", "Subject: test")
+    assert "250 taken" in said and "221 bye" in said, said
+    one.wait_log(r"mail 1 from <bob@example.org> to <ann@example.org>, <eve@example.org>")
+    text = next(mails.glob("*.eml")).read_bytes()
+    assert b"Subject: test\r\n" in text and b"\r\nfirst line\r\n.\r\n..dots\r\nlast line \xc3\xb6\r\n" in text
+    with one.connect() as client:  # all at once, and out of order
+        client.send("HELO x\r\nDATA\r\nRCPT TO:<a@b>\r\nMAIL FROM:nobody\r\nMAIL FROM:<> SIZE=99999999\r\nWHAT\r\n" + "x" * 3000 + "\r\n")
+        codes = [line[:3] for line in client.rest().decode().splitlines()]
+        assert codes == ["220", "250", "503", "503", "501", "552", "500", "500"]
+
+
+@needs("curl")
+def test_curl_sends_mail(server, scripts, tmp_path):
+    one = server(scripts / "smtp_sink.lua")
+    (tmp_path / "mail").write_text("Subject: x\n\n" + "line\n" * 1000)
+    run("curl", "-sS", f"smtp://127.0.0.1:{one.port}", "--mail-from", "a@b.c", "--mail-rcpt", "d@e.f", "-T", tmp_path / "mail")
+    one.wait_log(r"mail \d+ from <a@b.c> to <d@e.f>, 5014 bytes")
+
+
+@needs("curl")
+def test_socks5(server, scripts):
+    web = server(scripts / "hello_http.lua")
+    open_proxy = server(scripts / "socks5.lua")
+    closed_proxy = server(scripts / "socks5.lua", args=["ann", "secret"])
+    address = f"http://127.0.0.1:{web.port}/"
+    hello = "Hello, world!\n"
+    assert run("curl", "-sS", "--socks5", f"127.0.0.1:{open_proxy.port}", address) == hello
+    assert run("curl", "-sS", "--socks5-hostname", f"127.0.0.1:{open_proxy.port}", f"http://localhost:{web.port}/") == hello
+    assert run("curl", "-sS", "--socks5", f"127.0.0.1:{closed_proxy.port}", "--proxy-user", "ann:secret", address) == hello
+    assert "curl: (97)" in run("curl", "-sS", "--socks5", f"127.0.0.1:{closed_proxy.port}", "--proxy-user", "ann:wrong", address)
+    assert "curl: (97)" in run("curl", "-sS", "--socks5", f"127.0.0.1:{closed_proxy.port}", address)
+    assert "curl: (97)" in run("curl", "-sS", "--socks5", f"127.0.0.1:{open_proxy.port}", f"http://127.0.0.1:{rig.free_port()}/")
+    with open_proxy.connect() as client:
+        assert client.send("GET / HTTP/1.1\r\n\r\n").rest() == b""
+
+
+@needs("redis-cli")
+def test_proxy(server, scripts):
+    kv = server(scripts / "kv.lua", "--workers", "1")
+    proxy = server(scripts / "proxy.lua", args=[f"127.0.0.1:{kv.port}", "64"])
+    assert run("redis-cli", "-p", proxy.port, "SET", "greeting", "hello, you").strip() == "OK"
+    assert run("redis-cli", "-p", proxy.port, "GET", "greeting").strip() == "hello, you"
+    proxy.wait_log(r"-> 127\.0\.0\.1:\d+, \d+ bytes:")
+    proxy.wait_log(r"\|\*3\.\.\$3\.\.SET\.\.\$8\.\|")
+    with proxy.connect(receive_buffer=4096) as client:  # back-pressure reaches through
+        client.send(b"*3\r\n$3\r\nSET\r\n$1\r\nb\r\n$%d\r\n" % (4 << 20) + b"x" * (4 << 20) + b"\r\n")
+        assert client.line() == b"+OK\r\n"
+        client.send("GET b\r\n" * 10).finish()
+        assert len(client.rest()) == 10 * (len("$4194304\r\n\r\n") + (4 << 20))
+    kv.stop()
+    with proxy.connect() as client:
+        assert client.rest() == b""
+    proxy.wait_log("cannot reach")
+
+
+@needs("curl")
+def test_balancer(server, scripts):
+    script = 'local http1 = require "portico.http1"\nreturn http1.server { on_request = function() return "%s", { Connection = "close" } end }'
+    first, second = server(script % "first"), server(script % "second")
+    one = server(scripts / "balancer.lua", "--workers", "1", args=[f"127.0.0.1:{first.port}", f"127.0.0.1:{second.port}"])
+    with one.connect(), one.connect():  # who is open counts
+        said = [run("curl", "-sS", f"http://127.0.0.1:{one.port}/") for _ in range(4)]
+    assert set(said) <= {"first", "second"}, said
+    first.stop()
+    for _ in range(4):
+        assert run("curl", "-sS", f"http://127.0.0.1:{one.port}/") == "second"
+    one.wait_log(rf"127\.0\.0\.1:{first.port} is out")
+    second.stop()
+    with one.connect() as client:
+        assert client.rest() == b""
+
+
+@needs("socat")
+@pytest.mark.no_wine("Unix sockets are this system's")
+def test_unix_and_udp_with_socat(server, scripts, tmp_path):
+    script = "return { on_message = function(conn, data) conn:send(data:upper()) end }"
+    port = rig.free_port()
+    one = server(script, listen=(f"unix:{tmp_path}/sock", f"udp://127.0.0.1:{port}"), ready=False)
+    one.wait_log("listening on")
+    assert run("socat", "-t2", "-", f"UNIX-CONNECT:{tmp_path}/sock", stdin=b"hello") == "HELLO"
+    assert run("socat", "-t0.3", "-", f"UDP:127.0.0.1:{port}", stdin=b"datagram") == "DATAGRAM"
