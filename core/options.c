@@ -92,6 +92,8 @@ static const option table[] = {
      "After a reload, the time in which handlers of the version before that still wait may end."},
     {"lua-memory", 0, OPTION_BYTES, 0, FIELD(lua_memory), "SIZE", "64M", MEBIBYTE, MEBIBYTE << 20, NULL,
      "Memory that the script may use, per worker, in bytes or with K, M or G."},
+    {"shared-memory", 0, OPTION_BYTES, 0, FIELD(shared_memory), "SIZE", "64M", MEBIBYTE, MEBIBYTE << 20, NULL,
+     "Memory that portico.shared may use, for all workers together."},
     {"callback-budget", 0, OPTION_SECONDS, 0, FIELD(callback_budget_ns), "SECONDS", "0.1", 0, SECONDS_MOST, NULL,
      "Time that a handler may run without waiting before it is ended. 0: any."},
     {"load-budget", 0, OPTION_SECONDS, 0, FIELD(load_budget_ns), "SECONDS", "5", 0, SECONDS_MOST, NULL,

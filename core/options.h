@@ -49,6 +49,7 @@ typedef struct options {
     uint64_t reload_deadline_ns;
     uint32_t reload_error_limit;
     uint64_t lua_memory;         /* bytes */
+    uint64_t shared_memory;      /* bytes */
     uint64_t callback_budget_ns; /* 0: none; also for the four below */
     uint64_t load_budget_ns;
     uint64_t idle_ns;

@@ -22,6 +22,7 @@ typedef struct host_config {
     const char *script_dir; /* where require() looks first; NULL: nowhere (embedded script) */
     int arg_count;          /* the script's own arguments: arg[1] … and portico.args */
     char *const *args;
+    struct shared *shared;      /* the dictionaries of portico.shared() */
     size_t lua_memory;          /* cap of one Lua state, in bytes */
     int64_t callback_budget_ns; /* of one handler between two waits; 0: none */
     int64_t load_budget_ns;     /* of the script's top level and on_load; 0: none */

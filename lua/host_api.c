@@ -160,6 +160,7 @@ void host_api_open(lua_State *L)
         {"udp", host_api_udp},
         {"conns", api_conns},
         {"reload", api_reload},
+        {"shared", host_api_shared},
         {"shutdown", api_shutdown},
         {"spawn", host_api_spawn},
         {"timeout", host_api_timeout},

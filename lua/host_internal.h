@@ -611,6 +611,10 @@ void host_udp_reply(const host_task *t, const char *data, size_t len);
 /* Few enough handlers of datagrams wait again. */
 void host_udp_resume(host *h);
 
+/* ---- host_shared.c ---- */
+void host_shared_library(lua_State *L); /* raises */
+int host_api_shared(lua_State *L);
+
 /* ---- host_timer.c ---- */
 void host_timer_library(lua_State *L); /* raises */
 int host_api_after(lua_State *L);

@@ -231,6 +231,7 @@ static int load(lua_State *L)
     host_channel_library(L);
     host_semaphore_library(L);
     host_frame_library(L);
+    host_shared_library(L);
     host_api_open(L);
     lua_gc(L, LUA_GCRESTART);
     lua_gc(L, LUA_GCGEN, 0, 0);

@@ -20,6 +20,7 @@
 #include "os.h"
 #include "reload.h"
 #include "server.h"
+#include "shared.h"
 #include "triggers.h"
 #include "worker.h"
 
@@ -351,6 +352,7 @@ static int serve(const options *o, const io_backend *backend, const script *chos
         .script_dir = chosen->directory,
         .arg_count = o->arg_count,
         .args = o->args,
+        .shared = shared_open((size_t)o->shared_memory, os_monotonic_ns),
         .lua_memory = (size_t)o->lua_memory,
         .callback_budget_ns = (int64_t)o->callback_budget_ns,
         .load_budget_ns = (int64_t)o->load_budget_ns,
@@ -360,10 +362,17 @@ static int serve(const options *o, const io_backend *backend, const script *chos
         .reload_wanted = &reload_wanted,
         .exit_code = &exit_code,
     };
+    if (host.shared == NULL) {
+        log_write(LOG_ERROR, "cannot start: out of memory");
+        return EXIT_FAILED;
+    }
     fill_limits(&host, o);
     bool script_failed = false;
     server *s = server_open(&so, &host_app, &host, &script_failed);
-    if (s == NULL) return script_failed ? EXIT_SCRIPT : EXIT_FAILED;
+    if (s == NULL) {
+        shared_close(host.shared);
+        return script_failed ? EXIT_SCRIPT : EXIT_FAILED;
+    }
     const reload_options ro = {
         .probation_ns = (int64_t)o->reload_probation_ns,
         .error_limit = o->reload_error_limit,
@@ -378,7 +387,10 @@ static int serve(const options *o, const io_backend *backend, const script *chos
         (void)server_wait(s);
     }
     server_close(s);
-    if (code != EXIT_FAILED) reload_close(r); /* else a worker may still be at work: see server_close() */
+    if (code != EXIT_FAILED) { /* else a worker may still be at work: see server_close() */
+        reload_close(r);
+        shared_close(host.shared);
+    }
     triggers_close(t);
     return code == EXIT_CLEAN && !o->check ? atomic_load(&exit_code) : code;
 }

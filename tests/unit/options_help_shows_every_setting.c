@@ -16,6 +16,7 @@ static const char *const names[] = {
     "-q, --quiet",
     "--drain-timeout SECONDS",
     "--lua-memory SIZE",
+    "--shared-memory SIZE",
     "--callback-budget SECONDS",
     "--load-budget SECONDS",
     "--idle-timeout SECONDS",

@@ -35,6 +35,7 @@ static void nothing_given_is_all_defaults(void)
     check_eq(o.log_format, OPTIONS_TEXT);
     check_eq(o.drain_ns, 10000000000);
     check_eq(o.lua_memory, 64 << 20);
+    check_eq(o.shared_memory, 64 << 20);
     check_eq(o.callback_budget_ns, 100000000);
     check_eq(o.load_budget_ns, 5000000000);
     check_eq(o.idle_ns, 0);
@@ -172,8 +173,9 @@ static void sizes_have_suffixes(void)
     check_eq(o.lua_memory, 2 << 20);
     parse(&o, "--lua-memory", "3m");
     check_eq(o.lua_memory, 3 << 20);
-    parse(&o, "--lua-memory", "2G");
+    parse(&o, "--lua-memory", "2G", "--shared-memory", "5M");
     check_eq(o.lua_memory, 2LL << 30);
+    check_eq(o.shared_memory, 5 << 20);
 }
 
 static void the_ends_of_a_range_are_in_it(void)
