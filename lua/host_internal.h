@@ -245,6 +245,7 @@ typedef struct host_wish {
     size_t used;          /* … and how many bytes it takes */
     uint8_t kind;         /* a host_wish_kind */
     uint8_t fault;        /* a frame_fault */
+    uint8_t finding;      /* what came of the last look, by host_stream.c's enum */
     bool peeks;           /* the bytes stay */
     bool iterates;
     bool is_late; /* the deadline has come */

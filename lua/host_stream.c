@@ -13,8 +13,8 @@
 
 /* What came of looking. */
 typedef enum finding {
+    NOT_YET, /* also when nobody has looked */
     FOUND,
-    NOT_YET,
     AT_EOF,
     TOO_LONG,
     NO_MESSAGE, /* the bytes are none, by the frame's rule */
@@ -219,13 +219,12 @@ static int wait_for(lua_State *L, host_wish *w, conn_want want, lua_KFunction k)
     if (w->deadline_ns != INT64_MAX && !timer_start(&h->worker->timers, &t->wake, w->deadline_ns)) {
         return luaL_error(L, "%s: out of memory", w->function);
     }
-    if (w != &t->wish) t->wish = *w;
     t->waiting = HOST_STREAMS;
     if (want == CONN_WANT_INPUT && t->c != w->c) { /* else it is held as the task's own */
-        t->wish.holds = true;
+        w->holds = true;
         conn_hold(w->c);
     }
-    conn_wait_begin(w->c, &t->wish.wait, want);
+    conn_wait_begin(w->c, &w->wait, want);
     return lua_yieldk(L, 0, (lua_KContext)t, k);
 }
 
@@ -233,7 +232,9 @@ static int wait_for(lua_State *L, host_wish *w, conn_want want, lua_KFunction k)
 static void input_came(conn_wait *wait, conn *c)
 {
     host_task *t = container_of(wait, host_task, wish.wait);
-    if (look(NULL, &t->wish, t) == NOT_YET) {
+    finding f = look(NULL, &t->wish, t);
+    t->wish.finding = (uint8_t)f;
+    if (f == NOT_YET) {
         conn_wait_begin(c, wait, CONN_WANT_INPUT);
         return;
     }
@@ -246,7 +247,8 @@ static int input_looked_at(lua_State *L, int status, lua_KContext context)
     host_task *t = (host_task *)context;
     host_wish *w = &t->wish;
     (void)status;
-    finding f = look(L, w, t);
+    bool asks_lua = w->kind == HOST_WISH_MESSAGE && w->c->limits->frame.type == FRAME_CUSTOM;
+    finding f = asks_lua ? look(L, w, t) : (finding)w->finding;
     if (f == NOT_YET && !w->is_late) return wait_for(L, w, CONN_WANT_INPUT, input_looked_at);
     return finish(L, w, f);
 }
@@ -259,9 +261,7 @@ static int64_t deadline_after(lua_State *L, int64_t timeout_ns)
 /* raises */
 static int fulfil(lua_State *L, host_wish *w, int64_t timeout_ns)
 {
-    static const host_task nobody;
-    const host_task *t = host_of(L)->task;
-    finding f = look(L, w, t != NULL ? t : &nobody);
+    finding f = look(L, w, host_of(L)->task);
     if (f != NOT_YET || timeout_ns == 0) return finish(L, w, f);
     if (conn_is_read(w->c)) return luaL_error(L, "%s: somebody else is reading this connection", w->function);
     host_check_wait(L, w->function);
@@ -303,11 +303,14 @@ static void read_format(lua_State *L, int arg, host_wish *w)
     w->rule.keep = letter == 'L';
 }
 
-/* A wish without a kind yet. */
-static host_wish wish_for(conn *c, const char *function)
+/* The task's wish, without a kind yet. Without a connection any number of bytes will do. raises */
+static host_wish *wish_for(lua_State *L, conn *c, const char *function)
 {
-    return (host_wish){
-        .c = c, .function = function, .rule = {.type = FRAME_LINE, .max = c != NULL ? c->limits->message_max : 0}};
+    host_task *t = host_of(L)->task;
+    if (t == NULL) luaL_error(L, "%s: no handler runs", function);
+    uint32_t max = c != NULL ? c->limits->message_max : UINT32_MAX;
+    t->wish = (host_wish){.c = c, .function = function, .rule = {.type = FRAME_LINE, .max = max}};
+    return &t->wish;
 }
 
 /* ---- Methods ---- */
@@ -316,12 +319,11 @@ static host_wish wish_for(conn *c, const char *function)
 static int read_as(lua_State *L, int format, int timeout, const char *function, bool iterates)
 {
     conn *c = host_conn_check(L, 1);
-    host_wish w = wish_for(c, function);
-    w.iterates = iterates;
-    if (c == NULL) w.rule.max = UINT32_MAX; /* any number will do */
-    read_format(L, format, &w);
+    host_wish *w = wish_for(L, c, function);
+    w->iterates = iterates;
+    read_format(L, format, w);
     int64_t timeout_ns = host_check_timeout(L, timeout);
-    if (c != NULL) return fulfil(L, &w, timeout_ns);
+    if (c != NULL) return fulfil(L, w, timeout_ns);
     if (!iterates) return host_push_over(L, NULL);
     lua_pushnil(L);
     return 1;
@@ -343,9 +345,8 @@ static int next_piece(lua_State *L)
 /* stack: conn, format, time-out */
 static int push_iterator(lua_State *L, const char *function)
 {
-    host_wish w = wish_for(host_conn_check(L, 1), function);
-    w.rule.max = UINT32_MAX;
-    read_format(L, 2, &w); /* what is wrong is raised here, and not in the loop's first turn */
+    host_wish *w = wish_for(L, host_conn_check(L, 1), function);
+    read_format(L, 2, w); /* what is wrong is raised here, and not in the loop's first turn */
     host_check_timeout(L, 3);
     lua_pushstring(L, function);
     lua_pushcclosure(L, next_piece, 4);
@@ -404,30 +405,28 @@ static int method_read_until(lua_State *L)
     conn *c = host_conn_check(L, 1);
     const char *sep = luaL_checklstring(L, 2, &len);
     luaL_argcheck(L, len >= 1 && len <= FRAME_SEP_MAX, 2, "a separator of 1 to 16 bytes expected");
-    host_wish w = wish_for(c, "conn:read_until");
-    if (c == NULL) w.rule.max = UINT32_MAX;
-    w.kind = HOST_WISH_LINE;
-    memcpy(w.rule.sep, sep, len);
-    w.rule.sep_len = (uint8_t)len;
-    int64_t timeout_ns = read_until_options(L, &w);
-    return c != NULL ? fulfil(L, &w, timeout_ns) : host_push_over(L, NULL);
+    host_wish *w = wish_for(L, c, "conn:read_until");
+    w->kind = HOST_WISH_LINE;
+    memcpy(w->rule.sep, sep, len);
+    w->rule.sep_len = (uint8_t)len;
+    int64_t timeout_ns = read_until_options(L, w);
+    return c != NULL ? fulfil(L, w, timeout_ns) : host_push_over(L, NULL);
 }
 
 static int method_peek(lua_State *L)
 {
     conn *c = host_conn_check(L, 1);
-    host_wish w = wish_for(c, "conn:peek");
-    w.peeks = true;
-    if (c == NULL) w.rule.max = UINT32_MAX;
+    host_wish *w = wish_for(L, c, "conn:peek");
+    w->peeks = true;
     lua_settop(L, 3);
     if (lua_isnil(L, 2)) {
-        w.kind = HOST_WISH_SOME;
-        w.count = w.rule.max;
+        w->kind = HOST_WISH_SOME;
+        w->count = w->rule.max;
     } else {
-        read_number(L, 2, &w);
+        read_number(L, 2, w);
     }
     int64_t timeout_ns = host_check_timeout(L, 3);
-    return c != NULL ? fulfil(L, &w, timeout_ns) : host_push_over(L, NULL);
+    return c != NULL ? fulfil(L, w, timeout_ns) : host_push_over(L, NULL);
 }
 
 static int method_unread(lua_State *L)
@@ -480,9 +479,10 @@ static int method_flush(lua_State *L)
     }
     if (timeout_ns == 0) return push_timeout(L);
     host_check_wait(L, "conn:flush");
-    host_wish w = {.wait.wake = queue_fell, .c = c, .function = "conn:flush"};
-    w.deadline_ns = deadline_after(L, timeout_ns);
-    return wait_for(L, &w, CONN_WANT_EMPTY, flushed);
+    host_wish *w = wish_for(L, c, "conn:flush");
+    w->wait.wake = queue_fell;
+    w->deadline_ns = deadline_after(L, timeout_ns);
+    return wait_for(L, w, CONN_WANT_EMPTY, flushed);
 }
 
 static int sent(lua_State *L, int status, lua_KContext context)
@@ -503,8 +503,10 @@ bool host_stream_sends_wait(lua_State *L, const conn *c)
 
 int host_stream_send_waits(lua_State *L, conn *c)
 {
-    host_wish w = {.wait.wake = queue_fell, .c = c, .function = "conn:send", .deadline_ns = INT64_MAX};
-    return wait_for(L, &w, CONN_WANT_LOW, sent);
+    host_wish *w = wish_for(L, c, "conn:send");
+    w->wait.wake = queue_fell;
+    w->deadline_ns = INT64_MAX;
+    return wait_for(L, w, CONN_WANT_LOW, sent);
 }
 
 const luaL_Reg host_stream_methods[] = {
