@@ -73,6 +73,13 @@ def test_a_refused_reload_says_why(server, control):
         assert ask(client) == "aaaa"
 
 
+def test_a_script_that_is_no_file_cannot_be_reloaded(server, control):
+    one = server(None, "--control", control)
+    check(ctl("reload", "--control", control), 1, err="the script is no file")
+    with one.connect() as client:
+        assert client.ask("still echoes") == b"still echoes"
+
+
 def test_reloads_asked_for_at_once_are_all_answered(server, control):
     one = server(text("aaaa"), "--control", control)
     asked = [in_background(ctl, "reload", "--control", control) for _ in range(6)]
@@ -233,6 +240,27 @@ def test_another_user_is_refused(server, control, place):
     check(as_nobody(), 1, err="without an answer")
     assert not one.log("takes over")
     check(ctl("reload", "--control", control), 0, out="generation 2")
+
+
+@pytest.mark.no_wine("Unix sockets and users")
+def test_root_may_ask_another_users_server(server, control, place):
+    if os.geteuid() != 0 or not shutil.which("setpriv"):
+        pytest.skip("only root can be another user, with setpriv of util-linux")
+    os.chown(place, NOBODY, NOBODY)
+    program = shutil.copy(Settings.portico, f"{place}/portico")
+    script = f"{place}/script.lua"
+    with open(script, "w", encoding="utf-8") as file:
+        file.write(text("aaaa"))
+    words = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", program, "--listen",
+             "tcp://127.0.0.1:0", "--control", control, script]
+    with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as one:
+        try:
+            rig.until(lambda: ctl("dump", "--control", control).returncode == 0, 15, "the server")
+            check(ctl("reload", "--control", control), 0, out="generation 2")
+            check(ctl("stop", "--control", control), 0, out="stopping")
+            assert one.wait(20 * Settings.patience) == 0
+        finally:
+            one.kill()
 
 
 @pytest.mark.no_wine("Unix sockets")
