@@ -3,6 +3,7 @@
 
 #include "base.h"
 #include "frame.h"
+#include "id_map.h"
 #include "mem.h"
 #include "net_unix.h"
 #include "stash.h"
@@ -57,8 +58,15 @@ void conn_set_open(conn_set *set, io_port *port, timers *deadlines, uint64_t fir
     set->drain_ns = SECONDS(10);
 }
 
+static void forget_ids(conn_set *set)
+{
+    id_map_close(set->by_id);
+    set->by_id = NULL;
+}
+
 void conn_set_close(conn_set *set)
 {
+    forget_ids(set);
     assert(set->count == 0 && set->live == NULL);
     while (set->slabs != NULL) {
         conn_slab *slab = set->slabs;
@@ -94,6 +102,20 @@ static bool add_slab(conn_set *set)
     return true;
 }
 
+conn *conn_find(conn_set *set, uint64_t id)
+{
+    if (set->by_id == NULL) {
+        set->by_id = id_map_open();
+        for (conn *c = set->live; set->by_id != NULL && c != NULL; c = c->live_next) {
+            if (!id_map_put(set->by_id, c->id, c)) forget_ids(set);
+        }
+    }
+    if (set->by_id != NULL) return id_map_get(set->by_id, id);
+    conn *c = set->live; /* no memory for it now */
+    while (c != NULL && c->id != id) c = c->live_next;
+    return c;
+}
+
 static conn *slot_take(conn_set *set)
 {
     if (set->free == NULL && !add_slab(set)) return NULL;
@@ -110,6 +132,7 @@ static conn *slot_take(conn_set *set)
     set->opened++;
     set->ids += set->ids_step;
     c->id = set->ids;
+    if (set->by_id != NULL && !id_map_put(set->by_id, c->id, c)) forget_ids(set);
     c->opened_ns = c->active_ns = c->progress_ns = set->now_ns;
     return c;
 }
@@ -126,6 +149,7 @@ static void slot_give(conn *c)
     else set->live = c->live_next;
     if (c->live_next != NULL) c->live_next->live_prev = c->live_prev;
     c->state = CONN_FREE;
+    if (set->by_id != NULL) id_map_remove(set->by_id, c->id);
     c->id = 0;
     c->live_next = set->free;
     set->free = c;

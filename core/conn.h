@@ -204,8 +204,9 @@ struct conn_set {
     conn *walk; /* the next of conn_walk_next(); NULL: none, or the end */
     conn *free;
     struct conn_slab *slabs;
-    uint32_t count;  /* not FREE */
-    uint64_t opened; /* since start */
+    struct id_map *by_id; /* NULL: nobody has asked yet */
+    uint32_t count;       /* not FREE */
+    uint64_t opened;      /* since start */
     uint64_t closed;
     uint64_t ids; /* the last id given; ids of different workers interleave */
     uint64_t ids_step;
@@ -214,6 +215,9 @@ struct conn_set {
 void conn_set_open(conn_set *set, io_port *port, timers *deadlines, uint64_t first_id, uint64_t ids_step);
 /* All connections are FREE. What was counted can still be read. */
 void conn_set_close(conn_set *set);
+
+/* The connection of that id; NULL: it is over. The first call makes a table, which is kept up to date from then on. */
+conn *conn_find(conn_set *set, uint64_t id);
 
 /* What a new connection gets. */
 typedef struct conn_config {

@@ -260,6 +260,7 @@ static void free_server(server *s)
     }
     if (s->changed != NULL) os_cond_close(s->changed);
     if (s->mutex != NULL) os_mutex_close(s->mutex);
+    for (uint32_t i = 0; s->workers != NULL && i < s->options.workers; i++) mail_box_close(&s->workers[i].box);
     mem_free(s->workers);
     mem_free(s);
 }
@@ -284,7 +285,9 @@ server *server_open(const server_options *options, const worker_app *app, void *
     s->resolver = resolver_open();
     s->mutex = os_mutex_open();
     s->changed = os_cond_open();
-    if (s->workers == NULL || s->resolver == NULL || s->mutex == NULL || s->changed == NULL) {
+    bool boxes = s->workers != NULL;
+    for (uint32_t i = 0; boxes && i < options->workers; i++) boxes = mail_box_open(&s->workers[i].box);
+    if (!boxes || s->resolver == NULL || s->mutex == NULL || s->changed == NULL) {
         log_write(LOG_ERROR, "cannot start: out of memory");
         free_server(s);
         return NULL;

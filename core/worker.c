@@ -108,7 +108,7 @@ void worker_turn(worker *w)
 static void loop(worker *w)
 {
     bool dirty = false;
-    while (!w->exiting) {
+    while (!w->exiting || mail_box_is_due(&w->box)) {
         io_status status = io_port_wait(w->port, dirty ? 0 : wait_ns(w));
         if (status != IO_OK) {
             w->events->on_failed(w, status);
@@ -148,6 +148,7 @@ static void run(void *argument)
     conn_set_open(&w->conns, w->port, &w->timers, w->id + 1, w->count);
     udp_set_open(&w->udps, w->port, &w->timers);
     bool app_ok = w->app->open(w, w->app_context);
+    if (app_ok) mail_box_start(&w->box, w->port);
     w->events->on_opened(w, true, app_ok);
     if (app_ok) {
         loop(w);
@@ -164,6 +165,7 @@ static void run_exit(worker *w, worker_message *message)
 {
     (void)message;
     w->exiting = true;
+    mail_box_stop(&w->box);
 }
 
 bool worker_start(worker *w, const io_backend *backend, const io_options *options, const worker_events *events)

@@ -8,6 +8,7 @@
 
 #include "conn.h"
 #include "io.h"
+#include "mail.h"
 #include "os.h"
 #include "timer.h"
 #include "udp.h"
@@ -20,14 +21,6 @@ typedef struct worker worker;
 typedef struct server server;
 
 enum { WORKER_MAX = 256 };
-
-/* A message to a worker: run is called on the worker's thread, in order of posting. Embed it; it must stay until
- * run, which may free it. */
-typedef struct worker_message worker_message;
-struct worker_message {
-    io_op op; /* zeroed before its first use */
-    void (*run)(worker *w, worker_message *message);
-};
 
 /* What runs in a worker: the Lua host, or in tests and benches plain C. All on the worker's thread. */
 typedef struct worker_app {
@@ -63,6 +56,7 @@ struct worker {
     timers timers;
     conn_set conns;
     udp_set udps;
+    mail_box box;      /* the server's, which opens and closes it */
     os_thread *thread; /* set before the app is opened */
     os_mutex *gate;    /* held by the starter until thread is set */
     const io_backend *backend;

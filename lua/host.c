@@ -19,6 +19,7 @@ static void free_host(host *h)
 {
     host_budget_close(h);
     host_line_close(h);
+    host_topics_close(h);
     mem_heap_close(h->heap);
     for (char **uri = h->listen; uri != NULL && *uri != NULL; uri++) mem_free(*uri);
     mem_free(h->listen);

@@ -166,8 +166,14 @@ void host_api_open(lua_State *L)
         {"timeout", host_api_timeout},
         {"channel", host_api_channel},
         {"semaphore", host_api_semaphore},
+        {"conn", host_api_conn},
+        {"broadcast", host_api_broadcast},
+        {"publish", host_api_publish},
+        {"subscribe", host_api_subscribe},
         {NULL, NULL},
     };
+    static const luaL_Reg worker_functions[] = {
+        {"serve", host_api_serve}, {"call", host_api_call}, {"each", host_api_each}, {NULL, NULL}};
     const host *h = host_of(L);
     luaL_newlib(L, functions); /* stack: portico */
     push_log(L);
@@ -184,7 +190,7 @@ void host_api_open(lua_State *L)
     lua_setfield(L, -2, "generation");
     lua_pushboolean(L, os_stderr_is_terminal());
     lua_setfield(L, -2, "terminal");
-    lua_createtable(L, 0, 2);
+    luaL_newlib(L, worker_functions);
     lua_pushinteger(L, h->worker->id);
     lua_setfield(L, -2, "id");
     lua_pushinteger(L, h->worker->count);

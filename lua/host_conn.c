@@ -18,6 +18,12 @@
 static const char conn_tag;
 
 /* A userdata of that size with that tag is a conn: two calls, where comparing metatables takes five. */
+const host_conn *host_conn_test(lua_State *L, int index)
+{
+    const host_conn *hc = lua_touserdata(L, index);
+    return hc != NULL && lua_rawlen(L, index) == sizeof(*hc) && hc->tag == &conn_tag ? hc : NULL;
+}
+
 static host_conn *check_at(lua_State *L, int arg)
 {
     host_conn *hc = lua_touserdata(L, arg);

@@ -28,6 +28,8 @@ static const char *const kind_names[HOST_KINDS] = {
     [HOST_AFTER] = "the function of portico.after",
     [HOST_EVERY] = "the function of portico.every",
     [HOST_SPAWN] = "the function of portico.spawn",
+    [HOST_TOPIC] = "the function of portico.subscribe",
+    [HOST_SERVED] = "the function of portico.worker.serve",
     [HOST_FRAME] = "the frame's function",
     [HOST_TOP] = "the script's top level",
     [HOST_MIGRATE] = "migrate",
@@ -157,6 +159,8 @@ static int push_arguments(lua_State *L, host_task *t)
     case HOST_AFTER:
     case HOST_EVERY:
     case HOST_SPAWN:
+    case HOST_TOPIC:
+    case HOST_SERVED:
     case HOST_FRAME:
     case HOST_TOP:
     case HOST_MIGRATE:
@@ -178,9 +182,8 @@ static bool wants_on_error(const host *h, const host_task *t)
 static int take_error(lua_State *L, host *h, host_task *t, int status)
 {
     t->failed = (uint8_t)status;
-    if (t->spawn != NULL && status != LUA_ERRMEM) {
-        host_spawn_keep_error(L, t->spawn);
-        t->quiet = host_spawn_is_joined(t->spawn);
+    if (t->errand != NULL && t->errand->keep_error != NULL && status != LUA_ERRMEM) {
+        t->quiet = t->errand->keep_error(L, t);
         if (t->quiet) return 0;
     }
     host_count_error(h);
@@ -229,6 +232,10 @@ static int take_result(lua_State *L, int status, lua_KContext context)
 {
     host_task *t = (host_task *)context;
     if (status != LUA_OK && status != LUA_YIELD) return take_error(L, t->host, t, status);
+    if (t->errand != NULL) {
+        if (t->errand->keep != NULL) t->errand->keep(L, t, 2); /* 1 is the message handler */
+        return 0;
+    }
     switch ((host_kind)t->kind) {
     case HOST_ON_MESSAGE:
         if (lua_type(L, -1) == LUA_TSTRING) status = send_reply(L, t->c);
@@ -243,9 +250,6 @@ static int take_result(lua_State *L, int status, lua_KContext context)
         break;
     case HOST_ON_CONNECT:
         if (lua_isboolean(L, -1) && !lua_toboolean(L, -1)) conn_close(t->c, CONN_LOCAL);
-        break;
-    case HOST_SPAWN:
-        host_spawn_keep(L, t->spawn, 2); /* 1 is the message handler */
         break;
     case HOST_ON_ERROR:
         t->keep = lua_type(L, -1) == LUA_TSTRING && strcmp(lua_tostring(L, -1), "keep") == 0;
@@ -262,10 +266,8 @@ static int dispatch(lua_State *L)
     int arguments;
     lua_pushcfunction(L, host_make_error); /* without upvalues: no allocation */
     int handler = lua_gettop(L);           /* of errors: 1, or 2 above the error's table */
-    if (t->timer != NULL) {
-        arguments = host_timer_push(L, t->timer);
-    } else if (t->spawn != NULL) {
-        arguments = host_spawn_push(L, t->spawn);
+    if (t->errand != NULL) {
+        arguments = t->errand->push(L, t);
     } else if (t->kind == HOST_FRAME) {
         lua_pushcfunction(L, answer);
         arguments = 0;
@@ -273,7 +275,7 @@ static int dispatch(lua_State *L)
         push_handler(L, t);
         arguments = push_arguments(L, t);
     }
-    int results = t->spawn != NULL ? LUA_MULTRET : 1;
+    int results = t->errand != NULL && t->errand->keep != NULL ? LUA_MULTRET : 1;
     int status = lua_pcallk(L, arguments, results, handler, (lua_KContext)t, take_result);
     return take_result(L, status, (lua_KContext)t);
 }
@@ -362,8 +364,7 @@ static host_task *task_take(host *h, host_kind kind, conn *c)
     }
     t->kind = (uint8_t)kind;
     t->c = c;
-    t->timer = NULL;
-    t->spawn = NULL;
+    t->errand = NULL;
     t->failed = LUA_OK;
     t->quiet = false;
     return t;
@@ -416,6 +417,16 @@ static void end_conn(host *h, conn *c)
     host_loosen(h);
 }
 
+static void errand_over(host *h, host_task *t)
+{
+    const host_errand *errand = t->errand;
+    t->errand = NULL;
+    errand->over(h, t,
+                 t->failed == LUA_OK      ? HOST_ERRAND_DONE
+                 : t->failed == LUA_YIELD ? HOST_ERRAND_CANCELED
+                                          : HOST_ERRAND_FAILED);
+}
+
 /* The handler has returned, or has been ended. */
 static void task_over(host *h, host_task *t)
 {
@@ -430,8 +441,7 @@ static void task_over(host *h, host_task *t)
     }
     if (t->held) conn_unhold(c);
     t->held = false;
-    if (t->timer != NULL) host_timer_over(h, t->timer);
-    else if (t->spawn != NULL) host_spawn_over(h, t->spawn, t->failed == LUA_OK ? HOST_SPAWN_DONE : HOST_SPAWN_FAILED);
+    if (t->errand != NULL) errand_over(h, t);
     else if (t->kind == HOST_ON_CLOSE || (t->kind == HOST_ON_ERROR && t->origin == HOST_ON_CLOSE)) end_conn(h, c);
     else if (c != NULL && h != h->seat->current && host_is_movable(c)) host_move(c);
     task_give(h, t);
@@ -459,9 +469,9 @@ static void relieve(host *h)
 /* Protected: logs, and returns the table for on_error. */
 static int report_overrun(lua_State *L)
 {
-    const host_task *t = lua_touserdata(L, 1);
+    host_task *t = lua_touserdata(L, 1);
     host_push_overrun_error(L, t);
-    if (t->spawn != NULL) host_spawn_keep_error(L, t->spawn);
+    if (t->errand != NULL && t->errand->keep_error != NULL) t->errand->keep_error(L, t);
     host_report(L, t);
     return 1;
 }
@@ -496,10 +506,7 @@ static void task_failed(host *h, host_task *t)
         return;
     }
     /* The same task goes on as on_error, in a slice of its own. A timer, and who joins, do not wait for that. */
-    if (t->timer != NULL) host_timer_over(h, t->timer);
-    if (t->spawn != NULL) host_spawn_over(h, t->spawn, HOST_SPAWN_FAILED);
-    t->timer = NULL;
-    t->spawn = NULL;
+    if (t->errand != NULL) errand_over(h, t);
     t->origin = t->kind;
     t->kind = HOST_ON_ERROR;
     t->failed = LUA_OK;
@@ -581,9 +588,7 @@ void host_task_wake(host_task *t)
 void host_kill(host_task *t)
 {
     host *h = t->host;
-    host_spawn *spawn = t->spawn;
     bool is_own = h->task == NULL; /* else this is part of somebody's slice */
-    t->spawn = NULL;
     host_wait_end(t);
     unsuspend(h, t);
     if (is_own) host_slice_begin(h, HOST_CLEANUP, 0, h->L);
@@ -595,7 +600,6 @@ void host_kill(host_task *t)
     t->keep = false;
     t->failed = LUA_YIELD; /* it has not come to its end */
     task_over(h, t);
-    if (spawn != NULL) host_spawn_over(h, spawn, HOST_SPAWN_CANCELED);
 }
 
 void host_kill_waiting(host *h)
@@ -733,22 +737,12 @@ void host_call_unload(host *h)
     if (t != NULL) start(h, t);
 }
 
-void host_call_timer(host *h, host_timer *ht)
+bool host_call_errand(host *h, host_kind kind, const host_errand *errand, void *subject)
 {
-    host_task *t = task_take(h, host_timer_kind(ht), NULL);
-    if (t == NULL) {
-        host_timer_over(h, ht);
-        return;
-    }
-    t->timer = ht;
-    start(h, t);
-}
-
-bool host_call_spawn(host *h, host_spawn *s)
-{
-    host_task *t = task_take(h, HOST_SPAWN, NULL);
+    host_task *t = task_take(h, kind, NULL);
     if (t == NULL) return false;
-    t->spawn = s;
+    t->errand = errand;
+    t->subject = subject;
     start(h, t);
     return true;
 }

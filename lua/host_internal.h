@@ -21,6 +21,8 @@
 #define PORTICO_HOST_INTERNAL_H
 
 #include "host.h"
+#include "host_mail.h"
+#include "host_wait.h"
 
 #include "base.h"
 #include "generation.h"
@@ -58,9 +60,7 @@ typedef struct host_pipe host_pipe;       /* of conn:pipe() */
 typedef struct host_attempt host_attempt; /* of portico.connect() */
 typedef struct host_idle host_idle;       /* a connection in the pool */
 typedef struct host_udp host_udp;         /* a socket of portico.udp() */
-typedef struct host_spawn host_spawn;     /* of portico.spawn() */
-typedef struct host_turn host_turn;
-typedef struct host_custom host_custom; /* a frame that Lua decodes */
+typedef struct host_custom host_custom;   /* a frame that Lua decodes */
 typedef struct host_question host_question;
 
 /* What runs. Those up to HOST_ON_UNLOAD are the script's handlers and index the upvalues of the dispatcher. */
@@ -81,6 +81,8 @@ typedef enum host_kind {
     HOST_AFTER,    /* the function of portico.after() */
     HOST_EVERY,    /* … of portico.every() */
     HOST_SPAWN,    /* … of portico.spawn() */
+    HOST_TOPIC,    /* … of portico.subscribe() */
+    HOST_SERVED,   /* … of portico.worker.serve() */
     HOST_FRAME,    /* a function that decodes a frame */
     HOST_TOP,      /* the script's top level */
     HOST_MIGRATE,  /* the script's migrate() */
@@ -115,34 +117,6 @@ typedef struct host_watch {
     host *next;              /* the watchdog's list */
 } host_watch;
 
-/* A place in the line of what runs next: in order, and outside of any slice. */
-struct host_turn {
-    host_turn *next;
-    host_turn *prev;
-    void (*run)(host *h, host_turn *turn); /* it has left the line by then */
-    bool lined_up;
-};
-
-typedef struct host_line {
-    host_turn *first;
-    host_turn *last;
-    uint32_t count;
-    bool moves; /* the host has come into force */
-    timer
-        clock; /* runs always: due at once while somebody stands in line, else never; so that starting it cannot fail */
-} host_line;
-
-/* Tasks that wait for the same thing, in the order in which they came. It is part of a userdata that each of them has
- * on its stack. */
-typedef struct host_queue {
-    host_task *first;
-    host_task *last;
-    uint32_t count; /* who waits */
-    uint32_t woken; /* who has been woken and has not gone on yet */
-    /* One that waited, or had been woken, is being ended. NULL: nobody cares. */
-    void (*left)(struct host_queue *q, host_task *t);
-} host_queue;
-
 /* A worker's app_state. */
 struct host_seat {
     worker *worker;
@@ -156,6 +130,8 @@ struct host_seat {
     bool sweeping;         /* the walk over the connections is under way */
     bool frozen;           /* a move has failed: no more until the controller has gone back */
     uint8_t *scratch;      /* HOST_DRAW_MAX bytes */
+    struct id_map *calls;  /* of portico.worker.call() that wait, by number; NULL: there has been none */
+    uint64_t call_numbers; /* the last that was given */
 };
 
 struct host {
@@ -173,6 +149,7 @@ struct host {
     host_idle *idle_conns; /* the pool, through next and prev, the last first */
     host_timer *timers;    /* all that run or are to run, through next and prev */
     host_line line;
+    host_topics *topics; /* NULL: nobody has subscribed yet */
     uint32_t spawned;    /* tasks of portico.spawn() that are not over */
     bool in_force;       /* timers run: the state has loaded, and is the seat's current one */
     bool loading;        /* top level, on_load or on_check run: what goes wrong refuses the generation */
@@ -270,12 +247,13 @@ struct host_task {
     conn *c;          /* the connection whose handler this is, or NULL; it stays until the task is over */
     const void *data; /* HOST_ON_MESSAGE, HOST_DATAGRAM: until the first wait */
     size_t len;
-    host_timer *timer;       /* HOST_AFTER, HOST_EVERY */
     host_attempt *attempt;   /* HOST_CONNECTS */
     host_datagram datagram;  /* HOST_DATAGRAM */
     host_question *question; /* HOST_FRAME */
-    host_spawn *spawn;       /* HOST_SPAWN, until it is over */
-    host_queue *queue;       /* HOST_QUEUES, HOST_READY; else NULL */
+    const host_errand
+        *errand;       /* what it runs when that is none of the script's handlers, until it is over; else NULL */
+    void *subject;     /* … and for whom */
+    host_queue *queue; /* HOST_QUEUES, HOST_READY; else NULL */
     host_task *queue_next;
     host_task *queue_prev;
     host_turn turn;
@@ -412,9 +390,10 @@ int host_call(host *h, host_kind kind, lua_CFunction function, void *argument, l
 /* False: it raised, which has been logged. kind: HOST_ON_LOAD, HOST_ON_CHECK. */
 bool host_call_load(host *h, host_kind kind);
 void host_call_unload(host *h);
-void host_call_timer(host *h, host_timer *ht);
 /* Runs on_message, before this returns at least until it waits. data is not needed after that. */
 void host_call_datagram(host *h, const host_datagram *d, const void *data, size_t len);
+/* Runs an errand. False: there was no memory for it, which has been logged, and its functions are not called. */
+bool host_call_errand(host *h, host_kind kind, const host_errand *errand, void *subject);
 /* A function that waits calls this first. raises unless the task can be suspended from here. */
 void host_check_wait(lua_State *L, const char *function);
 /* Then it sets the task's waiting, and yields. This goes on with it. */
@@ -423,47 +402,6 @@ void host_task_wake(host_task *t);
 void host_kill_waiting(host *h);
 /* Ends one: runs what its coroutines have to close, in the slice that runs, or else in one of its own. */
 void host_kill(host_task *t);
-/* False: there was no memory for it, which has been logged. */
-bool host_call_spawn(host *h, host_spawn *s);
-
-/* ---- host_wait.c: tasks that wait for each other ---- */
-/* False: out of memory. */
-bool host_line_open(host *h);
-void host_line_close(host *h);
-/* The host comes into force: what has lined up until now begins to run. */
-void host_line_start(host *h);
-/* Last in the line. */
-void host_line_up(host *h, host_turn *turn);
-void host_line_leave(host *h, host_turn *turn); /* one that has not lined up is fine */
-/* A timeout argument: ns, or INT64_MAX when there is none. raises */
-int64_t host_check_timeout(lua_State *L, int arg);
-/* The task that runs waits at the end of q for at most timeout_ns; then k goes on: see host_task.woken. Returns what
- * the calling C function has to return. After host_check_wait(). raises */
-int host_wait_in(lua_State *L, host_queue *q, int64_t timeout_ns, lua_KContext context, lua_KFunction k);
-/* Wakes who came first. False: nobody waits. */
-bool host_queue_wake(host_queue *q);
-/* Takes a suspended task out of whatever it waits for. It has then to be woken, or ended. */
-void host_wait_end(host_task *t);
-
-/* ---- host_spawn.c, host_timeout.c, host_channel.c, host_semaphore.c ---- */
-void host_spawn_library(lua_State *L); /* raises; and so do those of the others */
-int host_api_spawn(lua_State *L);
-/* Pushes function and arguments, which it gives up; returns how many arguments. raises */
-int host_spawn_push(lua_State *L, host_spawn *s);
-/* Keeps what the function has returned: the values from index first to the top. raises */
-void host_spawn_keep(lua_State *L, host_spawn *s, int first);
-/* Keeps the message of the error on top of the stack. raises */
-void host_spawn_keep_error(lua_State *L, host_spawn *s);
-/* Somebody waits in task:join(). */
-bool host_spawn_is_joined(const host_spawn *s);
-typedef enum host_spawn_end { HOST_SPAWN_DONE, HOST_SPAWN_FAILED, HOST_SPAWN_CANCELED } host_spawn_end;
-void host_spawn_over(host *h, host_spawn *s, host_spawn_end how);
-void host_timeout_library(lua_State *L);
-int host_api_timeout(lua_State *L);
-void host_channel_library(lua_State *L);
-int host_api_channel(lua_State *L);
-void host_semaphore_library(lua_State *L);
-int host_api_semaphore(lua_State *L);
 
 /* ---- host.c ---- */
 /* A state for that generation, which is retained; the script is not loaded yet. NULL: it has been logged why not. */
@@ -520,6 +458,8 @@ void host_push_error_text(lua_State *to, lua_State *from, int index);
 void host_push_traceback(lua_State *L, lua_State *of, int level);
 
 /* ---- host_conn.c ---- */
+/* The conn at index, or NULL when it is something else. */
+const host_conn *host_conn_test(lua_State *L, int index);
 /* Makes the metatable. raises */
 void host_conn_library(lua_State *L);
 /* Pushes a new userdata that belongs to no connection yet and is anchored. raises */
@@ -621,17 +561,12 @@ void host_timer_library(lua_State *L); /* raises */
 int host_api_after(lua_State *L);
 int host_api_every(lua_State *L);
 int host_api_sleep(lua_State *L);
-/* Pushes function and arguments; returns how many arguments. raises */
-int host_timer_push(lua_State *L, host_timer *ht);
 /* Starts all timers of a host that comes into force, and its line. */
 void host_timers_start(host *h);
 /* Stops them all, and keeps in mind what is left. */
 void host_timers_stop(host *h);
 /* Those with a name keep step with the timer of that name in the host before. Before host_timers_start(). */
 void host_timers_take_over(host *h, const host *before);
-/* Its function has returned: start again, or forget it. */
-void host_timer_over(host *h, host_timer *ht);
-host_kind host_timer_kind(const host_timer *ht);
 
 /* ---- host_coroutine.c, host_library.c, host_api.c ---- */
 void host_coroutine_library(lua_State *L); /* raises */

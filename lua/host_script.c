@@ -230,6 +230,9 @@ static int load(lua_State *L)
     host_timeout_library(L);
     host_channel_library(L);
     host_semaphore_library(L);
+    host_remote_library(L);
+    host_topics_library(L);
+    host_calls_library(L);
     host_frame_library(L);
     host_shared_library(L);
     host_api_open(L);

@@ -1,6 +1,7 @@
 /* host_seat.c - what a worker has: the seat, on which hosts follow one another. The worker_app of the Lua host. */
 #include "host_internal.h"
 
+#include "id_map.h"
 #include "log.h"
 
 #include <inttypes.h>
@@ -8,6 +9,7 @@
 static void free_seat(host_seat *seat)
 {
     seat->worker->app_state = NULL;
+    id_map_close(seat->calls);
     mem_free(seat->scratch);
     mem_free(seat);
 }

@@ -15,7 +15,7 @@ typedef enum progress {
 
 /* User value 1 is the function, and when it is over what is to be said about it: a table of results, or the message of
  * an error. The others are its arguments. Anchored in the registry until it is over. */
-struct host_spawn {
+typedef struct host_spawn {
     const void *tag; /* &spawn_tag */
     host *host;
     host_task *task; /* STARTED, but for what on_error does about it */
@@ -25,7 +25,7 @@ struct host_spawn {
     int arguments;
     int results; /* DONE: so many */
     uint8_t progress;
-};
+} host_spawn;
 
 /* What only a handle begins with; and the registry's key of its metatable. */
 static const char spawn_tag;
@@ -44,9 +44,9 @@ static bool is_over(const host_spawn *s)
 
 /* ---- Life ---- */
 
-void host_spawn_over(host *h, host_spawn *s, host_spawn_end how)
+static void end(host *h, host_spawn *s, progress how)
 {
-    s->progress = how == HOST_SPAWN_DONE ? DONE : how == HOST_SPAWN_FAILED ? FAILED : CANCELED;
+    s->progress = (uint8_t)how;
     s->task = NULL;
     h->spawned--;
     while (host_queue_wake(&s->joiners)) {
@@ -55,18 +55,12 @@ void host_spawn_over(host *h, host_spawn *s, host_spawn_end how)
     host_loosen(h);
 }
 
-static void start(host *h, host_turn *turn)
+static int push(lua_State *L, host_task *t)
 {
-    host_spawn *s = container_of(turn, host_spawn, start);
-    if (h->cut) host_spawn_over(h, s, HOST_SPAWN_CANCELED);
-    else if (!host_call_spawn(h, s)) host_spawn_over(h, s, HOST_SPAWN_FAILED);
-}
-
-int host_spawn_push(lua_State *L, host_spawn *s)
-{
+    host_spawn *s = t->subject;
     luaL_checkstack(L, s->arguments + 2, "too many arguments of a task");
     s->progress = STARTED;
-    s->task = host_of(L)->task;
+    s->task = t;
     lua_rawgeti(L, LUA_REGISTRYINDEX, s->ref);
     int place = lua_gettop(L);
     for (int value = 1; value <= 1 + s->arguments; value++) {
@@ -79,7 +73,7 @@ int host_spawn_push(lua_State *L, host_spawn *s)
 }
 
 /* Sets user value 1 to the value on top, and takes that off. raises */
-static void keep(lua_State *L, host_spawn *s)
+static void set_outcome(lua_State *L, host_spawn *s)
 {
     lua_rawgeti(L, LUA_REGISTRYINDEX, s->ref);
     lua_insert(L, -2);
@@ -87,28 +81,40 @@ static void keep(lua_State *L, host_spawn *s)
     lua_pop(L, 1);
 }
 
-void host_spawn_keep(lua_State *L, host_spawn *s, int first)
+static void keep(lua_State *L, host_task *t, int first)
 {
+    host_spawn *s = t->subject;
     int count = lua_gettop(L) - first + 1;
     if (count == 0) return;
     luaL_checkstack(L, 3, "too many results of a task");
     lua_createtable(L, count, 0);
     lua_insert(L, first);
     for (int i = count; i >= 1; i--) lua_rawseti(L, first, i);
-    keep(L, s);
+    set_outcome(L, s);
     s->results = count;
 }
 
-void host_spawn_keep_error(lua_State *L, host_spawn *s)
+/* Who waits to join gets it. */
+static bool keep_error(lua_State *L, host_task *t)
 {
+    host_spawn *s = t->subject;
     if (lua_type(L, -1) == LUA_TTABLE) lua_getfield(L, -1, "message");
     else host_push_error_text(L, L, -1);
-    keep(L, s);
+    set_outcome(L, s);
+    return s->joiners.count > 0;
 }
 
-bool host_spawn_is_joined(const host_spawn *s)
+static void over(host *h, host_task *t, host_errand_end how)
 {
-    return s->joiners.count > 0;
+    end(h, t->subject, how == HOST_ERRAND_DONE ? DONE : how == HOST_ERRAND_FAILED ? FAILED : CANCELED);
+}
+
+static void start(host *h, host_turn *turn)
+{
+    static const host_errand errand = {push, keep, keep_error, over};
+    host_spawn *s = container_of(turn, host_spawn, start);
+    if (h->cut) end(h, s, CANCELED);
+    else if (!host_call_errand(h, HOST_SPAWN, &errand, s)) end(h, s, FAILED);
 }
 
 /* Its function is to run in the next turn, and its arguments with it. */
@@ -180,7 +186,7 @@ static int method_cancel(lua_State *L)
     host *h = s->host;
     if (s->progress == LINED_UP) {
         host_line_leave(h, &s->start);
-        host_spawn_over(h, s, HOST_SPAWN_CANCELED);
+        end(h, s, CANCELED);
     } else if (s->progress == STARTED && s->task != NULL) {
         host_task *t = s->task;
         if (t == h->task) return luaL_error(L, "a task cannot cancel itself: let its function return");

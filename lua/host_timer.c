@@ -32,21 +32,9 @@ static host_timer *check(lua_State *L)
     return ht;
 }
 
-host_kind host_timer_kind(const host_timer *ht)
+static int push(lua_State *L, host_task *t)
 {
-    return ht->interval_ns > 0 ? HOST_EVERY : HOST_AFTER;
-}
-
-static void fire(timer *clock, int64_t now_ns)
-{
-    host_timer *ht = container_of(clock, host_timer, clock);
-    (void)now_ns;
-    ht->firing = true;
-    host_call_timer(ht->host, ht);
-}
-
-int host_timer_push(lua_State *L, host_timer *ht)
-{
+    const host_timer *ht = t->subject;
     luaL_checkstack(L, ht->arguments + 2, "too many arguments of a timer");
     lua_rawgeti(L, LUA_REGISTRYINDEX, ht->ref);
     int place = lua_gettop(L);
@@ -115,7 +103,8 @@ void host_timers_take_over(host *h, const host *before)
     }
 }
 
-void host_timer_over(host *h, host_timer *ht)
+/* Its function has returned: start again, or forget it. */
+static void turn_over(host *h, host_timer *ht)
 {
     ht->firing = false;
     if (ht->interval_ns > 0 && !ht->canceled) {
@@ -127,6 +116,22 @@ void host_timer_over(host *h, host_timer *ht)
         log_write(LOG_ERROR, "a timer of portico.every ends: out of memory");
     }
     forget(h, ht);
+}
+
+static void over(host *h, host_task *t, host_errand_end how)
+{
+    (void)how;
+    turn_over(h, t->subject);
+}
+
+static void fire(timer *clock, int64_t now_ns)
+{
+    static const host_errand errand = {.push = push, .over = over};
+    host_timer *ht = container_of(clock, host_timer, clock);
+    (void)now_ns;
+    ht->firing = true;
+    if (!host_call_errand(ht->host, ht->interval_ns > 0 ? HOST_EVERY : HOST_AFTER, &errand, ht))
+        turn_over(ht->host, ht);
 }
 
 static int cancel(lua_State *L)
