@@ -461,7 +461,11 @@ frame_status host_frame_decode(lua_State *L, const conn *c, frame_found *found, 
     const host_custom *custom = push_custom(L, c);
     frame_status status =
         custom->header > 0 ? decode_pack(L, custom, found, data, len) : decode_function(L, custom, found, data, len);
-    lua_pop(L, 1);
+    /* What was found is for this frame only: see host_frame_push_fields(). */
+    if (c->limits->frame.type != FRAME_CUSTOM || push_custom(L, c) != custom) {
+        luaL_error(L, "frame: its function has changed the frame of its own connection");
+    }
+    lua_pop(L, 2);
     return status;
 }
 

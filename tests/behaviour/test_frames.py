@@ -391,6 +391,22 @@ def test_a_frame_function_in_an_endless_loop_is_ended(server):
     one.stop()
 
 
+@pytest.mark.parametrize("other", ['"raw"', '{ type = "pack", header = "c900B" }'])
+def test_a_frame_function_cannot_change_its_own_frame(server, other):
+    one = server(SAY + f"""
+      local kept
+      return {{ frame = {{ type = "pack", header = "B", body = function(len) kept:set{{ frame = {other} }} return len end }},
+        on_connect = function(conn) kept = conn end,
+        on_message = function(conn, data) say("message", data) end,
+        on_close = function(conn, reason) say(reason) end }}""", "--workers", "1")
+    with one.connect() as client:
+        client.send(b"\x03abc")
+        assert client.is_over()
+    assert one.wait_said(1) == ["error"]
+    one.wait_log("frame: its function has changed the frame of its own connection")
+    one.stop()
+
+
 def test_on_error_cannot_keep_a_connection_whose_frame_failed(server):
     one = server(SAY + """
       return { frame = function(b) error("no idea") end, on_message = print,
