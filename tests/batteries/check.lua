@@ -147,7 +147,7 @@ function check.linear(f, small, large, what)
   end
   local ratio = cost(large) / cost(small)
   check.done = check.done + 1
-  if ratio > 6 * large / small then
+  if ratio > 3 * large / small then
     check.fail(what, ("%d times as much takes %.1f times as long"):format(large // small, ratio))
   end
 end
