@@ -1,5 +1,5 @@
--- http1.lua - HTTP/1.1 and 1.0: decoding and encoding of messages, for servers and clients. http_server.lua builds a server on
--- it, which http1.server returns.
+-- http1.lua - HTTP/1.1 and 1.0: decoding and encoding of messages, for servers and clients. http_server.lua builds a server on it,
+-- which http1.server returns, and http_client.lua a client, http1.fetch.
 --
 --   local http1 = require "portico.http1"
 --   return http1.server { on_request = function(req) return "You asked for " .. req.target .. "\n" end }
@@ -525,6 +525,11 @@ end
 -- See http_server.lua.
 function http1.server(options)
   return require("portico.http_server")(options)
+end
+
+-- See http_client.lua.
+function http1.fetch(url, options)
+  return require("portico.http_client")(url, options)
 end
 
 return http1

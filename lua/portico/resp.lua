@@ -1,4 +1,5 @@
--- resp.lua - RESP, the protocol of Redis, versions 2 and 3: decoding, encoding, a server.
+-- resp.lua - RESP, the protocol of Redis, versions 2 and 3: decoding and encoding, for servers and clients. resp_server.lua builds a
+-- server on it, which resp.server returns, and resp_client.lua a client, resp.connect.
 --
 --   local resp = require "portico.resp"
 --   return resp.server { commands = { PING = function() return { ok = "PONG" } end } }
@@ -24,7 +25,7 @@
 
 local buffer = require "portico.buffer"
 
-local byte, find, format, sub, upper = string.byte, string.find, string.format, string.sub, string.upper
+local byte, find, format, sub = string.byte, string.find, string.format, string.sub
 local concat, tointeger, mathtype = table.concat, math.tointeger, math.type
 local feed, want, want_mark = buffer.feed, buffer.want, buffer.want_mark
 
@@ -488,126 +489,17 @@ function resp.request(...)
   return concat(parts)
 end
 
--- ---- A server -----------------------------------------------------------------------------------
-
--- What a handler returns that has sent its replies itself, or has none.
+-- What a handler of resp.server returns that has sent its replies itself, or has none.
 resp.NO_REPLY = {}
 
-local function hello(options, state, args)
-  local version = args[2] and tointeger(tonumber(args[2])) or state.protocol
-  if args[2] and (version ~= 2 and version ~= 3) then
-    return { err = "NOPROTO unsupported protocol version" }
-  elseif #args > 2 and upper(args[3]) ~= "SETNAME" then
-    return { err = "ERR syntax error in HELLO: only the protocol version and SETNAME are known" }
-  end
-  state.protocol = version
-  return { map = { server = options.name or "portico", version = portico.version, proto = version, mode = "standalone",
-    role = "master", modules = {} } }
+-- See resp_server.lua.
+function resp.server(options)
+  return require("portico.resp_server")(options)
 end
 
--- Returns what a script returns. options:
---   commands    functions by name in capital letters, called as f(conn, args, state): what they return is the reply, as
---               resp.encode takes it. args[1] is the name as it came; state is conn.state, where they may keep their own.
---   on_command  a function that is called in the same way for all others; without it they are unknown
---   decoder     limits as for resp.decoder
---   anything else (listen, limits, on_connect, on_close, …) goes into the script's table as it is
--- HELLO is answered here, QUIT too. A handler may wait: what comes meanwhile on its connection waits as well.
-function resp.server(options)
-  local commands, on_command = options.commands or {}, options.on_command
-  local NO_REPLY <const> = resp.NO_REPLY
-  local next_command, new = resp.next_command, resp.decoder
-
-  local function unknown(_, args)
-    return { err = format("ERR unknown command '%s'", sub(args[1], 1, 128):gsub("[^\32-\126]", "?")) }
-  end
-
-  local function call(conn, args, state)
-    local name = args[1]
-    local f = commands[name] or commands[upper(name)]
-    if f then
-      return f(conn, args, state)
-    end
-    name = upper(name)
-    if name == "HELLO" then
-      return hello(options, state, args)
-    elseif name == "QUIT" then
-      conn:send("+OK\r\n")
-      conn:close()
-      state.over = true
-      return NO_REPLY
-    end
-    return (on_command or unknown)(conn, args, state)
-  end
-
-  -- Answers what is there, until the peer takes less than it is sent.
-  local function serve(conn, state, d)
-    state.stopped = nil
-    while not state.over do
-      local args, message = next_command(d)
-      if not args then
-        if args == nil then
-          conn:send("-ERR " .. message .. "\r\n")
-          conn:close()
-        elseif state.eof then
-          conn:close()
-        end
-        return
-      end
-      local reply = call(conn, args, state)
-      if reply ~= NO_REPLY then
-        local is_low = conn:send(encode(reply, state.protocol))
-        if not is_low then
-          state.stopped = true -- until on_drain, or it is over
-          return
-        end
-      end
-    end
-  end
-
-  local script = {}
-  for key, value in pairs(options) do
-    script[key] = value
-  end
-  script.commands, script.on_command, script.decoder, script.name = nil, nil, nil, nil
-
-  function script.on_message(conn, data)
-    local state = conn.state
-    local d = state.resp
-    if not d then
-      d = new(options.decoder)
-      state.resp, state.protocol = d, 2
-    end
-    if feed(d, data) then
-      return serve(conn, state, d)
-    end
-  end
-
-  function script.on_drain(conn)
-    local state = conn.state
-    if state.resp then
-      serve(conn, state, state.resp)
-    end
-    if options.on_drain then
-      options.on_drain(conn)
-    end
-  end
-
-  function script.on_eof(conn)
-    local state = conn.state
-    state.eof = true
-    if not state.stopped then
-      conn:close()
-    end
-  end
-
-  script.on_error = options.on_error or function(conn)
-    if conn then
-      conn:send("-ERR internal error\r\n")
-      conn:close()
-      return "keep"
-    end
-  end
-  return script
+-- See resp_client.lua.
+function resp.connect(uri, options)
+  return require("portico.resp_client")(uri, options)
 end
 
 return resp

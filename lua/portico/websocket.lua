@@ -232,6 +232,89 @@ function websocket.check_response(response, key)
   return true
 end
 
+-- ---- A client -----------------------------------------------------------------------------------
+
+local Client = {}
+Client.__index = Client
+
+-- Connects to "ws://HOST:PORT/PATH" and shakes hands. Returns a client, or nil, message, code. options: headers, timeout in seconds (10),
+-- max_message (1 MiB).
+function websocket.connect(url, options)
+  options = options or {}
+  local authority, target = url:match("^ws://([^/?#]+)([^#]*)$")
+  if not authority then
+    return nil, "not a URL that begins with ws://: " .. url, "invalid"
+  end
+  local address = authority:find(":%d+$") and authority or authority .. ":80"
+  local conn, message, code = portico.connect("tcp://" .. address, { timeout = options.timeout })
+  if not conn then
+    return nil, message, code
+  end
+  local request, key = websocket.request(authority, target:find("^/") and target or "/" .. target, options.headers)
+  conn:send(request)
+  local head
+  head, message, code = conn:read_until("\r\n\r\n", { max = 16384, timeout = options.timeout or 10 })
+  local ok = false
+  if head then
+    local d = http1.decoder { role = "response" }
+    http1.feed(d, head .. "\r\n\r\n")
+    local what, response = http1.next(d)
+    ok, message = nil, "the server does not speak HTTP"
+    if what == "head" then
+      ok, message = websocket.check_response(response, key)
+    end
+    code = "protocol"
+  end
+  if not ok then
+    conn:abort()
+    return nil, message, code
+  end
+  local d = websocket.decoder { role = "client", max_message = options.max_message }
+  return setmetatable({ conn = conn, decoder = d }, Client)
+end
+
+local MASKED <const> = { masked = true }
+
+-- Sends a message. kind: "text" (the default), "binary", "ping". Result as of conn:send.
+function Client:send(data, kind)
+  return self.conn:send(websocket.frame(kind or "text", data, MASKED))
+end
+
+-- Waits for the next message: the data, and "text" or "binary"; or nil, message, code: "timeout", "closed" with the close code and reason
+-- behind it, or what conn:read says. Pings are answered.
+function Client:receive(timeout)
+  while true do
+    local what, value, reason = websocket.next(self.decoder)
+    if what == "text" or what == "binary" then
+      return value, what
+    elseif what == "ping" then
+      self:send(value, "pong")
+    elseif what == "close" then
+      self:close(value ~= 1005 and value or nil)
+      return nil, "closed by the server", "closed", value, reason
+    elseif what == nil then
+      self:close(value)
+      return nil, reason, "protocol"
+    elseif not what then
+      local data, message, code = self.conn:read(-65536, timeout)
+      if not data then
+        return nil, message, code
+      end
+      feed(self.decoder, data)
+    end
+  end
+end
+
+-- Says farewell, and closes.
+function Client:close(code, reason)
+  if not self.closed then
+    self.closed = true
+    self.conn:send(websocket.frame("close", websocket.close_payload(code, reason), MASKED))
+    self.conn:close()
+  end
+end
+Client.__close = function(ws) ws:close(1000) end
+
 -- ---- A server -----------------------------------------------------------------------------------
 
 local Socket = {}

@@ -1,0 +1,82 @@
+-- http_client.lua - http1.fetch(url, options): one request over a connection of its own, and its response.
+--
+-- options: method ("GET", or "POST" with a body), headers, body, timeout in seconds for all of it (30), max_body (16 MiB),
+-- connect = function(address) that returns a connection, instead of portico.connect.
+--
+-- Returns the response, as http1.next does, with body; or nil, message, code. It waits, so it is for handlers, timers and tasks. Redirects
+-- are not followed; https is not spoken.
+
+local http1 = require "portico.http1"
+
+local TIMEOUT <const>, BODY_MAX <const> = 30, 16 << 20
+
+-- Host, port and target of a URL; nil for what is none.
+local function parse(url)
+  local scheme, authority, target = url:match("^(%a[%w+.-]*)://([^/?#]+)([^#]*)")
+  if not scheme or scheme:lower() ~= "http" then
+    return nil, scheme and scheme .. " is not spoken, only http" or "not a URL: " .. url
+  end
+  local host, port = authority:match("^(%[[%x:.]+%]):?(%d*)$")
+  if not host then
+    host, port = authority:match("^([^:@]+):?(%d*)$")
+  end
+  if not host then
+    return nil, "not the authority of a URL: " .. authority
+  end
+  return host, port ~= "" and port or "80", target:find("^/") and target or "/" .. target, authority
+end
+
+local function receive(conn, d)
+  local response, parts = nil, {}
+  while true do
+    local what, value, text = http1.next(d)
+    if what == false then
+      local data, message, code = conn:read(-65536)
+      if data then
+        http1.feed(d, data)
+      elseif code ~= "eof" then
+        return nil, message, code
+      else
+        what, value, text = http1.finish(d)
+        if not what then
+          return nil, text or "the server has closed without an answer", "eof"
+        end
+      end
+    end
+    if what == "head" then
+      response = not value.interim and value or response
+    elseif what == "data" then
+      parts[#parts + 1] = value
+    elseif what == "end" and response then
+      response.body, response.trailers = table.concat(parts), value
+      return response
+    elseif what == nil then
+      return nil, text, "protocol"
+    end
+  end
+end
+
+return function(url, options)
+  options = options or {}
+  local host, port, target, authority = parse(url)
+  if not host then
+    return nil, port, "invalid"
+  end
+  local method = options.method or options.body and "POST" or "GET"
+  local headers = { Host = authority, Connection = "close" }
+  for name, value in pairs(options.headers or {}) do
+    headers[name] = value
+  end
+  return portico.timeout(options.timeout or TIMEOUT, function()
+    local conn <close>, message, code = (options.connect or portico.connect)("tcp://" .. host .. ":" .. port)
+    if not conn then
+      return nil, message, code
+    end
+    if conn:send(http1.request(method, target, headers, options.body)) == false then
+      conn:flush()
+    end
+    local d = http1.decoder { role = "response", max_body = options.max_body or BODY_MAX }
+    http1.sent(d, method)
+    return receive(conn, d)
+  end)
+end

@@ -1,0 +1,58 @@
+-- resp_client.lua - a client for servers that speak RESP, on resp.lua: resp.connect(uri, options).
+--
+--   local redis <close> = assert(resp.connect("127.0.0.1:6379"))
+--   local value = redis:call("GET", "key")
+
+local resp = require "portico.resp"
+
+local Client = {}
+Client.__index = Client
+
+-- Waits for the next reply, or what the server pushes: true, value; nil, message, code.
+function Client:receive(timeout)
+  while true do
+    local got, value = resp.next_reply(self.decoder)
+    if got then
+      return true, value
+    elseif got == nil then
+      self.conn:abort()
+      return nil, value, "protocol"
+    end
+    local data, message, code = self.conn:read(-65536, timeout or self.timeout)
+    if not data then
+      return nil, message, code
+    end
+    resp.feed(self.decoder, data)
+  end
+end
+
+-- Sends a command and waits for its reply. Returns the value: a string, number, list, …, nil for null; the text alone for { ok = … }. An
+-- error of the server's: nil, its text, "error"; of the connection: nil, message, code, and the client is of no more use.
+function Client:call(...)
+  local turn <close> = self.turn:acquire()
+  self.conn:send(resp.request(...))
+  local got, value, code = self:receive()
+  if not got then
+    self.conn:abort() -- a reply that comes later would be taken for another's
+    return nil, value, code
+  elseif type(value) == "table" and value.err then
+    return nil, value.err, "error"
+  end
+  return type(value) == "table" and value.ok or value
+end
+
+function Client:close()
+  return self.conn:close()
+end
+Client.__close = Client.close
+
+-- Waits for a connection to a server. Returns a client, or nil, message, code. options: timeout in seconds, to connect and for each reply
+-- (10), and the limits of resp.decoder. Clients are for handlers, timers and tasks; one may be shared by several of these.
+return function(uri, options)
+  local timeout = options and options.timeout or 10
+  local conn, message, code = portico.connect(uri, { timeout = timeout })
+  if not conn then
+    return nil, message, code
+  end
+  return setmetatable({ conn = conn, decoder = resp.decoder(options), timeout = timeout, turn = portico.semaphore(1) }, Client)
+end

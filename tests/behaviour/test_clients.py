@@ -1,0 +1,120 @@
+"""The clients of lua/portico/, against the servers of lua/portico/ and against hand-made ones."""
+
+import rig
+
+HTTP = """
+local http1 = require "portico.http1"
+return http1.server {
+  on_request = function(req, res)
+    if req.path == "/pieces" then
+      res:start(200)
+      res:write("one ")
+      portico.sleep(0.01)
+      res:write("two")
+      return res:finish()
+    elseif req.path == "/slow" then
+      portico.sleep(5)
+    end
+    return 200, req.method .. " " .. req.target .. " " .. req.headers.x .. " " .. req.body
+  end,
+}
+"""
+
+# Runs what the test gives it in a task, and says the results.
+ASK = rig.SAY + """
+portico.after(0, function()
+  local port, http1, resp, websocket = arg[1], require "portico.http1", require "portico.resp", require "portico.websocket"
+  %s
+end)
+return { listen = {} }
+"""
+
+
+def ask(server, code, port):
+    one = server(ASK % code, "--workers", "1", args=[str(port)], listen=(), ready=False)
+    return one
+
+
+def test_http(server):
+    web = server(HTTP)
+    gone = rig.free_port()
+    one = ask(server, """
+  local function show(response, message, code)
+    say(response and response.status, response and response.body or message, code)
+  end
+  local base = "http://127.0.0.1:" .. port
+  show(http1.fetch(base .. "/a?b", { headers = { X = "x" } }))
+  show(http1.fetch(base, { headers = { X = "x" }, body = ("y"):rep(10) }))
+  show(http1.fetch(base .. "/pieces"))
+  show(http1.fetch(base .. "/pieces", { method = "HEAD" }))
+  show(http1.fetch(base .. "/slow", { timeout = 0.1 }))
+  show(http1.fetch("https://127.0.0.1/"))
+  show(http1.fetch("nonsense"))
+  show(http1.fetch("http://127.0.0.1:%d/"))
+""" % gone, web.port)
+    said = one.wait_said(8)
+    assert said[:6] == ["200 GET /a?b x  nil", "200 POST / x yyyyyyyyyy nil", "200 one two nil", "200  nil", "nil timeout timeout",
+                        "nil https is not spoken, only http invalid"]
+    assert said[6] == "nil not a URL: nonsense invalid" and said[7].endswith("refused")
+
+
+def test_resp(server, scripts):
+    kv = server(scripts / "kv.lua", "--workers", "1")
+    one = ask(server, """
+  local redis <close> = assert(resp.connect("127.0.0.1:" .. port))
+  say(redis:call("SET", "a", 1))
+  say(redis:call("INCR", "a"))
+  say(redis:call("GET", "none"))
+  say(redis:call("LPUSH", "a", 1))
+  local list = redis:call("MGET", "a", "none", "a")
+  say(list.n, list[1], list[2], list[3])
+  local tasks = {}
+  for i = 1, 20 do
+    tasks[i] = portico.spawn(function() return redis:call("ECHO", i) == tostring(i) end)
+  end
+  local right = 0
+  for _, task in ipairs(tasks) do
+    local _, is_right = task:join()
+    right = right + (is_right and 1 or 0)
+  end
+  say(right)
+  say(resp.connect("127.0.0.1:%d", { timeout = 1 }))
+""" % rig.free_port(), kv.port)
+    said = one.wait_said(7)
+    assert said[:6] == ["OK", "2", "nil", "nil WRONGTYPE Operation against a key holding the wrong kind of value error", "3 2 nil 2", "20"]
+    assert said[6].endswith("refused")
+
+
+def test_websocket(server):
+    chat = server("""
+local websocket = require "portico.websocket"
+return websocket.server {
+  on_message = function(ws, data, is_binary)
+    if data == "bye" then return ws:close(4000, "as you wish") end
+    ws:ping("p")
+    if is_binary then ws:send_binary(data) else ws:send(data) end
+  end,
+  on_close = function(_, code) portico.log.info("said: close " .. code) end,
+}
+""")
+    one = ask(server, """
+  local url = "ws://127.0.0.1:" .. port .. "/x"
+  do
+    local ws <close> = assert(websocket.connect(url))
+    ws:send("hello ö")
+    say(ws:receive())
+    ws:send(("x"):rep(100000), "binary")
+    local data, kind = ws:receive()
+    say(#data, kind)
+    say(ws:receive(0.05))
+    ws:send("bye")
+    say(ws:receive())
+  end
+  do
+    local ws <close> = assert(websocket.connect(url))
+  end
+  say(websocket.connect("http://x"))
+""", chat.port)
+    assert one.wait_said(5) == ["hello ö text", "100000 binary", "nil timeout timeout", "nil closed by the server closed 4000 as you wish",
+                                "nil not a URL that begins with ws://: http://x invalid"]
+    assert sorted(chat.wait_said(2)) == ["close 1000", "close 4000"]
