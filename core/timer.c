@@ -109,6 +109,7 @@ int64_t timers_next(const timers *set)
 uint32_t timers_run(timers *set, int64_t now_ns)
 {
     uint32_t fired = 0;
+    int64_t floor_ns = set->floor_ns; /* of the run in the middle of which we are, if any */
     set->floor_ns = now_ns;
     while (set->count > 0 && set->heap[0]->deadline_ns <= now_ns) {
         timer *t = set->heap[0];
@@ -116,7 +117,7 @@ uint32_t timers_run(timers *set, int64_t now_ns)
         fired++;
         t->fire(t, now_ns);
     }
-    set->floor_ns = INT64_MIN;
+    set->floor_ns = floor_ns;
     set->fired += fired;
     return fired;
 }

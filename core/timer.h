@@ -44,7 +44,7 @@ static inline bool timer_running(const timer *t)
 int64_t timers_next(const timers *set);
 
 /* Fires what is due at now_ns, in order of deadline; timers started meanwhile wait for the next call, so this
- * ends. Returns how many fired. */
+ * ends. May be called from inside a function that it has fired. Returns how many fired. */
 uint32_t timers_run(timers *set, int64_t now_ns);
 
 #endif

@@ -107,8 +107,9 @@ uint32_t worker_load(worker *w);
 /* Any thread, while the server is up. */
 void worker_post(worker *w, worker_message *message);
 
-/* One turn of the loop that does not wait: packets, timers, settling. For a message's run that takes long, from where it
- * can be interrupted; whatever the loop serves, other messages included, may run meanwhile. Own thread. */
+/* One turn of the loop that does not wait: packets, timers, settling. For a message's run or a timer's function that takes
+ * long; whatever the loop serves, other messages and timers included, may run meanwhile. Not from an event of a connection. Own
+ * thread. */
 void worker_turn(worker *w);
 
 /* Begins an outbound connection on this worker. See conn_connect(). Own thread; IO_CLOSED while draining. */

@@ -25,6 +25,16 @@ void *host_allocate(void *context, void *block, size_t old_bytes, size_t bytes)
     return moved;
 }
 
+/* A state that loads or is closed beside the one in force may be anywhere in its own affairs when it asks for memory, but
+ * never in those of others. */
+void *host_allocate_giving_way(void *context, void *block, size_t old_bytes, size_t bytes)
+{
+    enum { CALLS_PER_LOOK = 128, BYTES_LARGE = 32 << 10 };
+    host *h = context;
+    if (++h->calls % CALLS_PER_LOOK == 0 || bytes >= BYTES_LARGE) host_give_way(h);
+    return host_allocate(context, block, old_bytes, bytes);
+}
+
 /* Near the cap Lua collects by itself when it is refused memory, but not to let a stack grow (luaD_reallocstack): there
  * a handler that asks for little would fail for the garbage of another. So the host collects ahead of that, more rarely
  * the fuller the heap stays: each time when half of what was free then has been used. */

@@ -128,6 +128,7 @@ struct host_seat {
     uint64_t committed_id; /* connections with a greater id came after the last commit */
     timer sweep;           /* moves connections in the background, and ends lingering hosts */
     bool sweeping;         /* the walk over the connections is under way */
+    bool ending;           /* a host is being closed, and others have their turns */
     bool frozen;           /* a move has failed: no more until the controller has gone back */
     uint8_t *scratch;      /* HOST_DRAW_MAX bytes */
     struct id_map *calls;  /* of portico.worker.call() that wait, by number; NULL: there has been none */
@@ -153,8 +154,9 @@ struct host {
     uint32_t spawned;    /* tasks of portico.spawn() that are not over */
     bool in_force;       /* timers run: the state has loaded, and is the seat's current one */
     bool loading;        /* top level, on_load or on_check run: what goes wrong refuses the generation */
-    bool gives_way;      /* … beside a host that is in force, which has its turns meanwhile */
+    bool gives_way;      /* … or it is being closed: the host in force has its turns meanwhile */
     bool told;           /* lingering: what holds it has been logged */
+    uint32_t calls;      /* of its allocator meanwhile */
     int64_t turn_due_ns; /* when to give way again */
     int64_t retired_ns;  /* when it began to linger */
     host *next;          /* lingering */
@@ -323,6 +325,8 @@ static inline void host_set_running(host *h, lua_State *L)
 /* ---- host_alloc.c ---- */
 /* A lua_Alloc; context is the host. */
 void *host_allocate(void *context, void *block, size_t old_bytes, size_t bytes);
+/* The same, and calls host_give_way() now and then. */
+void *host_allocate_giving_way(void *context, void *block, size_t old_bytes, size_t bytes);
 /* Sets heap_soft, given what Lua has after a full collection. */
 void host_set_soft_cap(host *h);
 /* Lets Lua go over its cap by HOST_RESERVE_BYTES, or not. */
@@ -414,6 +418,9 @@ void host_close(host *h);
 void host_discard(host *h);
 
 /* ---- host_swap.c, host_move.c: one generation after the other ---- */
+/* Serves what is due on the worker, when that has not been done for a millisecond; the host is in the middle of something that
+ * takes long. */
+void host_give_way(host *h);
 /* Gives a coroutine of a host that loads the hook with which it gives way to the one in force; else takes any hook off. */
 void host_set_hook(const host *h, lua_State *L);
 /* Moves a connection to the host in force. Returns the host that serves it from here on: the old one when that

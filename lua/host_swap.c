@@ -27,20 +27,12 @@ enum {
 #define SWEEP_PAUSE_NS INT64_C(1000000)
 #define TOLD_NS INT64_C(1000000000) /* a host that lingers for longer is logged */
 
-/* ---- Giving way while loading ---- */
+/* ---- Giving way ---- */
 
-/* A count hook. raises */
-static void give_way(lua_State *L, lua_Debug *where)
+void host_give_way(host *h)
 {
-    host *h = host_of(L);
     worker *w = h->worker;
-    (void)where;
-    if (!h->gives_way) { /* a coroutine made at load time inherited it */
-        lua_sethook(L, NULL, 0, 0);
-        return;
-    }
     if (os_monotonic_ns() < h->turn_due_ns) return;
-    if (server_stopping(w->server)) luaL_error(L, "the server is stopping");
     atomic_store_explicit(&h->watch.away, true, memory_order_relaxed);
     int64_t before_ns = os_thread_cpu_ns(w->thread);
     worker_turn(w);
@@ -49,10 +41,30 @@ static void give_way(lua_State *L, lua_Debug *where)
     h->turn_due_ns = os_monotonic_ns() + GIVE_WAY_NS;
 }
 
+/* A count hook. raises */
+static void hook(lua_State *L, lua_Debug *where)
+{
+    host *h = host_of(L);
+    (void)where;
+    if (!h->gives_way) { /* a coroutine made at load time inherited it */
+        lua_sethook(L, NULL, 0, 0);
+        return;
+    }
+    if (h->loading && server_stopping(h->worker->server)) luaL_error(L, "the server is stopping");
+    host_give_way(h);
+}
+
 void host_set_hook(const host *h, lua_State *L)
 {
-    if (h->gives_way) lua_sethook(L, give_way, LUA_MASKCOUNT, GIVE_WAY_INSTRUCTIONS);
+    if (h->gives_way) lua_sethook(L, hook, LUA_MASKCOUNT, GIVE_WAY_INSTRUCTIONS);
     else lua_sethook(L, NULL, 0, 0);
+}
+
+static void give_way_from_now_on(host *h)
+{
+    h->gives_way = true;
+    h->turn_due_ns = os_monotonic_ns() + GIVE_WAY_NS;
+    lua_setallocf(h->L, host_allocate_giving_way, h);
 }
 
 /* ---- Lingering hosts ---- */
@@ -103,6 +115,16 @@ static void cut(host *h)
     }
 }
 
+/* Closes it, and gives way meanwhile: there may be much to close. */
+static void end(host *h)
+{
+    host_seat *seat = h->seat;
+    seat->ending = true;
+    give_way_from_now_on(h);
+    host_close(h);
+    seat->ending = false;
+}
+
 static void take_out(host_seat *seat, host *h)
 {
     host **link = &seat->lingering;
@@ -122,7 +144,9 @@ static int64_t look_after_lingering(host_seat *seat, int64_t now_ns)
         if (now_ns >= deadline_ns && !h->cut) cut(h);
         if (!seat->sweeping && h->conns == 0 && h->waiting == NULL && h->spawned == 0) {
             take_out(seat, h);
-            host_close(h);
+            end(h);
+            next = seat->lingering; /* much may have happened meanwhile */
+            due_ns = INT64_MAX;
             continue;
         }
         if (now_ns >= h->retired_ns + TOLD_NS && !h->told) tell_holder(h);
@@ -143,7 +167,7 @@ static void sweep(timer *t, int64_t now_ns)
         else if (host_of_conn(c) != seat->current && host_is_movable(c)) host_move(c);
         if (moves % MOVES_PER_LOOK == 0 && os_monotonic_ns() >= end_ns) break;
     }
-    int64_t due_ns = look_after_lingering(seat, now_ns);
+    int64_t due_ns = seat->ending ? now_ns + SWEEP_PAUSE_NS : look_after_lingering(seat, now_ns);
     if (seat->sweeping) due_ns = now_ns + SWEEP_PAUSE_NS;
     if (due_ns != INT64_MAX) timer_start(&seat->worker->timers, t, due_ns);
 }
@@ -216,11 +240,12 @@ bool host_prepare(worker *w, generation *g)
         return false;
     }
     seat->candidate = h;
-    h->gives_way = true;
+    give_way_from_now_on(h);
     host_set_hook(h, h->L);
     bool ok = host_load(h);
     h->gives_way = false;
     host_set_hook(h, h->L);
+    lua_setallocf(h->L, host_allocate, h);
     if (ok && host_try_states(h)) return true;
     host_drop(w);
     return false;
@@ -229,8 +254,11 @@ bool host_prepare(worker *w, generation *g)
 void host_drop(worker *w)
 {
     host_seat *seat = w->app_state;
-    if (seat->candidate != NULL) host_discard(seat->candidate);
+    host *h = seat->candidate;
     seat->candidate = NULL;
+    if (h == NULL) return;
+    if (!seat->worker->exiting) give_way_from_now_on(h);
+    host_discard(h);
 }
 
 uint32_t host_commit(worker *w)

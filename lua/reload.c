@@ -329,7 +329,7 @@ static void committed(reload *r)
     set_generation(&r->rejected, NULL);
     r->paths_changed = true;
     conclude(r, true, LOG_INFO,
-             "reload: %s takes over from %s: prepared in %.1f ms, swapped in %.2f ms, %" PRIu32 " connection%s to move",
+             "reload: %s takes over from %s: prepared in %.1f ms, swapped in %.3f ms, %" PRIu32 " connection%s to move",
              name_of(g, new_name, sizeof(new_name)), name_of(r->fallback, old_name, sizeof(old_name)),
              (double)(r->prepared_ns - r->begun_ns) / 1e6, (double)slowest_ns(r) / 1e6, moves, moves == 1 ? "" : "s");
     r->phase = RESTING;

@@ -5,6 +5,7 @@
   bench.py BUILD instructions           user-space instructions per message (callgrind)
   bench.py BUILD idle [--count N]       memory per idle connection; 1,000,000 of them with --count 1000000
   bench.py BUILD classics [--wine [WINDOWS-BUILD]]   the classic designs, see classics.py
+  bench.py BUILD reload [--quick] [--scenarios storm,memory]   what hot reload promises, see reload.py
 
 BUILD is a build folder with portico and the programs of tests/bench in it. The matrix also writes bench.json and bench.svg there.
 A server that is not here is left out and named; one that answers wrongly fails its row.
@@ -21,6 +22,7 @@ import time
 from classics import SIZES, bench_classics
 from idle import bench_idle
 from instructions import count_instructions
+from reload import bench_reload
 from matrix import QUICK, QUICK_SERVERS, SCENARIOS, run_matrix
 from report import number, print_report, print_table, svg
 from servers import packages
@@ -60,7 +62,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words = lambda text: text.split(",")
     parser.add_argument("build")
-    parser.add_argument("part", nargs="?", default="matrix", choices=["matrix", "instructions", "idle", "classics", "packages"])
+    parser.add_argument("part", nargs="?", default="matrix", choices=["matrix", "instructions", "idle", "classics", "reload", "packages"])
     parser.add_argument("--quick", action="store_true", help="matrix: three scenarios, Portico and the references, under two minutes")
     parser.add_argument("--scenarios", type=words, help=f"matrix: of {', '.join(SCENARIOS)}")
     parser.add_argument("--servers", type=words, help="matrix, idle: names, or portico, reference, peer; default: all")
@@ -78,6 +80,9 @@ def main():
     elif o.part == "instructions":
         os.makedirs(build, exist_ok=True)
         instructions(portico, build)
+    elif o.part == "reload":
+        names = o.scenarios
+        sys.exit(0 if bench_reload(portico, names, o.quick, lambda head, rows: print_table(head, rows, sys.stdout)) else 1)
     elif o.part == "idle":
         bench_idle(portico, build, o.count, o.servers, print_table, sys.stdout)
     else:

@@ -74,11 +74,42 @@ static void one_started_while_others_fire_waits_for_the_next_round(void)
     check(!timer_running(&a) && !timer_running(&b));
 }
 
+static timer early, late;
+
+static void run_inside(timer *t, int64_t now_ns)
+{
+    (void)t;
+    fired++;
+    check(timer_start(&set, &early, now_ns)); /* waits for the next round, not only for the one inside */
+    check_eq(timers_run(&set, now_ns), 1);    /* late */
+}
+
+static void count(timer *t, int64_t now_ns)
+{
+    (void)t;
+    (void)now_ns;
+    fired++;
+}
+
+static void running_them_from_inside_is_a_round_like_others(void)
+{
+    timers_open(&set);
+    fired = 0;
+    early = (timer){.fire = run_inside};
+    late = (timer){.fire = count};
+    check(timer_start(&set, &early, 10) && timer_start(&set, &late, 20));
+    check_eq(timers_run(&set, 20), 1);
+    check_eq(fired, 2);
+    check(timer_running(&early) && !timer_running(&late));
+    timers_close(&set);
+}
+
 int main(int argc, char **argv)
 {
     check_begin(argc, argv);
     seed = check_seed(argc, argv, 1, 20261122);
     check_run(random_timers_behave_like_a_list);
     check_run(one_started_while_others_fire_waits_for_the_next_round);
+    check_run(running_them_from_inside_is_a_round_like_others);
     return check_end();
 }
