@@ -126,6 +126,7 @@ struct host_seat {
     host *candidate;       /* is being prepared, or is prepared; else NULL */
     host *lingering;       /* those that were in force and are not done yet, oldest first */
     uint64_t committed_id; /* connections with a greater id came after the last commit */
+    uint64_t undone;       /* the generation that the last commit put into force, once it was gone back from; else 0 */
     timer sweep;           /* moves connections in the background, and ends lingering hosts */
     bool sweeping;         /* the walk over the connections is under way */
     bool ending;           /* a host is being closed, and others have their turns */

@@ -155,7 +155,9 @@ static bool restore(conn *c, host *from, host *to)
         settle_in(c, from, to, before);
         return true;
     }
-    if (c->id > from->seat->committed_id || (hc != NULL && hc->carried)) return false;
+    /* It came later, or from elsewhere, or waited in a generation that is older than the one that was undone. */
+    bool was_elsewhere = from->generation->number != from->seat->undone;
+    if (was_elsewhere || c->id > from->seat->committed_id || (hc != NULL && hc->carried)) return false;
     if (hc != NULL) host_conn_unanchor(from, hc); /* it had no userdata there */
     settle_in(c, from, to, NULL);
     return true;

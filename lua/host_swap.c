@@ -273,7 +273,8 @@ uint32_t host_commit(worker *w)
     seat->current = h;
     seat->candidate = NULL;
     seat->frozen = false;
-    seat->committed_id = w->conns.ids;
+    seat->undone = 0;
+    seat->committed_id = w->conns.opened > 0 ? w->conns.ids : 0; /* before the first one ids may be "below" 0 */
     host_timers_start(h);
     begin_sweep(seat);
     return count_to_move(seat);
@@ -296,6 +297,7 @@ uint32_t host_rollback(worker *w)
     seat->current = seat->fallback;
     seat->fallback = NULL;
     seat->frozen = false;
+    seat->undone = failed->generation->number;
     retire(failed);
     host_timers_start(seat->current);
     begin_sweep(seat);
