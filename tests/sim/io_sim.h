@@ -6,8 +6,7 @@
 
 extern const io_backend io_backend_sim;
 
-/* Ports that are open, and operations that are pending on them: 0 at the end. */
+/* Ports that are open: 0 at the end. */
 uint32_t sim_ports_open(void);
-uint32_t sim_ops_pending(void);
 
 #endif

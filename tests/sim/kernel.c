@@ -14,6 +14,7 @@ static struct {
     int freed_count;
     int fresh; /* the lowest that was never given */
     uint32_t open;
+    int64_t famine_ns; /* others have all descriptors until then */
     sim_socket *all;
 } kernel;
 
@@ -30,9 +31,12 @@ void sim_kernel_close(void)
 
 /* ---- Sockets ---- */
 
-sim_socket *sim_socket_open(void)
+sim_socket *sim_socket_open(bool is_first)
 {
-    if (kernel.open >= world.descriptors) return NULL;
+    if (is_first) kernel.famine_ns = 0;
+    else if (sim_fault_drawn(SIM_SOCKET_LIMIT))
+        kernel.famine_ns = world.now_ns + sim_between(SIM_FAULTS, 1, SIM_SECOND / 2);
+    if (kernel.open >= world.descriptors || world.now_ns < kernel.famine_ns) return NULL;
     int number;
     bool again = kernel.freed_count > 0 && (kernel.fresh == NUMBERS_MAX || sim_percent(SIM_NETWORK, REUSE_PERCENT));
     if (again) number = kernel.freed[--kernel.freed_count];
@@ -72,8 +76,10 @@ void sim_socket_close(sim_socket *s, bool abort)
 
 void sim_sockets_each(void (*visit)(sim_socket *s))
 {
-    for (int number = 0; number < kernel.fresh; number++) {
-        if (kernel.by_number[number] != NULL) visit(kernel.by_number[number]);
+    int first = (int)sim_below(SIM_NETWORK, (uint64_t)kernel.fresh);
+    for (int i = 0; i < kernel.fresh; i++) {
+        sim_socket *s = kernel.by_number[(first + i) % kernel.fresh];
+        if (s != NULL) visit(s);
     }
 }
 

@@ -66,12 +66,13 @@ struct sim_socket {
 
 /* ---- Sockets ---- */
 
-/* NULL: no descriptors left. A number that was just closed is likely to be given again. */
-sim_socket *sim_socket_open(void);
+/* NULL: no descriptors left, or none for a while. A number that was just closed is likely to be given again. is_first: one that
+ * the server starts with, and there is one. */
+sim_socket *sim_socket_open(bool is_first);
 /* The open socket of that number; anything else is a failure of the oracle. */
 sim_socket *sim_socket_find(io_socket number);
 void sim_socket_close(sim_socket *s, bool abort);
-void sim_sockets_each(void (*visit)(sim_socket *s)); /* the open ones */
+void sim_sockets_each(void (*visit)(sim_socket *s)); /* the open ones, beginning with any */
 /* An address of ours or of a peer: "10.0.0.7:1234". */
 net_addr sim_addr(const char *text);
 

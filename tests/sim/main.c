@@ -174,51 +174,79 @@ static int run_all(const options *o)
 
 /* ---- The exam ---- */
 
-static void say_found(const sim_defect_info *d, const sim_verdict *v, uint64_t first)
+/* What became of each defect. */
+typedef struct mark {
+    bool asked;
+    bool found;
+    uint64_t seeds;
+    char oracle[32];
+} mark;
+
+/* The next defect that is to be looked for, or -1. */
+static int next_task(const options *o, mark *marks, int *next)
 {
-    printf("| %d | %s | %s | %" PRIu64 " | %s |\n", d->number, d->file, d->what, v->seed - first + 1, v->oracle);
-    fflush(stdout);
+    while (*next < sim_defect_count) {
+        int task = (*next)++;
+        const sim_defect_info *d = &sim_defect_infos[task];
+        marks[task].asked = o->defect == 0 || o->defect == d->number;
+        if (marks[task].asked && d->planted) return task;
+    }
+    return -1;
+}
+
+static void look_for(const options *o, int task)
+{
+    const sim_defect_info *d = &sim_defect_infos[task];
+    uint64_t quick = d->seeds * QUICK_FACTOR + QUICK_MORE;
+    child *c = children;
+    while (c->pid != 0) c++;
+    sim_defect = d->number;
+    start_child(c, o, task, o->first, o->quick && quick < o->limit ? quick : o->limit, 1);
+}
+
+static int say_marks(const mark *marks)
+{
+    int asked = 0, found = 0;
+    printf("| defect | in | what | seeds needed | found by |\n|---|---|---|---|---|\n");
+    for (int i = 0; i < sim_defect_count; i++) {
+        const sim_defect_info *d = &sim_defect_infos[i];
+        asked += marks[i].asked;
+        found += marks[i].found;
+        if (!marks[i].asked) continue;
+        printf("| %d | `%s` | %s | ", d->number, d->file, d->what);
+        if (marks[i].found) printf("%" PRIu64 " | %s |\n", marks[i].seeds, marks[i].oracle);
+        else if (d->planted) printf("**more than %" PRIu64 "** | none |\n", marks[i].seeds);
+        else printf("**not planted**: its text is no longer there | |\n");
+    }
+    printf("\n%d of %d found", found, asked);
+    return asked - found;
 }
 
 static int examine(const options *o)
 {
     struct timespec start;
     (void)clock_gettime(CLOCK_MONOTONIC, &start);
-    int missed = 0, running = 0, next = 0, asked = 0;
-    printf("| defect | in | what | seeds needed | found by |\n|---|---|---|---|---|\n");
-    while (next < sim_defect_count || running > 0) {
-        bool can_start = next < sim_defect_count && running < o->jobs;
-        if (can_start) {
-            const sim_defect_info *d = &sim_defect_infos[next];
-            int task = next++;
-            if (o->defect != 0 && o->defect != d->number) continue;
-            asked++;
-            if (!d->planted) {
-                printf("defect %d is not planted: its text is no longer in %s\n", d->number, d->file);
-                missed++;
-                continue;
-            }
-            child *c = children;
-            while (c->pid != 0) c++;
-            uint64_t quick = d->seeds * QUICK_FACTOR + QUICK_MORE;
-            uint64_t limit = o->quick && quick < o->limit ? quick : o->limit;
-            sim_defect = d->number;
-            start_child(c, o, task, o->first, limit, 1);
+    mark *marks = calloc((size_t)sim_defect_count, sizeof(*marks));
+    if (marks == NULL) die("calloc");
+    for (int next = 0, running = 0;;) {
+        int task = running < o->jobs ? next_task(o, marks, &next) : -1;
+        if (task >= 0) {
+            look_for(o, task);
             running++;
             continue;
         }
+        if (running == 0) break;
         bool well;
         const child *c = wait_child(&well);
+        mark *m = &marks[c->task];
         running--;
-        const sim_defect_info *d = &sim_defect_infos[c->task];
-        if (!well) {
-            say_found(d, c->verdict, o->first);
-            continue;
-        }
-        printf("defect %d (%s) was not found in %" PRIu64 " seeds\n", d->number, d->what, c->verdict->done);
-        missed++;
+        m->found = !well;
+        m->seeds = well ? c->verdict->done : c->verdict->seed - o->first + 1;
+        (void)snprintf(m->oracle, sizeof(m->oracle), "%s", c->verdict->oracle);
     }
-    printf("%d of %d defects found, %.1f s\n", asked - missed, asked, seconds_since(&start));
+    int missed = say_marks(marks);
+    printf(", %.1f s\n", seconds_since(&start));
+    free(marks);
     return missed > 0;
 }
 

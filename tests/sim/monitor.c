@@ -12,6 +12,8 @@ enum { WORKERS_MAX = 8, TABLE_SIZE = 4096 };
 
 /* How long something that has a deadline may outlive it: threads are late, and deadlines are looked at once a round. */
 #define LATE_NS (2 * SIM_SECOND)
+/* What a look may come later than what it sees. */
+#define LOOK_NS (500 * SIM_MS)
 /* From a cancel to the end of the connection. */
 #define CLOSING_NS (2 * SIM_SECOND)
 
@@ -24,7 +26,12 @@ struct sim_record {
     size_t sent_len;
     size_t sent_room;
     size_t delivered;
-    int64_t closing_ns; /* seen in CLOSING first; 0: not seen */
+    uint64_t moved;      /* received and sent when it was last looked at, … */
+    int64_t moved_ns;    /* … and when that was last seen to change */
+    int64_t closing_ns;  /* seen in CLOSING first; 0: not seen */
+    uint32_t high_datas; /* on_data since its queue is above the high mark */
+    bool high;           /* the queue was above its high mark, and on_drain has not come since */
+    bool idle_seen;      /* closed for want of bytes, which was looked at */
     bool outbound;
     bool opened;  /* on_open was called, with good news */
     bool in_data; /* on_data runs: what it was given counts as delivered */
@@ -35,6 +42,7 @@ struct sim_record {
 
 static struct {
     sim_expect expect;
+    uint32_t max_connections; /* 0: any */
     worker *workers[WORKERS_MAX];
     bool inside[WORKERS_MAX]; /* an event of that worker's connections is being told */
     sim_record *records;
@@ -63,7 +71,7 @@ static sim_record *record_of(const conn *c)
 static sim_record *record_open(conn *c, bool outbound)
 {
     sim_record *r = sim_alloc(sizeof(*r));
-    *r = (sim_record){.next = monitor.records, .c = c, .id = c->id, .outbound = outbound};
+    *r = (sim_record){.next = monitor.records, .c = c, .id = c->id, .outbound = outbound, .moved_ns = world.now_ns};
     monitor.records = r;
     size_t at = slot_of(c);
     monitor.keys[at] = c;
@@ -141,6 +149,11 @@ static void on_data(conn *c, const uint8_t *data, size_t len)
     sim_check("events", !c->paused, "conn %llu: on_data comes while it is paused", (unsigned long long)r->id);
     sim_check("events", len > 0, "conn %llu: on_data without data", (unsigned long long)r->id);
     check_held(c, "on_data");
+    sim_check("events", c->state == CONN_OPEN, "conn %llu: on_data comes after it was closed",
+              (unsigned long long)r->id);
+    if (c->above_high) r->high_datas++;
+    sim_check("bounds", r->high_datas <= 1, "conn %llu goes on receiving above its high mark",
+              (unsigned long long)r->id);
     check_delivered(r, data, len);
     r->in_data = true;
     __real_host_events.on_data(c, data, len);
@@ -184,6 +197,7 @@ static void on_drain(conn *c)
     const conn_set *set = c->set;
     sim_note("on_drain", r->id, 0, 0);
     sim_check("events", r->opened, "conn %llu: on_drain comes before on_open", (unsigned long long)r->id);
+    r->high = false;
     check_held(c, "on_drain");
     __real_host_events.on_drain(c);
     leave(set);
@@ -203,7 +217,8 @@ static void check_end(const sim_record *r, const conn *c, conn_reason reason)
               "conn %llu ends with the peer's FIN, but of %zu bytes only %zu were delivered", (unsigned long long)r->id,
               in->written, r->delivered);
     if (monitor.expect.echoes && !r->outbound) {
-        sim_check("echo", r->sent_len == r->delivered, "conn %llu: %zu bytes came and %zu were sent back",
+        size_t rest = monitor.expect.unit > 0 ? r->delivered % monitor.expect.unit : 0;
+        sim_check("echo", r->sent_len == r->delivered - rest, "conn %llu: %zu bytes came and %zu were sent back",
                   (unsigned long long)r->id, r->delivered, r->sent_len);
     }
 }
@@ -246,6 +261,10 @@ conn *__wrap_conn_open(conn_set *set, io_socket socket, const net_addr *peer, co
     sim_record *r = record_open(c, false);
     r->end = s->end;
     s->end->record = r;
+    uint32_t total = 0;
+    for (size_t i = 0; i < WORKERS_MAX; i++) total += monitor.workers[i] != NULL ? monitor.workers[i]->conns.count : 0;
+    sim_check("bounds", monitor.expect.connects || monitor.max_connections == 0 || total <= monitor.max_connections,
+              "%u connections are open, and %u may be", total, monitor.max_connections);
     monitor.opened++;
     return c;
 }
@@ -275,6 +294,7 @@ io_status __wrap_conn_send(conn *c, const void *data, size_t len)
     /* What goes over the mark is queued and then dropped with the connection. */
     if (status != IO_OK || len == 0) return status;
     sim_record *r = record_of(c);
+    r->high = r->high || c->above_high;
     if (monitor.expect.echoes && !r->outbound) check_echo(r, data, len);
     if (r->sent_len + len > r->sent_room) {
         r->sent_room = (r->sent_len + len) * 2;
@@ -353,6 +373,16 @@ static void check_bounds(const conn *c)
     const conn_limits *limits = c->limits;
     unsigned long long id = (unsigned long long)c->id;
     if (c->state != CONN_OPEN && c->state != CONN_DRAINING) return;
+    sim_record *r = record_of(c);
+    if (r->moved != c->received + c->sent) r->moved_ns = world.now_ns;
+    r->moved = c->received + c->sent;
+    if (c->state == CONN_DRAINING && c->reason == CONN_IDLE && !r->idle_seen) {
+        r->idle_seen = true;
+        sim_check("deadline", world.now_ns - r->moved_ns > limits->idle_ns - LOOK_NS,
+                  "conn %llu is closed for being idle %.3f s after bytes moved, and may be for %.3f", id,
+                  (double)(world.now_ns - r->moved_ns) / 1e9, (double)limits->idle_ns / 1e9);
+    }
+    if (!c->above_high) r->high_datas = 0;
     sim_check("bounds", limits->send_max == 0 || c->out.bytes <= limits->send_max, "conn %llu has %zu bytes queued", id,
               c->out.bytes);
     if (c->own_limits) return; /* they may have changed since */
@@ -362,7 +392,7 @@ static void check_bounds(const conn *c)
 
 /* A connection that nothing is done about goes on by itself when the kernel answers, a deadline comes, or its owner
  * acts. */
-static void check_rest(const conn *c)
+static void check_rest(const conn *c, bool stopping)
 {
     unsigned long long id = (unsigned long long)c->id;
     bool receives = c->recv_op.kind != IO_IDLE;
@@ -376,11 +406,20 @@ static void check_rest(const conn *c)
                   c->out.bytes);
         sim_check("rest", receives || deferred || (c->receive == CONN_READY && c->undrawn) || has_due,
                   "conn %llu is open, and nobody receives", id);
-        sim_check("rest", c->stash == NULL || c->holds > 0 || c->paused,
+        sim_check("rest", !c->reading || receives || c->eof_seen || c->above_high,
+                  "somebody waits for bytes of conn %llu, and nobody receives", id);
+        sim_check("rest",
+                  !has_due || c->holds > 0 || c->paused || c->above_high || c->reading ||
+                      (c->receive == CONN_READY && c->undrawn),
                   "conn %llu keeps bytes that could be delivered", id);
         sim_check("rest", c->above_high || !c->drain_due || c->holds > 0, "conn %llu is owed on_drain", id);
         sim_check("rest", !c->eof_seen || c->eof_told || c->holds > 0 || c->paused,
                   "conn %llu has seen the end of the stream, and nobody is told", id);
+        sim_check("rest", !record_of(c)->high || c->above_high || c->drain_due,
+                  "conn %llu's queue has been above its mark, and on_drain never came", id);
+        sim_check("rest", !c->eof_told || !c->fin_sent, "conn %llu is closed in both directions, and open", id);
+        sim_check("rest", !stopping || c->holds > 0 || c->outbound,
+                  "conn %llu is open and at rest though the server stops", id);
         sim_check("deadline", !is_late(c->active_ns, c->limits->idle_ns), "conn %llu is idle for too long", id);
         sim_check("deadline", c->out.bytes == 0 || !is_late(c->progress_ns, c->limits->write_ns),
                   "conn %llu waits too long for its peer to read", id);
@@ -428,15 +467,16 @@ void sim_monitor_rest(io_port *port, bool at_rest)
     sim_monitor_step(port);
     const worker *w = worker_of(port);
     if (w == NULL || !at_rest) return;
-    for (const conn *c = w->conns.live; c != NULL; c = c->live_next) check_rest(c);
+    for (const conn *c = w->conns.live; c != NULL; c = c->live_next) check_rest(c, w->draining);
 }
 
 /* ---- Opening and closing ---- */
 
-void sim_monitor_open(sim_expect expect)
+void sim_monitor_open(sim_expect expect, uint32_t max_connections)
 {
     memset(&monitor, 0, sizeof(monitor));
     monitor.expect = expect;
+    monitor.max_connections = max_connections;
 }
 
 void sim_monitor_worker(worker *w)

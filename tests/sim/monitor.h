@@ -11,10 +11,12 @@
 typedef struct sim_expect {
     bool echoes;   /* what it sends on a connection is what it received there, all of it if the peer closes well */
     bool late;     /* … but perhaps only when the peer has sent FIN */
+    uint32_t unit; /* … and only in pieces of so many bytes; 0: of any size */
+    bool keeps;    /* … and keeps bytes in conn.state, which going back to an older version of it does as well */
     bool connects; /* it opens connections of its own */
 } sim_expect;
 
-void sim_monitor_open(sim_expect expect);
+void sim_monitor_open(sim_expect expect, uint32_t max_connections);
 /* A worker has opened its app, and knows its port. */
 void sim_monitor_worker(worker *w);
 /* After each packet, and each time the worker is about to wait: at_rest if there is nothing it knows to do. */

@@ -15,7 +15,7 @@ static uint16_t next_port = FIRST_PORT;
 
 io_status __wrap_net_listen(io_socket *socket, const net_addr *addr, int *native)
 {
-    sim_socket *s = sim_socket_open();
+    sim_socket *s = sim_socket_open(true);
     *native = 0;
     *socket = IO_SOCKET_NONE;
     if (s == NULL) return IO_LIMIT;
@@ -35,7 +35,7 @@ io_status __wrap_net_open_stream(io_socket *socket, const net_addr *peer, int *n
     (void)peer;
     *native = 0;
     *socket = IO_SOCKET_NONE;
-    sim_socket *s = sim_fault_drawn(SIM_SOCKET_LIMIT) ? NULL : sim_socket_open();
+    sim_socket *s = sim_socket_open(false);
     if (s == NULL) return IO_LIMIT;
     s->addr = sim_addr("127.0.0.1:40000");
     *socket = s->number;

@@ -10,6 +10,7 @@
 enum { PREEMPT_PERCENT = 10, WAITERS_MAX = 16 };
 
 static int open_count;
+static fiber *news_reader;
 
 static void maybe_preempt(void)
 {
@@ -18,8 +19,12 @@ static void maybe_preempt(void)
 
 /* ---- Clocks and the machine ---- */
 
+/* Who asks is at work: some time may have passed. */
 int64_t __wrap_os_monotonic_ns(void)
 {
+    if (sim_percent(SIM_SCHEDULING, PREEMPT_PERCENT)) {
+        sim_advance(world.now_ns + (int64_t)sim_below(SIM_SCHEDULING, 3 * SIM_MS));
+    }
     return world.now_ns;
 }
 
@@ -52,6 +57,12 @@ bool __wrap_os_stderr_is_terminal(void)
 void __wrap_os_news_post(os_news news)
 {
     sim_note("news", (uint64_t)news, 0, 0);
+    fiber_wake(news_reader);
+}
+
+void sim_news_open(void)
+{
+    news_reader = fiber_current();
 }
 
 /* ---- Threads ---- */

@@ -42,15 +42,17 @@ struct sim_peer {
 
 static struct {
     bool stopped;
+    size_t unit;
     uint64_t bytes;
     uint64_t keys;
 } peers;
 
 static void act(sim_peer *p);
 
-void sim_peers_open(void)
+void sim_peers_open(size_t unit)
 {
     memset(&peers, 0, sizeof(peers));
+    peers.unit = unit;
 }
 
 void sim_peers_stop(void)
@@ -129,6 +131,12 @@ static habits draw_habits(sim_model model)
 
 /* ---- What it does ---- */
 
+/* Of what it has sent so many bytes will come back. */
+static size_t answerable(const sim_peer *p)
+{
+    return peers.unit > 0 ? p->sent - p->sent % peers.unit : p->sent;
+}
+
 static void wake_up(void *context)
 {
     sim_peer *p = context;
@@ -200,7 +208,7 @@ static bool send_some(sim_peer *p)
 {
     uint8_t bytes[CHUNK];
     size_t len = p->habits.total - p->sent;
-    if (p->habits.waits && p->reply == SIM_ECHO && p->got < p->sent) return false;
+    if (p->habits.waits && p->reply == SIM_ECHO && p->got < answerable(p)) return false;
     if (len > p->habits.chunk) len = p->habits.chunk;
     if (len > sim_end_room(p->end)) len = sim_end_room(p->end);
     if (len == 0) return false;
@@ -219,7 +227,7 @@ static bool send_some(sim_peer *p)
 static void finish(sim_peer *p)
 {
     bool all_sent = p->sent == p->habits.total;
-    bool answered = p->reply == SIM_ANYTHING || !p->habits.reads || p->got == p->sent;
+    bool answered = p->reply == SIM_ANYTHING || !p->habits.reads || p->got == answerable(p);
     bool may_end = p->habits.fin_early || p->reply == SIM_LATE_ECHO || answered;
     if (p->habits.fin && !p->habits.echo && all_sent && may_end) sim_end_fin(p->end);
     if (!p->habits.reads || !sim_end_at_fin(p->end)) return;

@@ -9,13 +9,19 @@
 #include "host.h"
 #include "io_sim.h"
 #include "kernel.h"
+#include "listening.h"
 #include "mem.h"
 #include "monitor.h"
+#include "ops.h"
 #include "peer.h"
+#include "reload.h"
 #include "server.h"
+#include "shared.h"
+#include "versions.h"
 #include "wraps.h"
 
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,23 +42,25 @@ static script scripts[] = {
     {.name = "echo", .expect = {.echoes = true}, .weight = 3},
     {.name = "default", .expect = {.echoes = true}, .weight = 3},
     {.name = "posted", .expect = {.echoes = true}, .weight = 2},
-    {.name = "half_close", .expect = {.echoes = true, .late = true}, .weight = 2},
+    {.name = "half_close", .expect = {.echoes = true, .late = true, .keeps = true}, .weight = 2},
     {.name = "sleeper", .expect = {.echoes = true}, .weight = 3},
     {.name = "pauser", .expect = {.echoes = true}, .weight = 3},
+    {.name = "meddler", .expect = {.echoes = true}, .weight = 3},
+    {.name = "framed", .expect = {.echoes = true, .unit = 7}, .weight = 3},
     {.name = "switcher", .expect = {.echoes = true}, .weight = 2},
     {.name = "proxy", .expect = {.connects = true}, .weight = 3},
     {.name = "broadcast", .weight = 2},
     {.name = "chargen", .weight = 2},
-    {.name = "closer", .weight = 4},
+    {.name = "closer", .expect = {.connects = true}, .weight = 4},
 };
 
 /* ---- Scripts ---- */
 
-static const char *read_file(const char *path, size_t *len)
+static const char *read_script(const char *path, size_t *len)
 {
     char why[256];
     char *text;
-    if (!file_read(&text, len, path, why, sizeof(why))) sim_fail("sim", "%s: %s", path, why);
+    if (!__real_file_read(&text, len, path, why, sizeof(why))) sim_fail("sim", "%s: %s", path, why);
     return text;
 }
 
@@ -63,7 +71,7 @@ void sim_scripts_open(const char *directory, const char *default_script)
         script *s = &scripts[i];
         bool is_default = strcmp(s->name, "default") == 0;
         (void)snprintf(path, sizeof(path), "%s/%s.lua", directory, s->name);
-        s->source = read_file(is_default ? default_script : path, &s->len);
+        s->source = read_script(is_default ? default_script : path, &s->len);
     }
 }
 
@@ -82,13 +90,12 @@ static const script *choose_script(const char *name)
     }
 }
 
-/* A generation owns its text. */
-static generation *open_generation(const script *s)
+static generation *open_generation(void)
 {
-    char *source = mem_alloc(s->len + 1);
-    if (source == NULL) abort();
-    memcpy(source, s->source, s->len + 1);
-    return generation_open(1, "", source, s->len);
+    size_t len;
+    char *text = sim_version_read(&len);
+    if (text == NULL) abort();
+    return generation_open(1, SIM_SCRIPT_PATH, text, len);
 }
 
 /* ---- The app: the host, with the monitor looking on ---- */
@@ -137,8 +144,32 @@ typedef struct play {
     server *server;
     server_options options;
     uint32_t clients;
+    options command_line;
+    listening listening;
+    reload *reload;
+    int64_t save_ns; /* when somebody saves the script next; SIM_FOREVER: nobody does */
     sim_peer *probes[PROBES];
 } play;
+
+/* What the main thread does meanwhile: it waits for news, and sees to reloads. Returns when the time has come, or when the
+ * server has ended. */
+static void attend(play *p, int64_t until_ns)
+{
+    while (world.now_ns < until_ns && !server_ended(p->server)) {
+        if (world.now_ns >= p->save_ns) {
+            bool is_steady = world.calm || p->script->expect.keeps; /* nothing is undone */
+            sim_version_save(is_steady);
+            p->save_ns = world.calm ? SIM_FOREVER : world.now_ns + sim_between(SIM_PEERS, SIM_MS, 5 * SIM_SECOND);
+            bool by_watch = !world.calm && sim_percent(SIM_PEERS, 30);
+            reload_ask(p->reload, by_watch ? RELOAD_WATCH : RELOAD_SIGNAL, NULL, NULL);
+            if (!is_steady && sim_percent(SIM_PEERS, 20)) reload_undo(p->reload, NULL, NULL);
+        }
+        int64_t rest_ns = reload_step(p->reload);
+        int64_t next_ns = until_ns < p->save_ns ? until_ns : p->save_ns;
+        if (rest_ns >= 0 && rest_ns < next_ns - world.now_ns) next_ns = world.now_ns + rest_ns;
+        fiber_wait(next_ns);
+    }
+}
 
 static sim_reply reply_of(const script *s)
 {
@@ -150,7 +181,8 @@ static void start_clients(const play *p, int64_t length_ns)
     for (uint32_t i = 0; i < p->clients; i++) {
         sim_model model = (sim_model)sim_below(SIM_PEERS, SIM_PROBE);
         int64_t at_ns = world.now_ns + (int64_t)sim_below(SIM_PEERS, (uint64_t)length_ns);
-        (void)sim_peer_start(model, PORT, at_ns, reply_of(p->script));
+        uint16_t port = (uint16_t)(PORT + sim_below(SIM_PEERS, p->command_line.listen_count));
+        (void)sim_peer_start(model, port, at_ns, reply_of(p->script));
     }
 }
 
@@ -163,7 +195,7 @@ static void probe(play *p)
     for (int i = 0; i < PROBES; i++) {
         p->probes[i] = sim_peer_start(SIM_PROBE, PORT, world.now_ns, reply_of(p->script));
     }
-    fiber_sleep(PROBE_NS + 8 * world.latency_ns * 4);
+    attend(p, world.now_ns + PROBE_NS + 8 * world.latency_ns * 4);
     if (server_stopping(p->server)) return;
     for (int i = 0; i < PROBES; i++) {
         sim_check("liveness", sim_peer_was_accepted(p->probes[i]),
@@ -179,34 +211,47 @@ static void stop(play *p)
     int64_t patience_ns = p->options.drain_ns;
     server_stop(p->server);
     if (sim_percent(SIM_SETUP, 30)) { /* and again, at once or after a while */
-        fiber_sleep((int64_t)sim_below(SIM_SETUP, (uint64_t)patience_ns + 1));
+        attend(p, world.now_ns + (int64_t)sim_below(SIM_SETUP, (uint64_t)patience_ns + 1));
         server_stop(p->server);
         patience_ns = world.now_ns - asked_ns;
     }
     sim_peers_stop();
+    attend(p, SIM_FOREVER);
     server_end how = server_wait(p->server);
     int64_t took_ns = world.now_ns - asked_ns;
+    sim_check("leftovers", server_connections(p->server) == 0, "%u connections are still counted",
+              server_connections(p->server));
     sim_check("liveness", how != SERVER_FAILED, "the server says that it has failed");
     sim_check("deadline", took_ns < patience_ns + 3 * SIM_SECOND, "the stop took %.3f s, and the drain may take %.3f",
               (double)took_ns / 1e9, (double)patience_ns / 1e9);
     sim_note("stopped", (uint64_t)how, (uint64_t)took_ns, 0);
 }
 
+/* As main.c does it: the command line's addresses, whatever the script says. */
+static void listen_on_all(play *p)
+{
+    char why[256];
+    listen_set *wanted = reload_listen(p->reload);
+    bool ok = listening_collect(&p->listening, wanted, NULL, why, sizeof(why)) &&
+              listening_bind(&p->listening, wanted, why, sizeof(why));
+    sim_check("sim", ok, "cannot listen: %s", why);
+}
+
 static void perform(play *p)
 {
-    int native;
-    net_addr addr = sim_addr("127.0.0.1:7000");
-    net_uri uri = net_uri_tcp(&addr);
-    io_status status = server_listen(p->server, &uri, &native);
-    sim_check("sim", status == IO_OK, "cannot listen: %s", io_status_text(status));
+    listen_on_all(p);
     server_start(p->server);
     int64_t length_ns = sim_between(SIM_SETUP, 100 * SIM_MS, 20 * SIM_SECOND);
     start_clients(p, length_ns);
     if (sim_percent(SIM_SETUP, 40)) { /* a stop in the middle of it all */
-        fiber_sleep((int64_t)sim_below(SIM_SETUP, (uint64_t)length_ns + 1));
+        attend(p, world.now_ns + (int64_t)sim_below(SIM_SETUP, (uint64_t)length_ns + 1));
     } else {
-        fiber_sleep(length_ns);
+        attend(p, world.now_ns + length_ns);
         sim_calm();
+        if (p->save_ns != SIM_FOREVER) { /* the last version is good */
+            p->save_ns = world.now_ns;
+            attend(p, world.now_ns + SIM_SECOND);
+        }
         probe(p);
     }
     stop(p);
@@ -226,17 +271,20 @@ sim_summary sim_run(uint64_t seed, sim_profile profile, const char *name, bool t
     int64_t live_before = mem_live();
     char seed_text[32];
     char *arguments[] = {seed_text};
+    atomic_bool reload_wanted = false;
     worker_app app = monitored_app();
     play p = {0};
     sim_open(seed, profile, tracing);
     sim_kernel_open();
     sim_net_open();
-    sim_peers_open();
     fibers_open();
+    sim_news_open();
     int64_t start_ns = world.now_ns;
     p.script = choose_script(name);
+    p.save_ns =
+        sim_percent(SIM_SETUP, 50) ? SIM_FOREVER : world.now_ns + sim_between(SIM_SETUP, SIM_MS, 10 * SIM_SECOND);
+    sim_versions_open(p.script->source, p.script->len);
     sim_note(p.script->name, seed, profile, 0);
-    sim_monitor_open(p.script->expect);
     p.clients = 1 + (uint32_t)sim_below(SIM_SETUP, CLIENTS_MAX);
     p.options = (server_options){
         .backend = &io_backend_sim,
@@ -245,23 +293,45 @@ sim_summary sim_run(uint64_t seed, sim_profile profile, const char *name, bool t
         .drain_ns = sim_between(SIM_SETUP, 10 * SIM_MS, 10 * SIM_SECOND),
         .io = {.recv_bytes = (uint32_t)sim_between(SIM_SETUP, 1, 16384)},
     };
+    sim_peers_open(p.script->expect.unit);
+    sim_monitor_open(p.script->expect, p.options.max_connections);
+    static const char *const ports[] = {"127.0.0.1:7000", "127.0.0.1:7001"};
+    p.command_line.listen_count = sim_percent(SIM_SETUP, 60) ? 1 : 2;
+    for (uint32_t i = 0; i < p.command_line.listen_count; i++) {
+        net_addr addr = sim_addr(ports[i]);
+        p.command_line.listen[i] = net_uri_tcp(&addr);
+        p.command_line.listen_uri[i] = ports[i];
+    }
     (void)snprintf(seed_text, sizeof(seed_text), "%" PRIu64, seed);
     host_config config = {
         .chunk_name = "@sim.lua",
-        .first = open_generation(p.script),
+        .first = open_generation(),
+        .shared = shared_open(1 << 20, os_monotonic_ns),
         .script = p.script->name,
         .arg_count = strcmp(p.script->name, "default") == 0 ? 0 : 1,
         .args = arguments,
         .lua_memory = 64 << 20,
-        .reload_deadline_ns = 10 * SIM_SECOND,
+        /* A handler that is ended does not send the rest of its echo. */
+        .reload_deadline_ns =
+            p.script->expect.echoes ? SIM_SECOND * 3600 : sim_between(SIM_SETUP, SIM_MS, 10 * SIM_SECOND),
         .limits = draw_limits(),
         .version = "sim",
+        .reload_wanted = &reload_wanted,
     };
     bool script_failed = false;
     p.server = server_open(&p.options, &app, &config, &script_failed);
     sim_check("sim", p.server != NULL, "the server did not open");
+    const reload_options reloads = {
+        .probation_ns = draw_limit(SIM_MS, 5 * SIM_SECOND),
+        .error_limit = sim_below(SIM_SETUP, 5),
+    };
+    p.listening = (listening){.server = p.server, .options = &p.command_line, .script = p.script->name};
+    p.reload = reload_open(&p.listening, &config, &reloads);
+    sim_check("sim", p.reload != NULL, "no reloads: out of memory");
     perform(&p);
     server_close(p.server);
+    reload_close(p.reload);
+    shared_close(config.shared);
     generation_release(config.first);
     sim_monitor_close();
     fibers_close();

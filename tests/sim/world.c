@@ -95,7 +95,7 @@ void sim_calm(void)
 static const uint32_t rate_max[SIM_FAULTS_COUNT] = {
     [SIM_SUBMIT_LIMIT] = 5000,
     [SIM_ATTACH_LIMIT] = 50000,
-    [SIM_SOCKET_LIMIT] = 100000,
+    [SIM_SOCKET_LIMIT] = 30000,
     [SIM_ACCEPT_GONE] = 100000,
     [SIM_PARTIAL_RECEIVE] = 700000,
     [SIM_PARTIAL_SEND] = 700000,
@@ -280,7 +280,7 @@ void sim_fail(const char *oracle, const char *format, ...)
     va_start(arguments, format);
     (void)vsnprintf(text, sizeof(text), format, arguments);
     va_end(arguments);
-    printf("%lld FAIL %s: %s\n", (long long)world.now_ns, oracle, text);
+    if (world.tracing) printf("%lld FAIL %s: %s\n", (long long)world.now_ns, oracle, text);
     fflush(stdout);
     if (sim_verdict_shared != NULL) {
         (void)snprintf(sim_verdict_shared->oracle, sizeof(sim_verdict_shared->oracle), "%s", oracle);

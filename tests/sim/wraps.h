@@ -38,8 +38,14 @@ void __wrap_os_cond_close(os_cond *cond);
 bool __wrap_os_cond_wait(os_cond *cond, os_mutex *mutex, int64_t timeout_ns);
 void __wrap_os_cond_signal(os_cond *cond);
 void __wrap_os_cond_broadcast(os_cond *cond);
-/* Mutexes and conditions that are open. */
+/* Threads, mutexes and conditions that are open. */
 int sim_os_open(void);
+/* The fiber that news wake: the caller. */
+void sim_news_open(void);
+
+/* versions.c */
+bool __wrap_file_read(char **data, size_t *len, const char *path, char *error, size_t error_size);
+bool __real_file_read(char **data, size_t *len, const char *path, char *error, size_t error_size);
 
 /* monitor.c */
 extern const conn_events __wrap_host_events;

@@ -24,7 +24,10 @@ return {
     end)
   end,
   on_connect = fill,
-  on_drain = fill,
+  on_drain = function(conn)
+    if math.random(2) == 1 then portico.sleep(math.random() * 0.2) end
+    fill(conn)
+  end,
   on_message = function(conn, data)
     if #data > 2000 then conn:close() end
   end,

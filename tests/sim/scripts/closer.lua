@@ -1,6 +1,5 @@
 -- Ends connections in every way there is, from every handler, its own and those of others; and raises errors.
 math.randomseed(tonumber(portico.args[1]))
-local others = {}
 
 local ways = {
   function(conn) conn:close() end,
@@ -28,8 +27,17 @@ local function act(conn)
 end
 
 return {
+  on_load = function()
+    portico.every(0.05, function()
+      local other = portico.connect("tcp://10.0.0.1:" .. math.random(9001, 9006), {
+        timeout = 0.3,
+        on_message = function(conn, data) conn:send(data) end,
+      })
+      if other then portico.sleep(math.random() * 0.1); other:abort() end
+    end)
+  end,
   on_connect = function(conn)
-    others[conn.id] = true
+    conn.state.seen = true
     if math.random(10) == 1 then return false end
     act(conn)
   end,
@@ -43,9 +51,10 @@ return {
   end,
   on_drain = act,
   on_close = function(conn, reason)
-    if not others[conn.id] then error("ORACLE on_close without on_connect", 0) end
-    others[conn.id] = nil
+    if not conn.state.seen then error("ORACLE on_close without on_connect", 0) end
+    conn.state.seen = nil
     if type(reason) ~= "string" then error("ORACLE a close without a reason", 0) end
+    if math.random(3) == 1 then conn:resume() end
     if math.random(4) == 1 then portico.sleep(math.random() * 0.2) end
     if math.random(9) == 1 then error("on purpose, at the end") end
   end,

@@ -1,20 +1,18 @@
 -- Reads to the end of the stream, and closes its own side only then: what was asked before the end is answered.
-local kept = {}
 return {
   on_message = function(conn, data)
-    if #data % 2 == 0 and not kept[conn.id] then return data end
-    local list = kept[conn.id] or {}
-    kept[conn.id] = list
+    if #data % 2 == 0 and not conn.state.kept then return data end
+    local list = conn.state.kept or {}
+    conn.state.kept = list
     list[#list + 1] = data
     if #list > 3 then
-      kept[conn.id] = nil
+      conn.state.kept = nil
       return table.concat(list)
     end
   end,
   on_eof = function(conn)
-    local list = kept[conn.id]
+    local list = conn.state.kept
     if list then conn:send(table.concat(list)) end
     conn:shutdown("w")
   end,
-  on_close = function(conn) kept[conn.id] = nil end,
 }

@@ -3,7 +3,8 @@ math.randomseed(tonumber(portico.args[1]))
 
 local function go_on(conn)
   if math.random(2) == 1 then
-    local data = conn:recv(math.random(1, 5000))
+    local is_paused, data = pcall(conn.recv, conn, math.random(1, 5000))
+    if not is_paused then return end -- another call of this was quicker
     if data then conn:send(data) end
   end
   conn:resume()

@@ -5,9 +5,14 @@ local targets = {
   "tcp://10.0.0.1:9004", "tcp://10.0.0.1:9005", "tcp://10.0.0.1:9006", "tcp://echo.sim:9001", "tcp://two.sim:9001",
   "tcp://nowhere.sim:9001", "tcp://127.0.0.1:7999",
 }
+if tonumber(portico.args[1]) % 4 == 0 then -- names only: the resolver is busy
+  targets = { "tcp://echo.sim:9001", "tcp://two.sim:9001", "tcp://nowhere.sim:9001" }
+end
+
+local upstreams = {} -- by the client's id; a client of an older version of this script has none
 
 local function relay(from, to, data)
-  local more = to:send(data)
+  local more = to and to:send(data)
   if more == nil then
     from:close()
   elseif not more then
@@ -27,15 +32,16 @@ return {
       if code == nil then error("ORACLE a failure without a code", 0) end
       return false
     end
-    client.state.upstream = upstream
+    upstreams[client.id] = upstream
   end,
-  on_message = function(client, data) relay(client, client.state.upstream, data) end,
+  on_message = function(client, data) relay(client, upstreams[client.id], data) end,
   on_drain = function(client)
-    local upstream = client.state.upstream
+    local upstream = upstreams[client.id]
     if upstream then upstream:resume() end
   end,
   on_close = function(client)
-    local upstream = client.state.upstream
+    local upstream = upstreams[client.id]
+    upstreams[client.id] = nil
     if upstream then upstream:close() end
   end,
 }

@@ -1,6 +1,5 @@
 -- Handlers that wait: what comes meanwhile must wait, too.
 math.randomseed(tonumber(portico.args[1]))
-local open = {}
 
 local function nap()
   if math.random(3) == 1 then portico.sleep(math.random() * 0.3) end
@@ -8,17 +7,18 @@ end
 
 -- The handler has begun. A stop that is cut off ends it while it waits.
 local function begin(conn, event)
-  open[conn.id] = event
-  return setmetatable({}, { __close = function() open[conn.id] = "idle" end })
+  local state = conn.state
+  state.phase = event
+  return setmetatable({}, { __close = function() state.phase = "idle" end })
 end
 
 local function check(conn, event)
-  if open[conn.id] ~= "idle" then error("ORACLE " .. event .. " while " .. tostring(open[conn.id]), 0) end
+  if conn.state.phase ~= "idle" then error("ORACLE " .. event .. " while " .. tostring(conn.state.phase), 0) end
 end
 
 return {
   on_connect = function(conn)
-    if open[conn.id] then error("ORACLE on_connect twice", 0) end
+    if conn.state.phase then error("ORACLE on_connect twice", 0) end
     local _ <close> = begin(conn, "on_connect")
     nap()
   end,
@@ -33,11 +33,8 @@ return {
   end,
   on_close = function(conn)
     check(conn, "on_close")
-    open[conn.id] = nil
+    conn.state.phase = "over"
     nap()
     if conn:send("late") then error("ORACLE a message was taken after the end", 0) end
-  end,
-  on_unload = function()
-    for id in pairs(open) do error("ORACLE connection " .. id .. " was never closed", 0) end
   end,
 }
