@@ -581,21 +581,14 @@ static bool try_recv_from(epoll_port *port, entry *e, io_op *op, io_packet *pack
 
 static bool try_send_to(entry *e, io_op *op, io_packet *packet)
 {
-    const io_datagram_op *datagram = container_of(op, io_datagram_op, op);
-    const struct sockaddr *to = (const struct sockaddr *)&datagram->peer;
-    socklen_t to_bytes = (socklen_t)net_addr_bytes(&datagram->peer);
-    ssize_t sent;
-    do {
-        sent = sendto((int)op->socket, (const void *)op->native[WORD_BUFFER], op->native[WORD_LEN],
-                      MSG_NOSIGNAL | MSG_DONTWAIT, to_bytes > 0 ? to : NULL, to_bytes);
-    } while (sent < 0 && errno == EINTR);
-    if (sent < 0 && errno == EAGAIN) {
+    const void *data = (const void *)op->native[WORD_BUFFER];
+    packet->native = io_datagram_send(container_of(op, io_datagram_op, op), data, op->native[WORD_LEN], packet);
+    if (packet->native == EAGAIN) {
         e->flags &= (uint8_t)~ENTRY_WRITABLE;
+        packet->native = 0;
         op->flags = OP_WAITING;
         return false;
     }
-    if (sent < 0) packet->native = errno;
-    else packet->bytes = (uint32_t)sent;
     e->out = NULL;
     return true;
 }

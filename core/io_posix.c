@@ -92,3 +92,16 @@ int io_datagram_recv(io_port *port, io_datagram_op *op, io_packet *packet)
     packet->bytes = (uint32_t)got;
     return 0;
 }
+
+int io_datagram_send(const io_datagram_op *op, const void *data, size_t len, io_packet *packet)
+{
+    socklen_t to_bytes = (socklen_t)net_addr_bytes(&op->peer);
+    const struct sockaddr *to = to_bytes > 0 ? (const struct sockaddr *)&op->peer : NULL;
+    ssize_t sent;
+    do {
+        sent = sendto((int)op->op.socket, data, len, MSG_NOSIGNAL | MSG_DONTWAIT, to, to_bytes);
+    } while (sent < 0 && errno == EINTR);
+    if (sent < 0) return errno;
+    packet->bytes = (uint32_t)sent;
+    return 0;
+}

@@ -39,6 +39,8 @@ int io_error_peek(io_socket socket, int kept);
 /* Receives the datagram that is there into port->datagram: sets the op's peer, and the packet's data and bytes. Returns 0,
  * EAGAIN or another errno, which is the end of nothing. */
 int io_datagram_recv(io_port *port, io_datagram_op *op, io_packet *packet);
+/* Sends one, if there is room for it now: sets the packet's bytes. Returns 0, EAGAIN or another errno. */
+int io_datagram_send(const io_datagram_op *op, const void *data, size_t len, io_packet *packet);
 
 /* Bytes that the buffers name together. */
 static inline size_t io_bufs_bytes(const io_buf *bufs, uint32_t count)

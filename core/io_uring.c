@@ -6,8 +6,9 @@
  *   streams        see io_uring_recv.c.
  *   gather send    the kernel copies message and vectors while it takes the entry (IORING_FEAT_SUBMIT_STABLE), so
  *                  they live in an arena that is empty again after each submission.
- *   datagrams      a receive is attempted when all completions have been taken, and polls when nothing is there: the
- *                  port's one buffer is then free, and a peer that floods a socket has to wait for everybody else.
+ *   datagrams      are attempted when all completions have been taken: the port's one buffer is then free, and a peer
+ *                  that floods a socket has to wait for everybody else. A receive that finds nothing polls; a send
+ *                  that finds no room goes to the ring, and waits there.
  *   cancel         by descriptor; its own completion is swallowed.
  */
 #define _GNU_SOURCE 1
@@ -344,7 +345,8 @@ static io_status uring_send_to(io_port *head, io_datagram_op *op, io_socket sock
     (void)socket;
     op->op.native[URING_BUFFER] = (uintptr_t)data;
     op->op.native[URING_LEN] = len;
-    return prepare_send_to(uring_of(head), &op->op) ? IO_OK : IO_LIMIT;
+    io_queue_push(&uring_of(head)->attempts, &op->op);
+    return IO_OK;
 }
 
 static void uring_post(io_port *head, io_op *op)
@@ -461,12 +463,22 @@ static bool try_recv_from(uring_port *port, io_op *op, io_packet *packet)
     return false;
 }
 
+/* False: there is no room. */
+static bool try_send_to(io_op *op, io_packet *packet)
+{
+    const void *data = (const void *)op->native[URING_BUFFER];
+    packet->native = io_datagram_send(container_of(op, io_datagram_op, op), data, op->native[URING_LEN], packet);
+    if (packet->native != EAGAIN) return true;
+    packet->native = 0;
+    return false;
+}
+
 /* An attempt is due. Had it been canceled, it would not be here any more; so a cancel that is still under way was for an
  * op before it. */
 static bool attempt(uring_port *port, io_op *op, io_packet *packet)
 {
     packet->op = op;
-    if (try_recv_from(port, op, packet)) return true;
+    if (op->kind == IO_RECV_FROM ? try_recv_from(port, op, packet) : try_send_to(op, packet)) return true;
     io_queue_push(&port->starved, op);
     return false;
 }

@@ -73,7 +73,7 @@ typedef struct uring_port {
     io_queue ready;    /* posts, and ops completed without the kernel: op->result is final */
     io_queue served;   /* receives whose bytes are held */
     io_queue starved;  /* ops to be submitted again */
-    io_queue attempts; /* receives of datagrams to be attempted */
+    io_queue attempts; /* datagrams to be attempted */
     io_mailbox mailbox;
     bool wake_armed; /* a multishot poll watches the mailbox's eventfd */
     bool multishot;  /* receives may be multishot ones */
