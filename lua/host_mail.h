@@ -18,10 +18,11 @@ typedef struct host host;
 typedef struct host_seat host_seat;
 typedef struct host_topics host_topics; /* of a host: who has subscribed to what */
 
+#define HOST_MAIL_ALL UINT32_MAX /* as an address: all workers */
+
 enum {
-    HOST_MAIL_ALL = UINT32_MAX, /* as an address: all workers */
-    HOST_TOPIC_BYTES = 4096,    /* of the name of a topic, or of a function that is served */
-    HOST_TOPICS_MAX = 100000    /* subscriptions of one host */
+    HOST_TOPIC_BYTES = 4096, /* of the name of a topic, or of a function that is served */
+    HOST_TOPICS_MAX = 100000 /* subscriptions of one host */
 };
 
 /* ---- host_mail.c ---- */
