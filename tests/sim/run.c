@@ -44,6 +44,8 @@ static script scripts[] = {
     {.name = "posted", .expect = {.echoes = true}, .weight = 2},
     {.name = "half_close", .expect = {.echoes = true, .late = true, .keeps = true}, .weight = 2},
     {.name = "sleeper", .expect = {.echoes = true}, .weight = 3},
+    {.name = "stream", .expect = {.echoes = true}, .weight = 3},
+    {.name = "pipe", .weight = 2},
     {.name = "pauser", .expect = {.echoes = true}, .weight = 3},
     {.name = "meddler", .expect = {.echoes = true}, .weight = 3},
     {.name = "framed", .expect = {.echoes = true, .unit = 7}, .weight = 3},
