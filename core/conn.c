@@ -1,24 +1,13 @@
 /* conn.c - the life of a connection. Verbs change state and mark; settle_one() acts; finish() ends. */
-#include "conn.h"
+#include "conn_internal.h"
 
 #include "base.h"
 #include "frame.h"
-#include "id_map.h"
 #include "mem.h"
 #include "net_unix.h"
-#include "stash.h"
 
 #include <assert.h>
 #include <string.h>
-
-enum { SLAB_BYTES = 32 * 1024 }; /* a size that the allocator has, so that nothing is lost to rounding */
-
-typedef struct conn_slab {
-    struct conn_slab *next;
-    conn conns[(SLAB_BYTES - sizeof(void *)) / sizeof(conn)];
-} conn_slab;
-
-static_assert(sizeof(conn_slab) <= SLAB_BYTES, "a slab is a block of that size");
 
 #define SECONDS(n) ((int64_t)(n)*1000000000)
 
@@ -41,131 +30,6 @@ const char *conn_reason_name(conn_reason reason)
                                         "overflow", "limit", "error", "shutdown"};
     assert((size_t)reason < sizeof(names) / sizeof(names[0]));
     return names[reason];
-}
-
-size_t conn_bytes(void)
-{
-    return sizeof(conn);
-}
-
-/* ---- Slots ---- */
-
-void conn_set_open(conn_set *set, io_port *port, timers *deadlines, uint64_t first_id, uint64_t ids_step)
-{
-    assert(first_id > 0 && ids_step > 0);
-    *set = (conn_set){.port = port, .timers = deadlines, .ids = first_id - ids_step, .ids_step = ids_step};
-    set->now_ns = io_port_now(port);
-    set->drain_ns = SECONDS(10);
-}
-
-static void forget_ids(conn_set *set)
-{
-    id_map_close(set->by_id);
-    set->by_id = NULL;
-}
-
-void conn_set_close(conn_set *set)
-{
-    forget_ids(set);
-    assert(set->count == 0 && set->live == NULL);
-    while (set->slabs != NULL) {
-        conn_slab *slab = set->slabs;
-        set->slabs = slab->next;
-        mem_free(slab);
-    }
-    sendq_cache_close(&set->cache);
-    set->free = NULL; /* the counters stay, for the last line in the log */
-}
-
-void conn_walk_begin(conn_set *set)
-{
-    set->walk = set->live; /* new ones are put in front */
-}
-
-conn *conn_walk_next(conn_set *set)
-{
-    conn *c = set->walk;
-    if (c != NULL) set->walk = c->live_next;
-    return c;
-}
-
-static bool add_slab(conn_set *set)
-{
-    conn_slab *slab = mem_zalloc(sizeof(*slab));
-    if (slab == NULL) return false;
-    slab->next = set->slabs;
-    set->slabs = slab;
-    for (size_t i = array_count(slab->conns); i-- > 0;) {
-        slab->conns[i].live_next = set->free;
-        set->free = &slab->conns[i];
-    }
-    return true;
-}
-
-conn *conn_find(conn_set *set, uint64_t id)
-{
-    if (set->by_id == NULL) {
-        set->by_id = id_map_open();
-        for (conn *c = set->live; set->by_id != NULL && c != NULL; c = c->live_next) {
-            if (!id_map_put(set->by_id, c->id, c)) forget_ids(set);
-        }
-    }
-    if (set->by_id != NULL) return id_map_get(set->by_id, id);
-    conn *c = set->live; /* no memory for it now */
-    while (c != NULL && c->id != id) c = c->live_next;
-    return c;
-}
-
-static conn *slot_take(conn_set *set)
-{
-    if (set->free == NULL && !add_slab(set)) return NULL;
-    conn *c = set->free;
-    set->free = c->live_next;
-    /* A slot can be given back while it is still on the dirty list; its place there serves the next connection. */
-    conn *dirty_next = c->dirty_next;
-    bool dirty = c->dirty;
-    *c = (conn){.set = set, .dirty_next = dirty_next, .dirty = dirty, .socket = IO_SOCKET_NONE, .answered = true};
-    c->live_next = set->live;
-    if (set->live != NULL) set->live->live_prev = c;
-    set->live = c;
-    set->count++;
-    set->opened++;
-    set->ids += set->ids_step;
-    c->id = set->ids;
-    if (set->by_id != NULL && !id_map_put(set->by_id, c->id, c)) forget_ids(set);
-    c->opened_ns = c->active_ns = c->progress_ns = set->now_ns;
-    return c;
-}
-
-static void slot_give(conn *c)
-{
-    conn_set *set = c->set;
-    assert(c->recv_op.kind == IO_IDLE && c->send_op.kind == IO_IDLE && c->socket == IO_SOCKET_NONE);
-    assert(!timer_running(&c->deadline) && c->out.bytes == 0 && c->buffer == NULL && c->waits == NULL);
-    if (c->own_limits) mem_free((void *)(uintptr_t)c->limits);
-    mem_free(c->stash);
-    if (set->walk == c) set->walk = c->live_next;
-    if (c->live_prev != NULL) c->live_prev->live_next = c->live_next;
-    else set->live = c->live_next;
-    if (c->live_next != NULL) c->live_next->live_prev = c->live_prev;
-    c->state = CONN_FREE;
-    if (set->by_id != NULL) id_map_remove(set->by_id, c->id);
-    c->id = 0;
-    c->live_next = set->free;
-    set->free = c;
-    set->count--;
-    set->closed++;
-}
-
-static void mark_dirty(conn *c)
-{
-    if (c->dirty) return;
-    conn_set *set = c->set;
-    c->dirty = true;
-    c->dirty_next = NULL;
-    if (set->dirty_tail != NULL) set->dirty_tail->dirty_next = c;
-    else set->dirty_head = c;
-    set->dirty_tail = c;
 }
 
 /* ---- Deadlines: one timer a connection. It is moved forward only when it fires, so that a message costs none. ---- */
@@ -220,7 +84,7 @@ static void on_deadline(timer *t, int64_t now_ns)
         conn_abort(c, CONN_TIMEOUT, IO_TIMEOUT);
     } else if (c->state == CONN_DRAINING && c->out.bytes == 0) { /* all sent; the peer keeps its side open */
         c->state = CONN_CLOSING;
-        mark_dirty(c);
+        conn_mark_dirty(c);
     } else if (c->state == CONN_DRAINING ||
                (c->out.bytes > 0 && earlier(INT64_MAX, c->progress_ns, limits->write_ns) <= now_ns)) {
         conn_abort(c, CONN_TIMEOUT, IO_TIMEOUT);
@@ -247,17 +111,17 @@ static void configure(conn *c, const conn_config *config)
 
 conn *conn_open(conn_set *set, io_socket socket, const net_addr *peer, const conn_config *config)
 {
-    conn *c = slot_take(set);
+    conn *c = conn_slot_take(set);
     if (c == NULL || io_attach(set->port, socket) != IO_OK) {
         io_close(set->port, socket, true);
-        if (c != NULL) slot_give(c);
+        if (c != NULL) conn_slot_give(c);
         return NULL;
     }
     configure(c, config);
     c->socket = socket;
     if (peer != NULL) c->peer = *peer;
     c->state = CONN_OPEN;
-    mark_dirty(c);
+    conn_mark_dirty(c);
     arm(c);
     return c;
 }
@@ -270,7 +134,7 @@ conn *conn_connect(conn_set *set, const net_uri *target, const conn_config *conf
     if (is_unix) *status = net_unix_connect(&socket, target, &native);
     else *status = net_open_stream(&socket, &target->addr, &native);
     if (*status != IO_OK) return NULL;
-    conn *c = slot_take(set);
+    conn *c = conn_slot_take(set);
     if (c == NULL) *status = IO_LIMIT;
     else *status = io_attach(set->port, socket);
     if (*status == IO_OK) {
@@ -281,12 +145,12 @@ conn *conn_connect(conn_set *set, const net_uri *target, const conn_config *conf
     }
     if (*status != IO_OK) {
         io_close(set->port, socket, true);
-        if (c != NULL) slot_give(c);
+        if (c != NULL) conn_slot_give(c);
         return NULL;
     }
     c->socket = socket;
     c->state = is_unix ? CONN_OPEN : CONN_CONNECTING;
-    if (is_unix) mark_dirty(c);
+    if (is_unix) conn_mark_dirty(c);
     arm(c);
     return c;
 }
@@ -294,7 +158,7 @@ conn *conn_connect(conn_set *set, const net_uri *target, const conn_config *conf
 /* ---- Ending ---- */
 
 /* The system says that the connection is broken. */
-static void fail(conn *c, io_status status)
+void conn_break(conn *c, io_status status)
 {
     if (c->state == CONN_CLOSING || c->state == CONN_CLOSED) return;
     /* After our FIN and with nothing left to send, a peer that resets instead of closing changes nothing. */
@@ -307,7 +171,7 @@ static void fail(conn *c, io_status status)
     }
     c->abortive = true;
     c->state = CONN_CLOSING;
-    mark_dirty(c);
+    conn_mark_dirty(c);
 }
 
 /* Nothing is pending: gives the socket back. on_close follows when no handler waits. */
@@ -334,288 +198,13 @@ static void tell_close(conn *c)
         return;
     }
     if (c->outbound) c->events->on_open(c, c->status == IO_OK ? IO_CANCELED : (io_status)c->status);
-    slot_give(c);
+    conn_slot_give(c);
 }
 
 void conn_release(conn *c)
 {
     assert(c->state == CONN_CLOSED && c->close_told && c->open_told);
-    slot_give(c);
-}
-
-/* ---- Receiving ---- */
-
-/* Kept bytes that the owner is to see before any others. */
-static bool has_due(const conn *c)
-{
-    return c->stash != NULL && stash_len(c->stash) >= c->stash->need;
-}
-
-static bool wants_receive(const conn *c)
-{
-    if (c->eof_seen || c->recv_op.kind != IO_IDLE) return false;
-    if (c->state == CONN_DRAINING) return true; /* to see the peer's FIN; bytes are dropped */
-    if (c->state != CONN_OPEN || !c->open_told) return false;
-    if (c->reading) return c->relaying || !c->above_high;
-    return !c->paused && c->holds == 0 && !c->above_high && !has_due(c) && !(c->receive == CONN_READY && c->undrawn);
-}
-
-static void submit_receive(conn *c)
-{
-    io_port *port = c->set->port;
-    io_status status;
-    bool posted = c->receive == CONN_POSTED && c->state == CONN_OPEN;
-    if (posted && c->buffer == NULL) c->buffer = mem_alloc(c->limits->recv_bytes);
-    if (!posted && c->buffer != NULL) {
-        mem_free(c->buffer);
-        c->buffer = NULL;
-    }
-    if (posted && c->buffer != NULL) {
-        status = io_recv_into(port, &c->recv_op, c->socket, c->buffer, c->limits->recv_bytes);
-    } else if (c->receive == CONN_READY && c->state == CONN_OPEN && !c->reading) {
-        status = io_readable(port, &c->recv_op, c->socket);
-    } else {
-        status = io_recv(port, &c->recv_op, c->socket);
-    }
-    if (status != IO_OK) fail(c, status);
-}
-
-/* Keeps bytes for later, behind those that are kept already. */
-static void keep(conn *c, const uint8_t *data, size_t len)
-{
-    if (!stash_add(&c->stash, data, len)) conn_abort(c, CONN_LIMIT, IO_LIMIT);
-}
-
-/* Hands bytes to the owner: a loan, or, when given is not NULL, what was kept. */
-static void deliver(conn *c, const uint8_t *data, size_t len, stash *given)
-{
-    conn_set *set = c->set;
-    set->given_to = c;
-    set->offered = 0;
-    set->given = data;
-    set->given_len = len;
-    set->given_stash = given;
-    c->messages++;
-    c->events->on_data(c, data, len);
-    mem_free(set->given_stash); /* conn_keep() has taken it out, or nothing is left of it */
-    set->given_to = NULL;
-    set->given = NULL;
-    set->given_stash = NULL;
-}
-
-void conn_keep(conn *c, size_t len, size_t need)
-{
-    conn_set *set = c->set;
-    assert(set->given != NULL && c->stash == NULL && len > 0 && len <= set->given_len && (need == 0 || need > len));
-    if (c->state != CONN_OPEN) return; /* input is dropped */
-    if (set->given_stash == NULL) {
-        keep(c, set->given + set->given_len - len, len);
-    } else {
-        if (need > 0) stash_trim(&set->given_stash, len);
-        else stash_take(&set->given_stash, set->given_len - len);
-        c->stash = set->given_stash;
-        set->given_stash = NULL;
-    }
-    if (c->stash == NULL) return;
-    c->stash->need = need;
-    c->stash->seen = need > 0 ? len : 0;
-    if (need == 0) mark_dirty(c);
-}
-
-size_t conn_seen(const conn *c)
-{
-    return c->set->given_stash != NULL ? c->set->given_stash->seen : 0;
-}
-
-size_t conn_truncated(const conn *c)
-{
-    return c->eof_seen && c->stash != NULL ? stash_len(c->stash) : 0;
-}
-
-void conn_rescan(conn *c)
-{
-    if (c->stash == NULL) return;
-    c->stash->need = c->stash->seen = 0;
-    mark_dirty(c);
-}
-
-size_t conn_input(const conn *c, const uint8_t **data)
-{
-    const conn_set *set = c->set;
-    size_t offered = conn_offered(c);
-    if (offered > 0) {
-        *data = set->given + set->given_len - offered;
-        return offered;
-    }
-    *data = c->stash == NULL ? NULL : stash_data(c->stash);
-    return c->stash == NULL ? 0 : stash_len(c->stash);
-}
-
-void conn_consume(conn *c, size_t len)
-{
-    if (len == 0) return;
-    c->answered = false;
-    if (conn_offered(c) > 0) c->set->offered -= len;
-    else stash_take(&c->stash, len);
-}
-
-io_status conn_unread(conn *c, const void *data, size_t len)
-{
-    const uint8_t *rest;
-    size_t offered = conn_offered(c);
-    if (c->state != CONN_OPEN) return IO_CLOSED;
-    if (len == 0) return IO_OK;
-    bool was_due = offered > 0 || has_due(c);
-    if (offered > 0) { /* these are behind them, and cannot stay where they are */
-        conn_input(c, &rest);
-        if (!stash_add(&c->stash, rest, offered)) return IO_LIMIT;
-        c->set->offered = 0;
-    }
-    if (!stash_unshift(&c->stash, data, len)) return IO_LIMIT;
-    c->stash->need = was_due ? 0 : stash_len(c->stash) + 1;
-    c->news = true;
-    mark_dirty(c);
-    return IO_OK;
-}
-
-/* ---- Waiting ---- */
-
-static bool wants_input(const conn_wait *wait)
-{
-    return wait->want == CONN_WANT_INPUT || wait->want == CONN_WANT_RELAY;
-}
-
-void conn_wait_begin(conn *c, conn_wait *wait, conn_want want)
-{
-    conn_wait **place = &c->waits;
-    while (*place != NULL) place = &(*place)->next;
-    *place = wait;
-    wait->next = NULL;
-    wait->want = (uint8_t)want;
-    if (wants_input(wait)) {
-        assert(!c->reading && !c->eof_seen && c->state == CONN_OPEN);
-        c->reading = true;
-        c->relaying = want == CONN_WANT_RELAY;
-    }
-    mark_dirty(c);
-}
-
-void conn_wait_end(conn *c, conn_wait *wait)
-{
-    conn_wait **place = &c->waits;
-    while (*place != wait) place = &(*place)->next;
-    *place = wait->next;
-    if (wants_input(wait)) c->reading = c->relaying = false;
-    mark_dirty(c);
-}
-
-static bool is_over(const conn *c, const conn_wait *wait)
-{
-    switch ((conn_want)wait->want) {
-    case CONN_WANT_INPUT:
-    case CONN_WANT_RELAY:
-        return c->news || c->eof_seen || c->state != CONN_OPEN;
-    case CONN_WANT_LOW:
-        return !c->above_high || c->state != CONN_OPEN;
-    case CONN_WANT_END:
-        return c->state != CONN_OPEN;
-    case CONN_WANT_EMPTY:
-    default:
-        return c->out.bytes == 0 || (c->state != CONN_OPEN && c->state != CONN_DRAINING);
-    }
-}
-
-/* Wakes those whose waiting is over. Each is off the list before it is called, and may change the list. */
-static void wake(conn *c)
-{
-    conn_wait *wait = c->waits;
-    while (wait != NULL) {
-        if (!is_over(c, wait)) {
-            wait = wait->next;
-            continue;
-        }
-        conn_wait_end(c, wait);
-        if (wants_input(wait)) c->news = false;
-        wait->wake(wait, c);
-        wait = c->waits;
-    }
-}
-
-/* Bytes have come for who waits for them. */
-static void take_in(conn *c, const uint8_t *data, size_t len)
-{
-    conn_set *set = c->set;
-    c->messages++;
-    c->news = true;
-    if (c->stash != NULL) {
-        keep(c, data, len);
-        wake(c);
-        return;
-    }
-    set->given_to = c;
-    set->given = data;
-    set->given_len = set->offered = len;
-    wake(c);
-    size_t rest = set->offered;
-    set->given_to = NULL;
-    set->given = NULL;
-    if (rest > 0 && c->state == CONN_OPEN) keep(c, data + len - rest, rest);
-}
-
-static void on_recv(conn *c, const io_packet *packet)
-{
-    if (c->state != CONN_OPEN && c->state != CONN_DRAINING) return;
-    if (packet->status != IO_OK) {
-        fail(c, packet->status);
-        return;
-    }
-    if (packet->kind == IO_READABLE) {
-        /* Level-triggered: a held or paused connection submits it again later, and it completes at once. */
-        if (c->state != CONN_OPEN || c->holds > 0 || c->paused || c->reading || c->receive != CONN_READY) return;
-        c->undrawn = true;
-        c->events->on_readable(c);
-        return;
-    }
-    if (packet->bytes == 0) {
-        c->eof_seen = true;
-        return;
-    }
-    c->received += packet->bytes;
-    c->active_ns = c->set->now_ns;
-    if (c->state == CONN_DRAINING) return;
-    if (c->reading) take_in(c, packet->data, packet->bytes);
-    else if (c->holds > 0 || c->paused || c->stash != NULL || c->receive == CONN_READY || c->turn_due)
-        keep(c, packet->data, packet->bytes); /* tell() goes on */
-    else deliver(c, packet->data, packet->bytes, NULL);
-}
-
-io_status conn_draw(conn *c, void *buffer, size_t len, size_t *bytes)
-{
-    *bytes = 0;
-    if (c->state != CONN_OPEN) return IO_CLOSED;
-    if (len == 0) return IO_AGAIN; /* 0 bytes would read as FIN */
-    c->undrawn = false;
-    mark_dirty(c);
-    if (c->stash != NULL) {
-        *bytes = len < stash_len(c->stash) ? len : stash_len(c->stash);
-        memcpy(buffer, stash_data(c->stash), *bytes);
-        stash_take(&c->stash, *bytes);
-        c->messages++;
-        return IO_OK;
-    }
-    if (c->eof_seen) return IO_OK;
-    if (c->recv_op.kind != IO_IDLE) return IO_AGAIN; /* what comes goes to it first */
-    io_status status = io_draw(c->set->port, c->socket, buffer, len, bytes);
-    if (status == IO_OK && *bytes == 0) {
-        c->eof_seen = true;
-    } else if (status == IO_OK) {
-        c->received += *bytes;
-        c->active_ns = c->set->now_ns;
-        c->messages++;
-    } else if (status != IO_AGAIN) {
-        fail(c, status);
-    }
-    return status;
+    conn_slot_give(c);
 }
 
 /* ---- Sending ---- */
@@ -633,7 +222,7 @@ io_status conn_send(conn *c, const void *data, size_t len)
         conn_abort(c, CONN_OVERFLOW, IO_LIMIT);
         return IO_LIMIT;
     }
-    mark_dirty(c);
+    conn_mark_dirty(c);
     return IO_OK;
 }
 
@@ -643,7 +232,7 @@ static void submit_send(conn *c)
         io_buf bufs[IO_BUFS_MAX];
         uint32_t count = sendq_view(&c->out, bufs);
         io_status status = io_send(c->set->port, &c->send_op, c->socket, bufs, count);
-        if (status != IO_OK) fail(c, status);
+        if (status != IO_OK) conn_break(c, status);
         else arm(c);
     }
     /* With the peer's FIN already here, closing the socket says the same as a FIN of ours. */
@@ -652,7 +241,7 @@ static void submit_send(conn *c)
         io_status status = io_shutdown(c->set->port, c->socket);
         c->fin_sent = true;
         c->progress_ns = c->set->now_ns;
-        if (status != IO_OK) fail(c, status);
+        if (status != IO_OK) conn_break(c, status);
         else arm(c);
     }
 }
@@ -666,7 +255,7 @@ static void on_send(conn *c, const io_packet *packet)
         c->active_ns = c->progress_ns = set->now_ns;
     }
     if (packet->status != IO_OK) {
-        fail(c, packet->status);
+        conn_break(c, packet->status);
     } else if (c->above_high && c->out.bytes <= c->limits->send_low) {
         c->above_high = false;
         c->drain_due = true;
@@ -693,7 +282,7 @@ void conn_on_packet(const io_packet *packet)
     case IO_RECV:
     case IO_READABLE:
         c = container_of(packet->op, conn, recv_op);
-        on_recv(c, packet);
+        conn_on_recv(c, packet);
         break;
     case IO_SEND:
         c = container_of(packet->op, conn, send_op);
@@ -710,7 +299,7 @@ void conn_on_packet(const io_packet *packet)
         assert(false && "a packet that is not a connection's");
         return;
     }
-    mark_dirty(c);
+    conn_mark_dirty(c);
 }
 
 /* ---- Settling ---- */
@@ -731,11 +320,11 @@ static void tell(conn *c)
         c->turn_due = false;
         c->events->on_turn(c);
     }
-    if (has_due(c) && c->state == CONN_OPEN && c->holds == 0 && !c->paused && !c->above_high && !c->reading) {
+    if (conn_has_due(c) && c->state == CONN_OPEN && c->holds == 0 && !c->paused && !c->above_high && !c->reading) {
         if (c->receive != CONN_READY) {
             stash *kept = c->stash;
             c->stash = NULL;
-            deliver(c, stash_data(kept), stash_len(kept), kept);
+            conn_deliver(c, stash_data(kept), stash_len(kept), kept);
         } else if (!c->undrawn) {
             c->undrawn = true;
             c->events->on_readable(c);
@@ -745,7 +334,7 @@ static void tell(conn *c)
         c->drain_due = false;
         if (!c->above_high) c->events->on_drain(c);
     }
-    if (c->eof_seen && !c->eof_told && !has_due(c) && c->state == CONN_OPEN && c->holds == 0 && !c->paused) {
+    if (c->eof_seen && !c->eof_told && !conn_has_due(c) && c->state == CONN_OPEN && c->holds == 0 && !c->paused) {
         c->eof_told = true;
         if (c->half_open) c->events->on_eof(c);
         else conn_close(c, CONN_EOF);
@@ -755,7 +344,7 @@ static void tell(conn *c)
 static void settle_one(conn *c)
 {
     if (c->state == CONN_FREE) return; /* given back while it waited here */
-    if (c->waits != NULL) wake(c);
+    if (c->waits != NULL) conn_wake(c);
     if (c->state == CONN_OPEN) tell(c);
     if (c->state == CONN_OPEN || c->state == CONN_DRAINING) submit_send(c);
     /* Half-closed both ways. That of a paused one was heard of by who read it. */
@@ -765,9 +354,9 @@ static void settle_one(conn *c)
         c->state = CONN_CLOSING;
     }
     if (c->state == CONN_DRAINING && c->eof_seen && c->out.bytes == 0) c->state = CONN_CLOSING;
-    if (wants_receive(c)) submit_receive(c);
+    if (conn_wants_receive(c)) conn_submit_receive(c);
     if (c->state == CONN_CLOSING) {
-        if (c->waits != NULL) wake(c); /* before on_close */
+        if (c->waits != NULL) conn_wake(c); /* before on_close */
         bool pending = c->recv_op.kind != IO_IDLE || c->send_op.kind != IO_IDLE;
         if (pending && !c->canceled) {
             c->canceled = true;
@@ -803,7 +392,7 @@ void conn_resume(conn *c)
 {
     c->paused = false;
     c->undrawn = false;
-    mark_dirty(c);
+    conn_mark_dirty(c);
 }
 
 void conn_hold(conn *c)
@@ -815,20 +404,20 @@ void conn_hold(conn *c)
 void conn_unhold(conn *c)
 {
     assert(c->holds > 0);
-    if (--c->holds == 0) mark_dirty(c);
+    if (--c->holds == 0) conn_mark_dirty(c);
 }
 
 void conn_turn(conn *c)
 {
     c->turn_due = true;
-    mark_dirty(c);
+    conn_mark_dirty(c);
 }
 
 void conn_shutdown(conn *c)
 {
     if (c->state != CONN_OPEN) return;
     c->fin_wanted = true;
-    mark_dirty(c);
+    conn_mark_dirty(c);
 }
 
 void conn_close(conn *c, conn_reason reason)
@@ -841,7 +430,7 @@ void conn_close(conn *c, conn_reason reason)
     if (reason == CONN_SHUTDOWN && c->holds > 0) { /* what its handler is at work on may still be sent */
         c->shutdown_due = true;
         c->news = true;
-        mark_dirty(c);
+        conn_mark_dirty(c);
         return;
     }
     c->state = CONN_DRAINING;
@@ -854,7 +443,7 @@ void conn_close(conn *c, conn_reason reason)
         c->stash = NULL;
     }
     arm(c);
-    mark_dirty(c);
+    conn_mark_dirty(c);
 }
 
 void conn_abort(conn *c, conn_reason reason, io_status status)
@@ -867,14 +456,14 @@ void conn_abort(conn *c, conn_reason reason, io_status status)
         c->status = (int16_t)status;
     }
     c->state = CONN_CLOSING;
-    mark_dirty(c);
+    conn_mark_dirty(c);
 }
 
 void conn_set_receive(conn *c, conn_receive receive)
 {
     c->receive = (unsigned)receive & 3u;
     c->undrawn = false;
-    mark_dirty(c);
+    conn_mark_dirty(c);
 }
 
 void conn_move(conn *c, const conn_config *config)

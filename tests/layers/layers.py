@@ -29,6 +29,7 @@ ALSO = {("log", "mem"), ("log", "os"), ("os", "mem"), ("os", "log"), ("file", "m
 # Headers that only the files named after them include.
 PRIVATE = {
     "io_backend.h": r"core/io(_\w+)?\.[ch]",
+    "conn_internal.h": r"core/conn(_\w+)?\.[ch]",
     "net_system.h": r"core/net(_\w+)?\.[ch]",
     "net_inet.h": r"core/net_(posix|win)\.c",
     "watch_system.h": r"core/watch(_\w+)?\.c",
