@@ -10,6 +10,7 @@
 #include "generation.h"
 #include "host.h"
 #include "io.h"
+#include "lint.h"
 #include "listening.h"
 #include "log.h"
 #include "lua.h"
@@ -300,7 +301,7 @@ static int end(server *s)
 }
 
 /* From a loaded script to the end of it. */
-static int run(server *s, const listening *l, reload *r, triggers *t, const options *o)
+static int run(server *s, const listening *l, const generation *first, reload *r, triggers *t, const options *o)
 {
     char why[WHY_BYTES];
     const char *const *uris = host_listen(server_worker(s, 0));
@@ -309,7 +310,10 @@ static int run(server *s, const listening *l, reload *r, triggers *t, const opti
         log_write(LOG_ERROR, "%s", why);
         return EXIT_SCRIPT;
     }
-    if (o->check) return EXIT_CLEAN;
+    if (o->check) {
+        (void)lint_generation(first); /* warnings: the verdict stays */
+        return EXIT_CLEAN;
+    }
     if (!listening_bind(l, wanted, why, sizeof why)) {
         log_write(LOG_ERROR, "%s", why);
         return EXIT_LISTEN;
@@ -381,7 +385,7 @@ static int serve(const options *o, const io_backend *backend, const script *chos
     reload *r = reload_open(&l, &host, &ro);
     if (r == NULL) log_write(LOG_ERROR, "cannot start: out of memory");
     triggers *t = r == NULL || o->check ? NULL : triggers_open(r, o);
-    int code = r == NULL ? EXIT_FAILED : run(s, &l, r, t, o);
+    int code = r == NULL ? EXIT_FAILED : run(s, &l, chosen->first, r, t, o);
     if (!server_ended(s)) {
         server_stop(s);
         (void)server_wait(s);

@@ -226,6 +226,16 @@ def test_check_runs_on_check(tmp_path):
     assert ended.returncode == 3 and "not fit" in ended.stderr
 
 
+def test_check_warns_of_what_cannot_be_carried_over(tmp_path):
+    path = tmp_path / "script.lua"
+    path.write_text("require 'part'\nreturn { on_message = function(conn)\n  conn.state.cb = function() end\nend }\n", encoding="utf-8")
+    (tmp_path / "part.lua").write_text("function keep(c) c.state.co = coroutine.create(print) end", encoding="utf-8")
+    ended = run("--check", path)
+    assert ended.returncode == 0
+    assert re.search(r"script\.lua:3: a function is put into conn\.state", ended.stderr)
+    assert re.search(r"part\.lua:1: a coroutine is put into conn\.state", ended.stderr)
+
+
 # ---- Going back ----
 
 BAD = """return { version = 1, on_error = function() return 'keep' end,
