@@ -1,6 +1,6 @@
 -- websocket_chat.lua - a chat room in the browser: the page and its WebSocket on one port.
 --
---   portico --workers 1 --listen tcp://127.0.0.1:8080 scripts/websocket_chat.lua
+--   portico --listen tcp://127.0.0.1:8080 scripts/websocket_chat.lua
 --   then open http://127.0.0.1:8080/ in two windows
 
 local websocket = require "portico.websocket"
@@ -31,11 +31,16 @@ local PAGE <const> = [[
 </script>
 ]]
 
+-- To everybody, whichever worker serves them.
 local function say(text)
+  portico.publish("chat", text)
+end
+
+portico.subscribe("chat", function(text)
   for ws in websocket.each() do
     ws:send(text)
   end
-end
+end)
 
 return websocket.server {
   on_request = function(req)

@@ -4,6 +4,7 @@
   bench.py BUILD [matrix] [--quick] [--scenarios 64,512] [--servers portico,reference,NAME] [--rounds N] [--seconds S]
   bench.py BUILD instructions           user-space instructions per message (callgrind)
   bench.py BUILD idle [--count N]       memory per idle connection; 1,000,000 of them with --count 1000000
+  bench.py BUILD protocols              scripts beside redis-server and nginx, see protocols.py
   bench.py BUILD classics [--wine [WINDOWS-BUILD]]   the classic designs, see classics.py
   bench.py BUILD reload [--quick] [--scenarios storm,memory]   what hot reload promises, see reload.py
 
@@ -24,6 +25,7 @@ from idle import bench_idle
 from instructions import count_instructions
 from reload import bench_reload
 from matrix import QUICK, QUICK_SERVERS, SCENARIOS, run_matrix
+from protocols import bench_protocols
 from report import number, print_report, print_table, svg
 from servers import packages
 
@@ -62,7 +64,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words = lambda text: text.split(",")
     parser.add_argument("build")
-    parser.add_argument("part", nargs="?", default="matrix", choices=["matrix", "instructions", "idle", "classics", "reload", "packages"])
+    parser.add_argument("part", nargs="?", default="matrix", choices=["matrix", "instructions", "idle", "classics", "protocols", "reload", "packages"])
     parser.add_argument("--quick", action="store_true", help="matrix: three scenarios, Portico and the references, under two minutes")
     parser.add_argument("--scenarios", type=words, help=f"matrix: of {', '.join(SCENARIOS)}")
     parser.add_argument("--servers", type=words, help="matrix, idle: names, or portico, reference, peer; default: all")
@@ -85,6 +87,9 @@ def main():
         sys.exit(0 if bench_reload(portico, names, o.quick, lambda head, rows: print_table(head, rows, sys.stdout)) else 1)
     elif o.part == "idle":
         bench_idle(portico, build, o.count, o.servers, print_table, sys.stdout)
+    elif o.part == "protocols":
+        scripts = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "scripts")
+        bench_protocols(portico, scripts, o.rounds, o.seconds, lambda head, rows: print_table(head, rows, sys.stdout))
     else:
         windows = os.path.join(os.path.dirname(os.path.abspath(o.build)), "windows") if o.wine == "" else o.wine
         bench_classics(o.build, windows, o.connections or SIZES, o.rounds or 3, o.seconds,

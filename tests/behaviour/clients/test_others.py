@@ -81,6 +81,45 @@ def test_rpc(server, scripts):
         assert client.rest() == b""
 
 
+def test_chat(server, scripts):
+    one = server(scripts / "chat.lua", "--workers", "2")
+
+    def lines(client, count):
+        return [client.line().decode().rstrip("\n") for _ in range(count)]
+
+    def enter(name):
+        client = one.connect()
+        client.send(name + "\n")
+        assert lines(client, 2) == ["Who are you?", f"* {name} is here"]
+        return client
+
+    ann = enter("ann")
+    bob = enter("bob")
+    eve = enter("eve")
+    assert lines(ann, 2) == ["* bob is here", "* eve is here"] and lines(bob, 1) == ["* eve is here"]
+    bob.send("hello ö\x1b[31m\n/who\n")
+    said = sorted(lines(bob, 2))
+    assert said == ["* here: ann, bob, eve", "bob: hello ö?[31m"]
+    assert lines(ann, 1) == lines(eve, 1) == ["bob: hello ö?[31m"]
+    with one.connect() as other:
+        other.send("ann\n\n" + "x" * 21 + "\n")
+        assert lines(other, 4)[1:] == ["Somebody has this name. Another one?"] + ["That is no name. Another one?"] * 2
+    eve.send("/quit\n")
+    assert lines(ann, 1) == lines(bob, 1) == ["* eve is gone"]
+    ann.reset()
+    assert lines(bob, 1) == ["* ann is gone"]
+    bob.send("x" * 2000 + "\n")
+    assert bob.rest() == b""
+    for client in (eve, bob):
+        client.close()
+
+    def is_free(name):
+        with one.connect() as client:
+            return lines(client.send(name + "\n"), 2)[1] == f"* {name} is here"
+
+    rig.until(lambda: is_free("bob"), what="the end of who was called bob")
+
+
 @needs("dig")
 def test_dns(server, scripts):
     # Both on the same port, as dig falls back from one to the other.

@@ -143,7 +143,7 @@ def test_handshakes(server):
 
 @pytest.mark.skipif(browser.MISSING, reason=browser.REASON)
 def test_chromium_chats(server, scripts, tmp_path):
-    one = server(scripts / "websocket_chat.lua", "--workers", "1")
+    one = server(scripts / "websocket_chat.lua", "--workers", "2")
 
     async def talk():
         async with browser.browse(f"http://127.0.0.1:{one.port}/", tmp_path) as page:
