@@ -132,6 +132,17 @@ static void on_drain_deadline(timer *t, int64_t now_ns)
     worker_cut(container_of(t, worker, drain_deadline));
 }
 
+/* Sockets for datagrams that a script opened while it loaded, and that ended with it. False: the port has failed. */
+static bool join_udps(worker *w)
+{
+    udp_set_finish(&w->udps, true);
+    while (w->udps.count > 0) {
+        if (io_port_wait(w->port, wait_ns(w)) != IO_OK) return false;
+        take_packets(w);
+    }
+    return true;
+}
+
 static void run(void *argument)
 {
     worker *w = argument;
@@ -155,6 +166,7 @@ static void run(void *argument)
         if (!w->exiting) return; /* the port has failed: what it still owns cannot be taken back */
         w->app->close(w);
     }
+    if (!join_udps(w)) return;
     conn_set_close(&w->conns);
     udp_set_close(&w->udps);
     timers_close(&w->timers);

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from rig import ECHO, SAY, Settings, deadline, in_background, run, scaled, until
+from rig import ECHO, FORBIDDEN, SAY, Settings, deadline, in_background, run, scaled, until
 
 LARGEST = 65507
 ANY = ["udp://127.0.0.1:0"]
@@ -453,6 +453,33 @@ def test_sockets_that_nobody_holds_are_closed(server):
         for _ in range(10):
             peer.ask(b"x")
         until(lambda: descriptors() <= before + 1)
+
+
+@pytest.mark.parametrize("worker", [0, 1])
+def test_sockets_made_while_loading_end_with_a_script_that_fails(tmp_path, worker):
+    script = tmp_path / "fails.lua"
+    script.write_text(f"""
+    local s = portico.udp {{ bind = "udp://127.0.0.1:0", on_message = function() end }}
+    local t = portico.udp("127.0.0.1:9")
+    t:send("x")
+    assert(portico.worker.id ~= {worker}, "not this one")
+    return {{ on_message = function() end }}""")
+    done = run("--workers", "2", "--listen", "tcp://127.0.0.1:0", script)
+    assert done.returncode == 3
+    assert "not this one" in done.stderr
+    assert not FORBIDDEN.search(done.stderr.replace("assert'", "")), done.stderr
+
+
+def test_sockets_made_while_loading_work(server):
+    one = server("""
+    local socket = portico.udp { bind = "udp://127.0.0.1:0", on_message = function(_, data) return data end }
+    return { on_message = function() return socket.addr .. "\\n" end }""", "--workers", "1")
+    with one.connect() as client:
+        host, port = client.send("x").line().decode().strip().split(":")
+    with Peer((host, int(port))) as peer:
+        assert peer.ask(b"early") == b"early"
+    done = run("--check", one.directory / "script.lua")
+    assert done.returncode == 0, done.stderr
 
 
 def test_wrong_use_raises(server):
