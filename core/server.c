@@ -15,7 +15,8 @@
 #include <string.h>
 
 /* A listener, or room for one. The main thread fills and empties it; between the messages it is worker 0's. */
-typedef struct slot {
+typedef struct slot slot;
+struct slot {
     server *server;
     listener *stream; /* one of the two, or neither: free */
     udp_listener *datagrams;
@@ -25,9 +26,10 @@ typedef struct slot {
     worker_message stop_message;
     bool asked;          /* main thread: accept_message was posted */
     bool closing;        /* main thread: stop_message was posted */
-    bool accepts;        /* worker 0: started and not stopped yet */
+    bool accepts;        /* worker 0: started and not stopped yet; then it is in the server's list */
+    slot *accepts_next;  /* worker 0 */
     atomic_bool stopped; /* it can be closed */
-} slot;
+};
 
 typedef struct name {
     struct name *next;
@@ -39,7 +41,7 @@ struct server {
     worker *workers; /* options.workers of them */
     slot slots[SERVER_LISTENERS_MAX];
     struct name *names; /* of all listeners that there were: connections keep pointers to them */
-    uint32_t accepting; /* worker 0: listeners that are started and not stopped yet */
+    slot *accepting;    /* worker 0: listeners that are started and not stopped yet. The others are the main thread's */
     bool stopping;      /* worker 0: all listeners are to stop */
     bool started;       /* main thread: server_start() */
     bool draining;      /* worker 0: the workers have been told to drain */
@@ -143,10 +145,12 @@ static void on_stopped(void *context, listener *l)
     slot *from = context;
     server *s = from->server;
     (void)l;
+    slot **link = &s->accepting;
+    while (*link != from) link = &(*link)->accepts_next;
+    *link = from->accepts_next;
     from->accepts = false;
-    s->accepting--;
     atomic_store(&from->stopped, true);
-    if (s->stopping && s->accepting == 0) drain_all(s);
+    if (s->stopping && s->accepting == NULL) drain_all(s);
 }
 
 static const listener_events events_of_listeners = {on_accept, on_stopped};
@@ -178,7 +182,8 @@ static void run_accept(worker *w, worker_message *message)
     server *s = from->server;
     if (server_stopping(s)) return;
     from->accepts = true;
-    s->accepting++;
+    from->accepts_next = s->accepting;
+    s->accepting = from;
     io_status status = listener_start(from->stream, w->port, &w->timers);
     if (status != IO_OK) on_failed(w, status);
 }
@@ -195,9 +200,11 @@ static void run_stop(worker *w, worker_message *message)
     server *s = w->server;
     (void)message;
     s->stopping = true;
-    if (s->accepting == 0) drain_all(s);
-    for (size_t i = 0; i < SERVER_LISTENERS_MAX; i++) {
-        if (s->slots[i].accepts) listener_stop(s->slots[i].stream);
+    if (s->accepting == NULL) drain_all(s);
+    slot *next;
+    for (slot *l = s->accepting; l != NULL; l = next) {
+        next = l->accepts_next; /* it may leave the list at once */
+        listener_stop(l->stream);
     }
 }
 

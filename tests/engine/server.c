@@ -316,6 +316,30 @@ static void an_app_can_stop_the_server_while_others_still_open(void)
     check_eq(app.closed, WORKERS);
 }
 
+/* A script may stop the server as soon as it runs, while the main thread has not listened yet. */
+static void a_stop_while_addresses_are_bound(void)
+{
+    enum { ROUNDS = 10, ADDRESSES = 8 };
+    for (int round = 0; round < ROUNDS; round++) {
+        memset(&app, 0, sizeof(app));
+        app.stop_in_open = true;
+        server_options options = {.backend = rig_backend(), .workers = WORKERS, .drain_ns = 1000000000};
+        bool app_failed;
+        server *s = server_open(&options, &plain, NULL, &app_failed);
+        check(s != NULL);
+        for (int i = 0; i < ADDRESSES; i++) {
+            net_uri uri;
+            char error[128];
+            int native;
+            check_eq(net_uri_parse(&uri, "tcp://127.0.0.1:0", error, sizeof(error)), IO_OK);
+            check_eq(server_listen(s, &uri, &native), IO_OK);
+        }
+        server_start(s);
+        close_server(s, SERVER_CLEAN);
+        check_eq(app.closed, WORKERS);
+    }
+}
+
 static void an_app_that_does_not_open_ends_the_start(void)
 {
     memset(&app, 0, sizeof(app));
@@ -426,6 +450,7 @@ int main(int argc, char **argv)
     check_run(stopping_with_peers_in_the_queue_loses_nothing_of_ours);
     check_run(a_server_can_stop_before_it_starts);
     check_run(an_app_can_stop_the_server_while_others_still_open);
+    check_run(a_stop_while_addresses_are_bound);
     check_run(an_app_that_does_not_open_ends_the_start);
     check_run(a_port_in_use_is_said);
     check_run(names_are_resolved_off_the_loop_and_answered_on_it);
