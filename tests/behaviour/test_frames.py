@@ -1,10 +1,12 @@
 """Frames: what scripts get and send as messages, how they are declared, and what becomes of peers that break the rules."""
 
+import os
+import random
 import struct
 
 import pytest
 
-from rig import SAY, Server, Settings
+from rig import SAY, Server, Settings, scaled
 
 # The first line of a connection says what is to be done with messages, and what their frame is from then on.
 SWITCH = SAY + """
@@ -174,6 +176,29 @@ def test_memory_follows_what_has_come_and_not_what_is_announced(switch, declared
         with switch.connect() as other:
             assert other.send('echo "line"\nx\n').line() == b"x\n"
         assert switch.memory() - memory < 16 << 20
+
+
+def test_random_bytes_disturb_nobody_else(switch):
+    """Whatever a peer sends, in whatever frame: it is answered or ended, and the next one is served."""
+    seed = int(os.environ.get("PORTICO_TEST_SEED", "20261122"))
+    print("PORTICO_TEST_SEED", seed)
+    choose = random.Random(seed)
+    likely = [b"", b"\n", b"\r\n", b"3:abc,", b"\x00\x00\x00\x03abc", b";", b"\xff" * 4, b"0", b":", b","]
+    for round_number in range(scaled(2000)):
+        declared = choose.choice(SHOWN)[0]
+        way = choose.choice(["show", "echo", "sleep"])
+        with switch.connect() as client:
+            try:
+                client.send(f"{way} {declared}\n")
+                for _ in range(choose.randrange(8)):
+                    client.send(choose.choice(likely) + choose.randbytes(choose.choice([0, 1, 3, 40, 3000])))
+                if choose.random() < 0.5:
+                    client.finish()
+            except OSError:  # it was told to go
+                pass
+        if round_number % 50 == 0:
+            assert talk(switch, "show", '"line"', b"a\n") == (b"[a]", "eof -")
+    assert talk(switch, "show", '"line"', b"a\n") == (b"[a]", "eof -")
 
 
 # ---- Order ----
