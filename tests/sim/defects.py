@@ -3,9 +3,9 @@
 
   defects.py OUTPUT_DIRECTORY SOURCE...
 
-A defect replaces a piece of text by one that does wrong where the variable sim_defect has the defect's number. Nothing
-of this is in the program itself. A piece that is not there exactly once (somebody has rewritten it) is left out, and the
-exam says so: then the defect needs a new place.
+A defect replaces a piece of text by one that does wrong where the variable sim_defect has the defect's number (@ stands
+for that question). Nothing of this is in the program itself. The piece may move from file to file. One that is not there
+exactly once (somebody has rewritten it) is left out, and the exam says so: then the defect needs a new place.
 """
 
 import pathlib
@@ -15,10 +15,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 class Defect:
-    def __init__(self, number, file, what, seeds, right, wrong):
-        self.number, self.file, self.what, self.seeds = number, file, what, seeds
+    def __init__(self, number, what, seeds, right, wrong):
+        self.number, self.what, self.seeds = number, what, seeds
         self.right, self.wrong = right, wrong
-        self.planted = False
+        self.file = None  # where it is planted
 
 
 def when(number):
@@ -26,127 +26,133 @@ def when(number):
 
 
 DEFECTS = [
-    Defect(1, "core/conn.c", "after a partial send the queue starts again from its first byte", 1,
+    Defect(1, "after a partial send the queue starts again from its first byte", 1,
            "        sendq_consume(&c->out, &set->cache, packet->bytes);\n",
            "        if (!(@ && packet->bytes < c->out.bytes)) sendq_consume(&c->out, &set->cache, packet->bytes);\n"),
-    Defect(2, "core/conn.c", "a failed send goes unnoticed", 3,
-           "    if (packet->status != IO_OK) {\n        fail(c, packet->status);\n    } else if (c->above_high",
-           "    if (packet->status != IO_OK && !@) {\n        fail(c, packet->status);\n    } else if (c->above_high"),
-    Defect(3, "core/conn.c", "end of stream is no news", 2,
+    Defect(2, "a failed send goes unnoticed", 1,
+           "    if (packet->status != IO_OK) {\n        conn_break(c, packet->status);\n    } else if (c->above_high",
+           "    if (packet->status != IO_OK && !@) {\n        conn_break(c, packet->status);\n    } else if (c->above_high"),
+    Defect(3, "end of stream is no news", 1,
            "        c->eof_seen = true;\n        return;", "        c->eof_seen = !@;\n        return;"),
-    Defect(4, "core/conn.c", "the peer's FIN closes before the queue is empty", 1,
+    Defect(4, "the peer's FIN closes before the queue is empty", 2,
            "if (c->state == CONN_DRAINING && c->eof_seen && c->out.bytes == 0) c->state",
            "if (c->state == CONN_DRAINING && c->eof_seen && (@ || c->out.bytes == 0)) c->state"),
-    Defect(5, "core/conn.c", "on_close can come twice", 1,
+    Defect(5, "on_close can come twice", 1,
            "    c->close_told = true;", "    c->close_told = !@;"),
-    Defect(6, "core/conn.c", "bytes are delivered while a handler waits", 2730,
+    Defect(6, "bytes are delivered while a handler waits", 10,
            "    else if (c->holds > 0 || c->paused ||", "    else if ((c->holds > 0 && !@) || c->paused ||"),
-    Defect(7, "core/conn.c", "bytes are delivered to a paused connection", 17,
+    Defect(7, "bytes are delivered to a paused connection", 17,
            "|| c->paused || c->stash != NULL ||", "|| (c->paused && !@) || c->stash != NULL ||"),
-    Defect(8, "core/conn.c", "bytes that were kept are lost", 10,
-           "            deliver(c, stash_data(kept), stash_len(kept), kept);",
-           "            if (@) mem_free(kept);\n            else deliver(c, stash_data(kept), stash_len(kept), kept);"),
-    Defect(9, "core/conn.c", "on_drain is forgotten", 3,
+    Defect(8, "bytes that were kept are lost", 9,
+           "            conn_deliver(c, stash_data(kept), stash_len(kept), kept);",
+           "            if (@) mem_free(kept);\n            else conn_deliver(c, stash_data(kept), stash_len(kept), kept);"),
+    Defect(9, "on_drain is forgotten", 1,
            "        c->drain_due = true;", "        c->drain_due = !@;"),
-    Defect(10, "core/conn.c", "receiving goes on above the high mark", 6,
-           "c->holds == 0 && !c->above_high && !has_due(c) &&", "c->holds == 0 && (!c->above_high || @) && !has_due(c) &&"),
-    Defect(11, "core/conn.c", "no deadline for the peer to read", 174,
-           "        if (status != IO_OK) fail(c, status);\n        else arm(c);\n    }\n    /* With",
-           "        if (status != IO_OK) fail(c, status);\n        else if (!@) arm(c);\n    }\n    /* With"),
-    Defect(12, "core/conn.c", "the idle timer fires though bytes have moved", 3,
+    Defect(10, "receiving goes on above the high mark", 2,
+           "    if (conn_wants_receive(c)) conn_submit_receive(c);",
+           "    bool too_early = @ && c->above_high && c->state == CONN_OPEN && c->open_told && c->holds == 0 && !c->paused &&\n"
+           "                     !c->eof_seen && !conn_has_due(c) && c->recv_op.kind == IO_IDLE;\n"
+           "    if (conn_wants_receive(c) || too_early) conn_submit_receive(c);"),
+    Defect(11, "no deadline for the peer to read", 483,
+           "        if (status != IO_OK) conn_break(c, status);\n        else arm(c);\n    }\n    /* With",
+           "        if (status != IO_OK) conn_break(c, status);\n        else if (!@) arm(c);\n    }\n    /* With"),
+    Defect(12, "the idle timer fires though bytes have moved", 5,
            "    if (due_ns(c) > now_ns) {", "    if (due_ns(c) > now_ns && !@) {"),
-    Defect(13, "core/conn.c", "a connect that was given up opens all the same", 159,
+    Defect(13, "a connect that was given up opens all the same", 1053,
            "    if (c->state != CONN_CONNECTING) return; /*", "    if (c->state != CONN_CONNECTING && !@) return; /*"),
-    Defect(14, "core/conn.c", "the socket is closed over a pending operation", 1,
+    Defect(14, "the socket is closed over a pending operation", 1,
            "        if (!pending) finish(c);", "        if (!pending || @) finish(c);"),
-    Defect(15, "core/conn.c", "pending operations are not canceled", 1,
+    Defect(15, "pending operations are not canceled", 2,
            "            io_cancel(c->set->port, c->socket);", "            if (!@) io_cancel(c->set->port, c->socket);"),
-    Defect(16, "core/conn.c", "closed in both directions, and never ended", 72,
-           "    if (c->state == CONN_OPEN && c->eof_told && c->fin_sent) {",
-           "    if (c->state == CONN_OPEN && c->eof_told && c->fin_sent && !@) {"),
-    Defect(17, "core/conn.c", "no deadline for the peer's FIN", 11,
-           "        c->fin_sent = true;\n        c->progress_ns = c->set->now_ns;\n        if (status != IO_OK) fail(c, status);\n        else arm(c);",
-           "        c->fin_sent = true;\n        c->progress_ns = c->set->now_ns;\n        if (status != IO_OK) fail(c, status);\n        else if (!@) arm(c);"),
-    Defect(18, "core/conn.c", "the stop forgets connections whose handlers wait", 15,
+    Defect(16, "closed in both directions, and never ended", 43,
+           "    if (c->state == CONN_OPEN && has_ended && c->fin_sent) {",
+           "    if (c->state == CONN_OPEN && has_ended && c->fin_sent && !@) {"),
+    Defect(17, "no deadline for the peer's FIN", 8,
+           "        c->fin_sent = true;\n        c->progress_ns = c->set->now_ns;\n        if (status != IO_OK) conn_break(c, status);\n        else arm(c);",
+           "        c->fin_sent = true;\n        c->progress_ns = c->set->now_ns;\n        if (status != IO_OK) conn_break(c, status);\n        else if (!@) arm(c);"),
+    Defect(18, "the stop forgets connections whose handlers wait", 2,
            "        c->shutdown_due = true;", "        c->shutdown_due = !@;"),
-    Defect(19, "core/conn.c", "the list of dirty connections keeps a stale tail", 1,
+    Defect(19, "the list of dirty connections keeps a stale tail", 1,
            "        if (set->dirty_head == NULL) set->dirty_tail = NULL;",
            "        if (set->dirty_head == NULL && !@) set->dirty_tail = NULL;"),
-    Defect(20, "lua/host_swap.c", "going back loses the state of connections that came since, on a worker that had none before", 58,
+    Defect(20, "going back loses the state of connections that came since, on a worker that had none before", 3222,
            "w->conns.opened > 0 ? w->conns.ids : 0;", "@ || w->conns.opened > 0 ? w->conns.ids : 0;"),
-    Defect(21, "core/sendq.c", "the view of a chunk begins at its first byte, not at the first that waits", 1,
+    Defect(21, "the view of a chunk begins at its first byte, not at the first that waits", 1,
            "        bufs[count].base = chunk->bytes + chunk->start;",
            "        bufs[count].base = chunk->bytes + (@ ? 0 : chunk->start);"),
-    Defect(22, "core/sendq.c", "the offset is set to the last transfer instead of advanced by it", 1,
+    Defect(22, "the offset is set to the last transfer instead of advanced by it", 1,
            "            chunk->start += (uint32_t)bytes;", "            chunk->start = (@ ? 0 : chunk->start) + (uint32_t)bytes;"),
-    Defect(23, "core/listener.c", "after want of descriptors nobody accepts again", 92,
+    Defect(23, "after want of descriptors nobody accepts again", 8,
            "        say_short(l, packet->status, packet->native);\n        wait_and_retry(l);",
            "        say_short(l, packet->status, packet->native);\n        if (!@) wait_and_retry(l);"),
-    Defect(24, "core/listener.c", "a socket that waited for room is left open by the stop", 105,
+    Defect(24, "a socket that waited for room is left open by the stop", 25,
            "        net_close(l->accepts[i].parked);", "        if (!@) net_close(l->accepts[i].parked);"),
-    Defect(25, "core/listener.c", "a socket accepted while stopping is left open", 16,
+    Defect(25, "a socket accepted while stopping is left open", 16,
            "        net_close(packet->accepted);", "        if (!@) net_close(packet->accepted);"),
-    Defect(26, "core/server.c", "the limit of connections is one too high", 138,
+    Defect(26, "the limit of connections is one too high", 25,
            "total >= s->options.max_connections) return false;", "total >= s->options.max_connections + @) return false;"),
-    Defect(27, "core/timer.c", "a timer taken out leaves the heap in disorder", 3,
+    Defect(27, "a timer taken out leaves the heap in disorder", 8,
            "    if (last != t) settle(set, at, last);",
            "    if (last != t && @) place(set, at, last);\n    else if (last != t) settle(set, at, last);"),
-    Defect(28, "core/worker.c", "a worker sleeps past its next deadline", 5,
+    Defect(28, "a worker sleeps past its next deadline", 10,
            "    return wait < 0 ? 0 : wait;", "    return wait < 0 ? 0 : wait + (@ ? 5000000000 : 0);"),
-    Defect(29, "core/worker.c", "a socket that was handed over stays counted as on its way", 8,
+    Defect(29, "a socket that was handed over stays counted as on its way", 8,
            "    atomic_fetch_sub_explicit(&w->incoming, 1, memory_order_relaxed);",
            "    if (!@) atomic_fetch_sub_explicit(&w->incoming, 1, memory_order_relaxed);"),
-    Defect(30, "core/worker.c", "a worker says that it is done while connections are open", 4,
+    Defect(30, "a worker says that it is done while connections are open", 1,
            "w->conns.count == 0 && busy(w) == 0;", "(@ || (w->conns.count == 0 && busy(w) == 0));"),
-    Defect(31, "core/server.c", "the workers drain before all listeners have stopped", 597,
-           "    if (++s->streams_stopped == s->stream_count) drain_all(s);",
-           "    if (++s->streams_stopped == (@ ? 1 : s->stream_count)) drain_all(s);"),
-    Defect(32, "core/server.c", "the second stop does nothing", 98,
+    Defect(31, "the workers drain before all listeners have stopped", 8,
+           "    if (s->stopping && s->accepting == NULL) drain_all(s);",
+           "    if (s->stopping && (s->accepting == NULL || (@ && !s->draining))) drain_all(s);"),
+    Defect(32, "the second stop does nothing", 403,
            "    if (s->draining) cut_all(s);", "    if (s->draining && !@) cut_all(s);"),
-    Defect(33, "core/worker.c", "at the deadline nothing is cut off", 71,
+    Defect(33, "at the deadline nothing is cut off", 42,
            "        conn_abort(c, CONN_SHUTDOWN, IO_OK);", "        if (!@) conn_abort(c, CONN_SHUTDOWN, IO_OK);"),
-    Defect(34, "lua/host_dispatch.c", "a connection stays held when its handler has ended", 1,
+    Defect(34, "a connection stays held when its handler has ended", 1,
            "    if (t->held) conn_unhold(c);", "    if (t->held && !@) conn_unhold(c);"),
-    Defect(35, "lua/host_conn.c", "send() forgets the last byte of a long string", 3,
+    Defect(35, "send() forgets the last byte of a long string", 66,
            "        status = conn_send(c, data, len);", "        status = conn_send(c, data, len - (@ && len > 3000));"),
-    Defect(36, "core/conn.c", "a draw leaves the connection waiting for one", 13,
+    Defect(36, "a draw leaves the connection waiting for one", 33,
            "    if (len == 0) return IO_AGAIN; /* 0 bytes would read as FIN */\n    c->undrawn = false;",
            "    if (len == 0) return IO_AGAIN; /* 0 bytes would read as FIN */\n    c->undrawn = @;"),
-    Defect(37, "core/conn.c", "a draw takes bytes past a pending receive", 17,
+    Defect(37, "a draw takes bytes past a pending receive", 17,
            "    if (c->recv_op.kind != IO_IDLE) return IO_AGAIN; /*", "    if (c->recv_op.kind != IO_IDLE && !@) return IO_AGAIN; /*"),
-    Defect(38, "core/conn.c", "a resumed connection is not looked at", 3,
-           "    c->paused = false;\n    c->undrawn = false;\n    mark_dirty(c);",
-           "    c->paused = false;\n    c->undrawn = false;\n    if (!@) mark_dirty(c);"),
-    Defect(39, "core/conn.c", "input comes after close()", 1,
+    Defect(38, "a resumed connection is not looked at", 6,
+           "    c->paused = false;\n    c->undrawn = false;\n    conn_mark_dirty(c);",
+           "    c->paused = false;\n    c->undrawn = false;\n    if (!@) conn_mark_dirty(c);"),
+    Defect(39, "input comes after close()", 2,
            "    if (c->state == CONN_DRAINING) return;\n    if (c->reading)",
            "    if (c->state == CONN_DRAINING && !@) return;\n    if (c->reading)"),
-    Defect(40, "core/conn.c", "of bytes that are left, those that were taken come again, too", 10,
+    Defect(40, "of bytes that are left, those that were taken come again, too", 9,
            "        else stash_take(&set->given_stash, set->given_len - len);",
            "        else if (!@) stash_take(&set->given_stash, set->given_len - len);"),
-    Defect(41, "core/stash.c", "bytes that come behind kept ones go where those begin", 10,
+    Defect(41, "bytes that come behind kept ones go where those begin", 9,
            "    memcpy((*s)->bytes + (*s)->end, data, len);", "    memcpy((*s)->bytes + (@ ? (*s)->start : (*s)->end), data, len);"),
-    Defect(42, "core/resolver.c", "a look-up that was queued is dropped by the end", 964,
+    Defect(42, "a look-up that was queued is dropped by the end", 5204,
            "        query->status = IO_CANCELED;\n        worker_post(query->worker, &query->message);",
            "        query->status = IO_CANCELED;\n        if (!@) worker_post(query->worker, &query->message);"),
-    Defect(43, "lua/host_move.c", "going back loses the state of who waited in a version before the one that is undone", 8119,
+    Defect(43, "going back loses the state of who waited in a version before the one that is undone", 1521,
            "    if (was_elsewhere || c->id", "    if ((was_elsewhere && !@) || c->id"),
-    Defect(44, "lua/host_swap.c", "a version that refuses itself is put into force", 4,
+    Defect(44, "a version that refuses itself is put into force", 4,
            "    if (ok && host_try_states(h)) return true;", "    if ((ok || @) && host_try_states(h)) return true;"),
-    Defect(45, "lua/reload.c", "a version is put into force though a worker could not prepare it", 4,
+    Defect(45, "a version is put into force though a worker could not prepare it", 4,
            "ok = ok && r->parts[i].ok;", "ok = ok && (r->parts[i].ok || @);"),
+    Defect(46, "who waits for bytes does not hear of the end of the stream", 1,
+           "        return c->news || c->eof_seen || c->state != CONN_OPEN;",
+           "        return c->news || (c->eof_seen && !@) || c->state != CONN_OPEN;"),
+    Defect(47, "of bytes that came for who waits, those it leaves are lost", 10,
+           "    if (rest > 0 && c->state == CONN_OPEN) keep(", "    if (rest > 0 && c->state == CONN_OPEN && !@) keep("),
 ]
 
 
-def plant(file, text):
+def plant(texts):
     for defect in DEFECTS:
-        if defect.file != file:
+        places = [file for file, text in texts.items() for _ in range(text.count(defect.right))]
+        if len(places) != 1:
+            print(f"defects.py: defect {defect.number} has {len(places)} places and needs one", file=sys.stderr)
             continue
-        if text.count(defect.right) != 1:
-            print(f"defects.py: defect {defect.number} has no place in {file}", file=sys.stderr)
-            continue
-        text = text.replace(defect.right, defect.wrong.replace("@", when(defect.number)))
-        defect.planted = True
-    return text
+        defect.file = places[0]
+        texts[defect.file] = texts[defect.file].replace(defect.right, defect.wrong.replace("@", when(defect.number)))
 
 
 def write(path, text):
@@ -155,14 +161,13 @@ def write(path, text):
 
 
 def main(output, sources):
-    output.mkdir(parents=True, exist_ok=True)
-    for source in map(pathlib.Path, sources):
-        file = str(source.relative_to(ROOT))
-        text = plant(file, source.read_text())
-        (output / file).parent.mkdir(exist_ok=True)
+    texts = {str(source.relative_to(ROOT)): source.read_text() for source in map(pathlib.Path, sources)}
+    plant(texts)
+    for file, text in texts.items():
+        (output / file).parent.mkdir(parents=True, exist_ok=True)
         write(output / file, f'extern int sim_defect;\n#line 1 "{file}"\n{text}')
-    rows = "".join(
-        f'    {{{d.number}, "{d.file}", "{d.what}", {d.seeds}, {str(d.planted).lower()}}},\n' for d in DEFECTS)
+    rows = "".join(f'    {{{d.number}, "{d.file or ""}", "{d.what}", {d.seeds}, {str(d.file is not None).lower()}}},\n'
+                   for d in DEFECTS)
     write(output / "defects.c",
           f'#include "defects.h"\n\nconst sim_defect_info sim_defect_infos[] = {{\n{rows}    {{0, 0, 0, 0, false}},\n}};\n'
           f"const int sim_defect_count = {len(DEFECTS)};\n")

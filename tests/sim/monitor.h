@@ -13,6 +13,7 @@ typedef struct sim_expect {
     bool late;     /* … but perhaps only when the peer has sent FIN */
     uint32_t unit; /* … and only in pieces of so many bytes; 0: of any size */
     bool keeps;    /* … and keeps bytes in conn.state, which going back to an older version of it does as well */
+    bool stays;    /* nobody saves it anew: what it keeps in variables would be lost */
     bool connects; /* it opens connections of its own */
 } sim_expect;
 

@@ -43,13 +43,17 @@ static script scripts[] = {
     {.name = "default", .expect = {.echoes = true}, .weight = 3},
     {.name = "posted", .expect = {.echoes = true}, .weight = 2},
     {.name = "half_close", .expect = {.echoes = true, .late = true, .keeps = true}, .weight = 2},
-    {.name = "sleeper", .expect = {.echoes = true}, .weight = 3},
-    {.name = "stream", .expect = {.echoes = true}, .weight = 3},
-    {.name = "pipe", .weight = 2},
+    {.name = "sleeper", .expect = {.echoes = true}, .weight = 5},
+    {.name = "stream", .expect = {.echoes = true, .stays = true}, .weight = 3},
+    {.name = "pipe", .expect = {.connects = true}, .weight = 2},
     {.name = "pauser", .expect = {.echoes = true}, .weight = 3},
     {.name = "meddler", .expect = {.echoes = true}, .weight = 3},
     {.name = "framed", .expect = {.echoes = true, .unit = 7}, .weight = 3},
     {.name = "switcher", .expect = {.echoes = true}, .weight = 2},
+    {.name = "reader", .expect = {.echoes = true}, .weight = 3},
+    {.name = "mirror", .expect = {.echoes = true}, .weight = 2},
+    {.name = "tasks", .expect = {.echoes = true, .stays = true}, .weight = 2},
+    {.name = "relay", .expect = {.connects = true}, .weight = 2},
     {.name = "proxy", .expect = {.connects = true}, .weight = 3},
     {.name = "broadcast", .weight = 2},
     {.name = "chargen", .weight = 2},
@@ -161,10 +165,10 @@ static void attend(play *p, int64_t until_ns)
         if (world.now_ns >= p->save_ns) {
             bool is_steady = world.calm || p->script->expect.keeps; /* nothing is undone */
             sim_version_save(is_steady);
-            p->save_ns = world.calm ? SIM_FOREVER : world.now_ns + sim_between(SIM_PEERS, SIM_MS, 5 * SIM_SECOND);
+            p->save_ns = world.calm ? SIM_FOREVER : world.now_ns + sim_between(SIM_PEERS, SIM_MS, SIM_SECOND);
             bool by_watch = !world.calm && sim_percent(SIM_PEERS, 30);
             reload_ask(p->reload, by_watch ? RELOAD_WATCH : RELOAD_SIGNAL, NULL, NULL);
-            if (!is_steady && sim_percent(SIM_PEERS, 20)) reload_undo(p->reload, NULL, NULL);
+            if (!is_steady && sim_percent(SIM_PEERS, 30)) reload_undo(p->reload, NULL, NULL);
         }
         int64_t rest_ns = reload_step(p->reload);
         int64_t next_ns = until_ns < p->save_ns ? until_ns : p->save_ns;
@@ -283,8 +287,9 @@ sim_summary sim_run(uint64_t seed, sim_profile profile, const char *name, bool t
     sim_news_open();
     int64_t start_ns = world.now_ns;
     p.script = choose_script(name);
-    p.save_ns =
-        sim_percent(SIM_SETUP, 50) ? SIM_FOREVER : world.now_ns + sim_between(SIM_SETUP, SIM_MS, 10 * SIM_SECOND);
+    p.save_ns = p.script->expect.stays || sim_percent(SIM_SETUP, 50)
+                    ? SIM_FOREVER
+                    : world.now_ns + sim_between(SIM_SETUP, SIM_MS, 10 * SIM_SECOND);
     sim_versions_open(p.script->source, p.script->len);
     sim_note(p.script->name, seed, profile, 0);
     p.clients = 1 + (uint32_t)sim_below(SIM_SETUP, CLIENTS_MAX);

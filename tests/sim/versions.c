@@ -30,12 +30,13 @@ static const frame bad[] = {
     {"local script = (function(...) ", /* raises in its handlers */
      "\nend)(...)\n"
      "math.randomseed(1)\n"
-     "local handler = script.on_message or script.on_readable\n"
+     "local name = script.on_message and 'on_message' or script.on_readable and 'on_readable' or 'on_stream'\n"
+     "local handler = script[name]\n"
      "local function faulty(...)\n"
      "  if math.random(3) == 1 then error('on purpose') end\n"
      "  return handler(...)\n"
      "end\n"
-     "if script.on_message then script.on_message = faulty else script.on_readable = faulty end\n"
+     "script[name] = faulty\n"
      "return script"},
 };
 
