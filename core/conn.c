@@ -304,6 +304,19 @@ void conn_on_packet(const io_packet *packet)
 
 /* ---- Settling ---- */
 
+/* FIN has come, and on_fin been asked: it may have changed everything. */
+static void tell_fin(conn *c)
+{
+    if (c->state != CONN_OPEN) return;
+    if (c->turn_due || conn_has_due(c)) { /* first these, and then again */
+        conn_mark_dirty(c);
+        return;
+    }
+    c->eof_told = true;
+    if (c->half_open) c->events->on_eof(c);
+    else conn_close(c, CONN_EOF);
+}
+
 /* Calls what is due, in order, until a handler waits or nothing is left. */
 static void tell(conn *c)
 {
@@ -335,9 +348,8 @@ static void tell(conn *c)
         if (!c->above_high) c->events->on_drain(c);
     }
     if (c->eof_seen && !c->eof_told && !conn_has_due(c) && c->state == CONN_OPEN && c->holds == 0 && !c->paused) {
-        c->eof_told = true;
-        if (c->half_open) c->events->on_eof(c);
-        else conn_close(c, CONN_EOF);
+        if (c->events->on_fin != NULL) c->events->on_fin(c);
+        tell_fin(c);
     }
 }
 

@@ -106,6 +106,9 @@ typedef struct conn_events {
     void (*on_close)(conn *c, conn_reason reason, io_status status);
     /* Comes after a conn_turn(), before any bytes that are kept. */
     void (*on_turn)(conn *c);
+    /* The peer's FIN has come, and half_open is about to be looked at: the owner may still set it, or move the connection to
+     * another owner. May come more than once. NULL: it does not want to. */
+    void (*on_fin)(conn *c);
 } conn_events;
 
 /* What may be waited for, without events. */

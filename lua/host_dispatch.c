@@ -698,6 +698,12 @@ static void on_eof(conn *c)
     if (handlers_of(h, c) & HOST_BIT(HOST_ON_EOF)) call(h, HOST_ON_EOF, c);
 }
 
+/* Whether FIN ends it is for the script in force to say. */
+static void on_fin(conn *c)
+{
+    (void)serve(c);
+}
+
 static void on_drain(conn *c)
 {
     host *h = serve(c);
@@ -719,7 +725,7 @@ static void on_close(conn *c, conn_reason reason, io_status status)
     start(h, t);
 }
 
-const conn_events host_events = {on_open, on_data, on_readable, on_eof, on_drain, on_close, on_turn};
+const conn_events host_events = {on_open, on_data, on_readable, on_eof, on_drain, on_close, on_turn, on_fin};
 
 /* ---- Other calls ---- */
 

@@ -48,7 +48,7 @@ static void on_close(conn *c, conn_reason reason, io_status status)
     conn_release(c);
 }
 
-static const conn_events others = {on_open, on_data, on_readable, on_nothing, on_nothing, on_close, on_nothing};
+static const conn_events others = {on_open, on_data, on_readable, on_nothing, on_nothing, on_close, on_nothing, NULL};
 
 static void move(conn *c, const conn_limits *limits, conn_receive receive)
 {

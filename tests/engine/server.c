@@ -62,7 +62,7 @@ static void on_close(conn *c, conn_reason reason, io_status status)
     conn_release(c);
 }
 
-static const conn_events events = {on_open, on_data, nothing, nothing, nothing, on_close, nothing};
+static const conn_events events = {on_open, on_data, nothing, nothing, nothing, on_close, nothing, NULL};
 
 static bool app_open(worker *w, void *context)
 {

@@ -96,7 +96,7 @@ static void on_close(conn *c, conn_reason reason, io_status status)
     conn_release(c);
 }
 
-static const conn_events events_of_players = {on_open, on_data, on_readable, on_eof, on_drain, on_close, on_turn};
+static const conn_events events_of_players = {on_open, on_data, on_readable, on_eof, on_drain, on_close, on_turn, NULL};
 
 void stage_open(stage *s)
 {

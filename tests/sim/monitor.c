@@ -246,7 +246,12 @@ static void on_turn(conn *c)
     leave(set);
 }
 
-const conn_events __wrap_host_events = {on_open, on_data, on_readable, on_eof, on_drain, on_close, on_turn};
+static void on_fin(conn *c)
+{
+    __real_host_events.on_fin(c);
+}
+
+const conn_events __wrap_host_events = {on_open, on_data, on_readable, on_eof, on_drain, on_close, on_turn, on_fin};
 
 /* ---- Calls on their way to the engine ---- */
 
