@@ -216,6 +216,8 @@ struct conn_set {
 };
 
 void conn_set_open(conn_set *set, io_port *port, timers *deadlines, uint64_t first_id, uint64_t ids_step);
+/* Changes the distance of ids. Before the first connection. */
+void conn_set_step(conn_set *set, uint64_t ids_step);
 /* All connections are FREE. What was counted can still be read. */
 void conn_set_close(conn_set *set);
 

@@ -29,6 +29,13 @@ void conn_set_open(conn_set *set, io_port *port, timers *deadlines, uint64_t fir
     set->drain_ns = INT64_C(10000000000);
 }
 
+void conn_set_step(conn_set *set, uint64_t ids_step)
+{
+    assert(set->opened == 0 && ids_step > 0);
+    set->ids += set->ids_step - ids_step;
+    set->ids_step = ids_step;
+}
+
 static void forget_ids(conn_set *set)
 {
     id_map_close(set->by_id);

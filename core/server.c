@@ -38,7 +38,7 @@ typedef struct name {
 
 struct server {
     server_options options;
-    worker *workers; /* options.workers of them */
+    worker *workers; /* options.workers of them; room for WORKER_MAX while the number is not fixed */
     slot slots[SERVER_LISTENERS_MAX];
     struct name *names; /* of all listeners that there were: connections keep pointers to them */
     slot *accepting;    /* worker 0: listeners that are started and not stopped yet. The others are the main thread's */
@@ -253,6 +253,21 @@ static void end_workers(server *s, uint32_t count)
     for (uint32_t i = 0; i < count; i++) worker_join(&s->workers[i]);
 }
 
+static uint32_t workers_room(const server *s)
+{
+    return s->options.workers_fixed ? s->options.workers : (uint32_t)WORKER_MAX;
+}
+
+/* Boxes for so many workers, those that have one already included. Mail can come before its worker has opened. */
+static bool open_boxes(server *s, uint32_t workers)
+{
+    bool ok = true;
+    for (uint32_t i = 0; ok && i < workers; i++) {
+        ok = s->workers[i].box.mutex != NULL || mail_box_open(&s->workers[i].box);
+    }
+    return ok;
+}
+
 static void free_server(server *s)
 {
     resolver_close(s->resolver);
@@ -267,7 +282,7 @@ static void free_server(server *s)
     }
     if (s->changed != NULL) os_cond_close(s->changed);
     if (s->mutex != NULL) os_mutex_close(s->mutex);
-    for (uint32_t i = 0; s->workers != NULL && i < s->options.workers; i++) mail_box_close(&s->workers[i].box);
+    for (uint32_t i = 0; s->workers != NULL && i < workers_room(s); i++) mail_box_close(&s->workers[i].box);
     mem_free(s->workers);
     mem_free(s);
 }
@@ -288,29 +303,26 @@ server *server_open(const server_options *options, const worker_app *app, void *
     s->options = *options;
     s->stop_message.run = run_stop;
     s->now_message.run = run_now;
-    s->workers = mem_zalloc(options->workers * sizeof(*s->workers));
+    s->workers = mem_zalloc(workers_room(s) * sizeof(*s->workers));
     s->resolver = resolver_open();
     s->mutex = os_mutex_open();
     s->changed = os_cond_open();
-    bool boxes = s->workers != NULL;
-    for (uint32_t i = 0; boxes && i < options->workers; i++) boxes = mail_box_open(&s->workers[i].box);
-    if (!boxes || s->resolver == NULL || s->mutex == NULL || s->changed == NULL) {
+    if (s->workers == NULL || !open_boxes(s, options->workers) || s->resolver == NULL || s->mutex == NULL ||
+        s->changed == NULL) {
         log_write(LOG_ERROR, "cannot start: out of memory");
         free_server(s);
         return NULL;
     }
-    for (uint32_t i = 0; i < options->workers; i++) {
+    for (uint32_t i = 0; i < s->options.workers; i++) { /* the first may change the number */
         worker *w = &s->workers[i];
         w->id = i;
-        w->count = options->workers;
+        w->count = s->options.workers;
         w->server = s;
         w->app = app;
         w->app_context = app_context;
         w->start_message.run = run_start;
         w->drain_message.run = run_drain;
         w->cut_message.run = run_cut;
-    }
-    for (uint32_t i = 0; i < options->workers; i++) {
         if (open_worker(s, i)) continue;
         *app_failed = s->app_failed;
         end_workers(s, i);
@@ -322,6 +334,16 @@ server *server_open(const server_options *options, const worker_app *app, void *
     for (uint32_t i = 0; i < atomic_load(&s->stops); i++) post_stop(s, i);
     os_mutex_unlock(s->mutex);
     return s;
+}
+
+bool server_set_workers(server *s, uint32_t workers)
+{
+    assert(!s->options.workers_fixed && workers >= 1 && workers <= WORKER_MAX && s->opened == 0);
+    if (!open_boxes(s, workers)) return false;
+    s->options.workers = workers;
+    s->workers[0].count = workers;
+    conn_set_step(&s->workers[0].conns, workers);
+    return true;
 }
 
 /* ---- Listening ---- */

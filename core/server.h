@@ -27,6 +27,7 @@ enum { SERVER_LISTENERS_MAX = 64 };
 typedef struct server_options {
     const io_backend *backend;
     uint32_t workers;         /* 1 to WORKER_MAX */
+    bool workers_fixed;       /* the app may not change that */
     uint32_t max_connections; /* in all; 0: no limit but the descriptors */
     int64_t drain_ns;         /* from server_stop() to cutting off */
     io_options io;
@@ -68,6 +69,9 @@ uint32_t server_connections(const server *s);
 server_end server_wait(server *s);
 void server_close(server *s); /* after server_wait() */
 
+/* How many workers there are to be. Only while the app of worker 0 opens, on its thread, when the number is not fixed: the
+ * others have not been started then. False: out of memory, and nothing has changed. */
+bool server_set_workers(server *s, uint32_t workers);
 worker *server_worker(server *s, uint32_t index);
 resolver *server_resolver(server *s);
 const server_options *server_get_options(const server *s);

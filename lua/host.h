@@ -28,6 +28,7 @@ typedef struct host_config {
     int64_t load_budget_ns;     /* of the script's top level and on_load; 0: none */
     int64_t reload_deadline_ns; /* how long an old generation may linger */
     bool check;                 /* the script is only to be loaded: what it leaves to timers does not run */
+    bool workers_given;         /* the command line says how many workers there are */
     conn_limits limits;         /* the command line's; the script's `limits` table changes a copy per state */
     uint32_t limits_given;      /* bits HOST_LIMIT_*: the command line named it, so the script may not change it */
     const char *version;        /* portico.version */

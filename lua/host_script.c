@@ -4,6 +4,7 @@
 #include "host_internal.h"
 
 #include "log.h"
+#include "server.h"
 
 #include <lualib.h>
 #include <stdio.h>
@@ -14,7 +15,7 @@ static const char *const handler_names[] = {"on_connect", "on_message", "on_stre
                                             "on_load",    "on_check",   "on_unload", NULL};
 static const char *const key_names[] = {"on_connect", "on_message", "on_stream", "on_readable", "on_eof",    "on_drain",
                                         "on_close",   "on_error",   "on_load",   "on_check",    "on_unload", "migrate",
-                                        "listen",     "limits",     "version",   "frame",       NULL};
+                                        "listen",     "limits",     "version",   "frame",       "workers",   NULL};
 
 /* ---- Errors ---- */
 
@@ -100,6 +101,30 @@ static void read_limits(lua_State *L, host *h, int index)
     h->limits = limits;
 }
 
+/* The first generation's wish, as worker 0 reads it, counts, unless the command line has one. */
+static void read_workers(lua_State *L, host *h, int value)
+{
+    worker *w = h->worker;
+    int whole = 0;
+    lua_Integer wish = lua_type(L, value) == LUA_TNUMBER ? lua_tointegerx(L, value, &whole) : 0;
+    if (!whole || wish < 1 || wish > WORKER_MAX) {
+        lua_pushfstring(L, "workers: a whole number from 1 to %d expected", WORKER_MAX);
+        fail(L);
+    }
+    if (w->id != 0 || h->config->workers_given || wish == (lua_Integer)w->count) return;
+    if (h->generation->number > 1) {
+        log_write(LOG_WARN, "%s: workers = %d is for the next start: there are %u", h->config->script, (int)wish,
+                  (unsigned)w->count);
+        return;
+    }
+    if (!server_set_workers(w->server, (uint32_t)wish)) luaL_error(L, "out of memory");
+    lua_getglobal(L, "portico"); /* what the top level may have read of it was the machine's number */
+    if (lua_istable(L, -1) && lua_getfield(L, -1, "worker") == LUA_TTABLE) {
+        lua_pushinteger(L, wish);
+        lua_setfield(L, -2, "count");
+    }
+}
+
 static void read_setting(lua_State *L, host *h, const char *name, int value)
 {
     if (strcmp(name, "listen") == 0) {
@@ -112,6 +137,8 @@ static void read_setting(lua_State *L, host *h, const char *name, int value)
             fail(L);
         }
         h->version = lua_tointeger(L, value);
+    } else if (strcmp(name, "workers") == 0) {
+        read_workers(L, h, value);
     } else if (strcmp(name, "migrate") == 0) {
         if (lua_type(L, value) != LUA_TFUNCTION) {
             lua_pushfstring(L, "migrate: function expected, got %s", luaL_typename(L, value));

@@ -346,6 +346,7 @@ static int serve(const options *o, const io_backend *backend, const script *chos
     server_options so = {
         .backend = backend,
         .workers = o->check ? 1 : workers,
+        .workers_fixed = o->check || o->workers > 0,
         .max_connections = o->max_connections,
         .drain_ns = (int64_t)o->drain_ns,
     };
@@ -361,6 +362,7 @@ static int serve(const options *o, const io_backend *backend, const script *chos
         .callback_budget_ns = (int64_t)o->callback_budget_ns,
         .load_budget_ns = (int64_t)o->load_budget_ns,
         .check = o->check,
+        .workers_given = o->check || o->workers > 0,
         .version = PORTICO_VERSION,
         .reload_deadline_ns = (int64_t)o->reload_deadline_ns,
         .reload_wanted = &reload_wanted,

@@ -99,3 +99,49 @@ def test_a_script_that_fails_on_a_later_worker_ends_the_start(tmp_path):
     result = run("--listen", "tcp://127.0.0.1:0", "--workers", "2", path)
     assert result.returncode == 3, result.stderr
     assert result.stderr.count("second load") == 1
+
+
+COUNT = SAY + """
+return { workers = %s, listen = {}, on_load = function(ctx) say(ctx.worker, ctx.workers, portico.worker.count) end }
+"""
+
+
+def test_a_script_says_how_many_workers_it_wants(server):
+    for wish in (1, 3):
+        one = server(COUNT % wish)
+        assert one.wait_said(wish) == [f"{id} {wish} {wish}" for id in range(wish)]
+        one.wait_log(rf"\b{wish} worker")
+        one.stop()
+
+
+def test_the_command_line_knows_better(server):
+    one = server(COUNT % 1, "--workers", "2")
+    assert one.wait_said(2) == ["0 2 2", "1 2 2"]
+
+
+def test_connections_of_a_script_with_more_workers_than_processors(server):
+    one = server("return { workers = 7, on_connect = function(conn) conn:send(portico.worker.id .. ' ' .. conn.id, '\\n') end }")
+    clients = [one.connect() for _ in range(21)]
+    places = [tuple(map(int, client.line().split())) for client in clients]
+    assert {worker for worker, _ in places} == set(range(7))
+    assert len({identity for _, identity in places}) == 21
+    assert all((identity - 1) % 7 == worker for worker, identity in places)
+    for client in clients:
+        client.close()
+
+
+def test_wrong_wishes_are_refused(tmp_path):
+    for wish in ("0", "257", "1.5", "'2'", "true", "-1"):
+        path = tmp_path / "script.lua"
+        path.write_text(f"return {{ workers = {wish} }}", encoding="utf-8")
+        result = run("--listen", "tcp://127.0.0.1:0", path)
+        assert result.returncode == 3, wish
+        assert "workers: a whole number from 1 to 256 expected" in result.stderr, wish
+
+
+def test_a_reload_does_not_change_how_many_there_are(server):
+    one = server(COUNT % 2, watch=())
+    one.wait_said(2)
+    (one.directory / "script.lua").write_text(COUNT % 3, encoding="utf-8")
+    one.wait_log("workers = 3 is for the next start: there are 2")
+    assert sorted(one.wait_said(4)) == ["0 2 2", "0 2 2", "1 2 2", "1 2 2"]
