@@ -1,0 +1,115 @@
+"""What the modules of lua/portico/ promise as parts of the program: they are found first, and their connections survive a reload."""
+
+import pytest
+
+from reloads import TAKEN, save
+from rig import SAY, run
+
+HTTP = """
+local http1 = require "portico.http1"
+return http1.server { on_request = function(req) return "%s " .. req.target .. " " .. req.body end }
+"""
+
+RESP = """
+local resp = require "portico.resp"
+return resp.server { commands = { WHO = function(_, args) return "%s " .. (args[2] or "") end } }
+"""
+
+WEBSOCKET = """
+local websocket = require "portico.websocket"
+return websocket.server { on_message = function(ws, text) ws:send("%s " .. text) end }
+"""
+
+MQTT = "-- %s\nreturn require('portico.mqtt').broker {}\n"
+
+
+WATCH = ("--watch",)
+
+
+def reload(one, text):
+    """Saves another version, and waits until it is in force."""
+    count = len(one.log(TAKEN))
+    save(one, text)
+    one.wait_log(TAKEN, count + 1, 20)
+
+
+def test_no_file_takes_the_place_of_a_module(server, tmp_path):
+    (tmp_path / "server0" / "portico").mkdir(parents=True)
+    (tmp_path / "server0" / "portico" / "json.lua").write_text("error('not this one')")
+    (tmp_path / "server0" / "portico" / "mine.lua").write_text("return 'mine'")
+    one = server(SAY + """
+say(require("portico.json").encode { 1 }, require "portico.mine", #require("portico.codec").random(3))
+say(select(2, pcall(require, "portico.nothing")))
+return { on_message = function() end }""", "--workers", "1")
+    one.wait_said(2)
+    said = "\n".join(one.log())
+    assert "said: [1] mine 3" in said and "no embedded file 'portico/nothing.lua'" in said
+
+
+def test_modules_say_where_they_raise(server):
+    one = server('local resp = require "portico.resp"\nreturn { on_message = function() local x = resp.encode(print) return x end }')
+    with one.connect() as client:
+        assert client.send("x").is_over()
+    one.wait_log(r"script.lua:2: resp.encode: a function has no place in RESP")
+
+
+@pytest.mark.parametrize("options, text", [
+    ("{}", "http1.server: on_request: function expected, got nil"),
+    ("{ on_request = 1 }", "http1.server: on_request: function expected, got number"),
+])
+def test_wrong_options_are_named(tmp_path, options, text):
+    script = tmp_path / "wrong.lua"
+    script.write_text(f'return require("portico.http1").server {options}')
+    done = run("--check", script, backend=False)
+    assert done.returncode == 3 and text in done.stderr, done.stderr
+
+
+def test_http_in_the_middle_of_a_request(server):
+    one = server(HTTP % "a", watch=WATCH)
+    with one.connect() as client:
+        client.send("POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 6\r\n\r\nabc")
+        assert client.silent(0.1)
+        reload(one, HTTP % "b")
+        assert client.send("def").finish().rest().endswith(b"\r\n\r\nb /x abcdef")
+
+
+def test_resp_in_the_middle_of_a_command(server):
+    one = server(RESP % "a", watch=WATCH)
+    with one.connect() as client:
+        client.send("*2\r\n$3\r\nWHO\r\n$5\r\nhel")
+        assert client.silent(0.1)
+        reload(one, RESP % "b")
+        assert client.send("lo\r\nWHO x\r\n").finish().rest() == b"$7\r\nb hello\r\n$3\r\nb x\r\n"
+
+
+def test_websocket_in_the_middle_of_a_message(server):
+    one = server(WEBSOCKET % "a", watch=WATCH)
+    with one.connect() as client:
+        client.send("GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+                    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += client.take(1)
+        client.send(b"\x01\x83\0\0\0\0hel" + b"\x80\x82\0\0")  # a fragment, and half of the next
+        assert client.silent(0.1)
+        reload(one, WEBSOCKET % "b")
+        assert client.send(b"\0\0lo").take(9) == b"\x81\x07b hello"
+
+
+def test_mqtt_clients_come_again(server):
+    """Sessions do not survive a reload: a client is told at its next packet, by the end of the connection."""
+    one = server(MQTT % "a", "--workers", "1", watch=WATCH)
+    with one.connect() as client:
+        assert client.send(b"\x10\x0d\0\4MQTT\4\2\0\x3c\0\1a").take(4) == b"\x20\2\0\0"
+        reload(one, MQTT % "b")
+        assert client.send(b"\xc0\0").rest() == b""
+    with one.connect() as client:
+        assert client.send(b"\x10\x0d\0\4MQTT\4\2\0\x3c\0\1a\xc0\0").take(6) == b"\x20\2\0\0\xd0\0"
+
+
+@pytest.mark.budget
+def test_a_handler_that_takes_too_long_is_answered(server):
+    one = server(HTTP.replace("return \"%s", "while true do end return \"%s") % "a", "--callback-budget", "0.05")
+    with one.connect() as client:
+        assert client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").rest().startswith(b"HTTP/1.1 500 ")
+    one.wait_log("callback budget")
