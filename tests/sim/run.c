@@ -44,7 +44,7 @@ static script scripts[] = {
     {.name = "posted", .expect = {.echoes = true}, .weight = 2},
     {.name = "half_close", .expect = {.echoes = true, .late = true, .keeps = true}, .weight = 2},
     {.name = "sleeper", .expect = {.echoes = true}, .weight = 5},
-    {.name = "stream", .expect = {.echoes = true, .stays = true}, .weight = 3},
+    {.name = "stream", .expect = {.echoes = true}, .weight = 3},
     {.name = "pipe", .expect = {.connects = true}, .weight = 2},
     {.name = "pauser", .expect = {.echoes = true}, .weight = 3},
     {.name = "meddler", .expect = {.echoes = true}, .weight = 3},

@@ -1,6 +1,5 @@
 -- One coroutine owns the connection: it reads in all ways there are, and sends back what it gets.
 math.randomseed(tonumber(portico.args[1]))
-local open = {}
 
 -- Each returns bytes; or nil and why not, and what there was.
 local ways = {
@@ -26,11 +25,13 @@ local ways = {
 local known = { eof = true, timeout = true, limit = true, closed = true, reset = true, shutdown = true }
 
 return {
-  on_connect = function(conn) open[conn.id] = "connected" end,
+  on_connect = function(conn) conn.state.phase = "connected" end,
   on_stream = function(conn)
-    if open[conn.id] ~= "connected" then error("ORACLE a stream begins " .. tostring(open[conn.id]), 0) end
-    open[conn.id] = "reading"
-    local _ <close> = setmetatable({}, { __close = function() open[conn.id] = "over" end })
+    local phase = conn.state.phase
+    -- "over": a generation was ended in it, or the one before had another script.
+    if phase == "reading" then error("ORACLE a stream begins while another one reads", 0) end
+    conn.state.phase = "reading"
+    local _ <close> = setmetatable({}, { __close = function() conn.state.phase = "over" end })
     while true do
       local data, _, code, rest = ways[math.random(#ways)](conn)
       if not data and not known[code] then error("ORACLE a read fails for " .. tostring(code), 0) end
@@ -41,10 +42,6 @@ return {
     end
   end,
   on_close = function(conn)
-    if open[conn.id] == "reading" then error("ORACLE on_close comes while the stream runs", 0) end
-    open[conn.id] = nil
-  end,
-  on_unload = function()
-    for id in pairs(open) do error("ORACLE connection " .. id .. " was never closed", 0) end
+    if conn.state.phase == "reading" then error("ORACLE on_close comes while the stream runs", 0) end
   end,
 }
