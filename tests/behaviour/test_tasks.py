@@ -558,6 +558,7 @@ def test_a_peer_that_leaves_ends_nobody_elses_wait(server):
     one = server(SAY + """
       local sem = portico.semaphore(1)
       return {
+        on_connect = function(conn) conn:send("+") end,
         on_message = function(conn, data)
           local guard <close> = sem:acquire()
           portico.sleep(0.05)
@@ -566,8 +567,11 @@ def test_a_peer_that_leaves_ends_nobody_elses_wait(server):
         on_close = function() say("gone", sem:free()) end,
       }""", *ALONE)
     for _ in range(3):
-        one.connect().send("?").reset()
+        client = one.connect()
+        assert client.take(1) == b"+"  # a peer that leaves before that may never become a connection
+        client.send("?").reset()
     with one.connect() as client:
+        assert client.take(1) == b"+"
         assert client.ask("?") == b"x"
     until(lambda: len(one.said()) == 4)
     assert one.said()[-1] == "gone 1"
