@@ -98,6 +98,9 @@ static const option table[] = {
      "Time that a handler may run without waiting before it is ended. 0: any."},
     {"load-budget", 0, OPTION_SECONDS, 0, FIELD(load_budget_ns), "SECONDS", "5", 0, SECONDS_MOST, NULL,
      "Time in which the script must have loaded. 0: any."},
+    {"sandbox", 0, OPTION_CHOICE, 0, FIELD(sandbox), "LEVEL", "std", 0, 0, "off std strict",
+     "What the script may use: off is all of Lua; std is without what blocks or ends the process; strict is without "
+     "files, programs and the environment."},
     {"idle-timeout", 0, OPTION_SECONDS, OPTIONS_GIVEN_IDLE, FIELD(idle_ns), "SECONDS", "0", 0, SECONDS_MOST, NULL,
      "Close a connection on which no byte has moved for so long. 0: never."},
     {"first-byte-timeout", 0, OPTION_SECONDS, OPTIONS_GIVEN_FIRST_BYTE, FIELD(first_byte_ns), "SECONDS", "0", 0,
@@ -115,6 +118,8 @@ static const option table[] = {
 
 static_assert(LOG_DEBUG == 0 && LOG_INFO == 1 && LOG_WARN == 2 && LOG_ERROR == 3 && LOG_NONE == 4,
               "--log-level's choices are in the order of log_level");
+static_assert(OPTIONS_SANDBOX_OFF == 0 && OPTIONS_SANDBOX_STD == 1 && OPTIONS_SANDBOX_STRICT == 2,
+              "--sandbox's choices are in the order of options_sandbox");
 static_assert(OPTIONS_TEXT == 0 && OPTIONS_JSON == 1, "--log-format's choices are in the order of options_format");
 
 /* One reading of a command line. */

@@ -44,6 +44,7 @@ typedef struct options {
     uint32_t watch;                             /* an options_watch */
     uint32_t log_level;                         /* a log_level */
     uint32_t log_format;                        /* an options_format */
+    uint32_t sandbox;                           /* an options_sandbox */
     uint64_t drain_ns;
     uint64_t reload_probation_ns;
     uint64_t reload_deadline_ns;
@@ -67,6 +68,7 @@ typedef struct options {
 } options;
 
 typedef enum options_watch { OPTIONS_WATCH_ON, OPTIONS_WATCH_OFF, OPTIONS_WATCH_POLL } options_watch;
+typedef enum options_sandbox { OPTIONS_SANDBOX_OFF, OPTIONS_SANDBOX_STD, OPTIONS_SANDBOX_STRICT } options_sandbox;
 typedef enum options_format { OPTIONS_TEXT, OPTIONS_JSON } options_format;
 
 /* Reads a command line. --help ends the reading: nothing after it matters.

@@ -15,6 +15,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* What scripts may use: see host_sandbox.c. */
+typedef enum host_sandbox { HOST_SANDBOX_OFF, HOST_SANDBOX_STD, HOST_SANDBOX_STRICT } host_sandbox;
+
 /* Shared, read-only but for exit_code, by all workers; must outlive the server. */
 typedef struct host_config {
     const char *chunk_name; /* "@scripts/chat.lua": as lua_load() takes it; errors then read file:line */
@@ -27,6 +30,7 @@ typedef struct host_config {
     int64_t callback_budget_ns; /* of one handler between two waits; 0: none */
     int64_t load_budget_ns;     /* of the script's top level and on_load; 0: none */
     int64_t reload_deadline_ns; /* how long an old generation may linger */
+    host_sandbox sandbox;
     bool check;                 /* the script is only to be loaded: what it leaves to timers does not run */
     bool workers_given;         /* the command line says how many workers there are */
     conn_limits limits;         /* the command line's; the script's `limits` table changes a copy per state */

@@ -597,9 +597,20 @@ void host_files_open(lua_State *L);
 /* ---- host_script.c ---- */
 /* Loads and runs the script, checks what it defines, and makes the dispatcher. False: it has been logged why not. */
 bool host_script_load(host *h);
-/* Compiles a text, leaving out a byte order mark and a first line that begins with '#', as Lua does with files; bytecode is
- * refused. Leaves the function, or an error's message when the result is not LUA_OK. raises */
+
+/* ---- host_load.c: from text to functions ---- */
+/* Replaces load, loadfile and dofile. raises */
+void host_load_library(lua_State *L);
+/* Compiles a text; bytecode is refused. Leaves the function, or an error's message when the result is not LUA_OK. */
+int host_load_text(lua_State *L, const char *text, size_t len, const char *chunk_name);
+/* The same for a file of a generation's, leaving out a byte order mark and a first line that begins with '#'. raises */
 int host_compile(lua_State *L, const generation_file *file, const char *chunk_name);
+/* The same for a file that is read now. raises */
+int host_load_file(lua_State *L, const char *path);
+
+/* ---- host_sandbox.c: --sandbox ---- */
+/* Takes away what the level does not have, when all else is there. raises */
+void host_sandbox_apply(lua_State *L);
 
 /* ---- host_settings.c: values that scripts give ---- */
 /* The nearest of names (NULL-terminated) to a misspelt one, or NULL when none is near. */

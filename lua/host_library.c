@@ -1,13 +1,15 @@
 /* host_library.c - the standard libraries, and what of them does not fit a server.
  *
- *   load, loadfile, dofile, require  text only: the loader of Lua 5.4 can be crashed by altered bytecode
- *   require                          looks for what is part of the program (portico.*) first, then in the script's directory,
- *                                    and not for C modules: Lua is linked in
- *   os.exit                          would end the server
- *   print, warn                      go to the log, line by line
- *   xpcall                           without its handler once the budget is over, since no hook runs in handlers
- *   debug.sethook                    the budget's
- *   coroutine                        see host_coroutine.c
+ *   load, loadfile, dofile  see host_load.c
+ *   require                 looks for what is part of the program (portico.*) first, then in the script's directory, and not
+ *                           for C modules: Lua is linked in; text only
+ *   os.exit                 would end the server
+ *   print, warn             go to the log, line by line
+ *   xpcall                  without its handler once the budget is over, since no hook runs in handlers
+ *   debug.sethook           the budget's
+ *   coroutine               see host_coroutine.c
+ *
+ * What --sandbox takes away on top of that: host_sandbox.c.
  */
 #include "host_internal.h"
 
@@ -16,48 +18,6 @@
 
 #include <lualib.h>
 #include <string.h>
-
-/* ---- Text only ---- */
-
-/* load(chunk, name, mode, env) and loadfile(file, mode, env), by way of Lua's own: upvalue 1 is that, 2 the place of
- * mode. */
-static int load_text(lua_State *L)
-{
-    int place = (int)lua_tointeger(L, lua_upvalueindex(2));
-    if (lua_gettop(L) < place) lua_settop(L, place);
-    const char *mode = luaL_optstring(L, place, "t");
-    if (strchr(mode, 't') == NULL) return host_push_failure(L, "only text can be loaded, not bytecode", "denied");
-    lua_pushliteral(L, "t");
-    lua_replace(L, place);
-    lua_pushvalue(L, lua_upvalueindex(1));
-    lua_insert(L, 1);
-    lua_call(L, lua_gettop(L) - 1, LUA_MULTRET);
-    return lua_gettop(L);
-}
-
-static void guard_load(lua_State *L, const char *name, int place_of_mode)
-{
-    lua_getglobal(L, name);
-    lua_pushinteger(L, place_of_mode);
-    lua_pushcclosure(L, load_text, 2);
-    lua_setglobal(L, name);
-}
-
-static int do_file_over(lua_State *L, int status, lua_KContext context)
-{
-    (void)status;
-    (void)context;
-    return lua_gettop(L) - 1;
-}
-
-static int do_file(lua_State *L)
-{
-    const char *name = luaL_checkstring(L, 1);
-    lua_settop(L, 1);
-    if (luaL_loadfilex(L, name, "t") != LUA_OK) return lua_error(L);
-    lua_callk(L, 0, LUA_MULTRET, 0, do_file_over);
-    return do_file_over(L, LUA_OK, 0);
-}
 
 /* ---- require ---- */
 
@@ -79,9 +39,8 @@ static int search_embedded(lua_State *L)
     for (size_t i = 0; i < embedded_count; i++) {
         if (strcmp(embedded_files[i].name, file) != 0) continue;
         lua_pushfstring(L, "@%s", file);
-        if (luaL_loadbufferx(L, embedded_files[i].data, embedded_files[i].size, lua_tostring(L, -1), "t") != LUA_OK) {
-            return lua_error(L);
-        }
+        const embedded_file *found = &embedded_files[i];
+        if (host_load_text(L, found->data, found->size, lua_tostring(L, -1)) != LUA_OK) return lua_error(L);
         lua_pushstring(L, file);
         return 2; /* loader, file */
     }
@@ -132,6 +91,10 @@ static int search_text(lua_State *L)
     lua_settop(L, 1);
     if (search_own(L, name) == 2) return 2;
     lua_settop(L, 1);
+    if (host_of(L)->config->sandbox == HOST_SANDBOX_STRICT) {
+        lua_pushliteral(L, "no such file in the script's directory (--sandbox strict looks nowhere else)");
+        return 1;
+    }
     lua_getfield(L, lua_upvalueindex(1), "searchpath");
     lua_pushvalue(L, 1);
     lua_getfield(L, lua_upvalueindex(1), "path");
@@ -139,7 +102,7 @@ static int search_text(lua_State *L)
     lua_call(L, 2, 2); /* stack: name, file or nil, error */
     if (lua_isnil(L, 2)) return 1;
     const char *file = lua_tostring(L, 2);
-    if (luaL_loadfilex(L, file, "t") != LUA_OK) {
+    if (host_load_file(L, file) != LUA_OK) {
         return luaL_error(L, "error loading module '%s' from file '%s':\n\t%s", name, file, lua_tostring(L, -1));
     }
     lua_pushvalue(L, 2);
@@ -259,9 +222,7 @@ void host_library_open(lua_State *L)
 {
     host *h = host_of(L);
     luaL_openlibs(L);
-    guard_load(L, "load", 3);
-    guard_load(L, "loadfile", 2);
-    set_global(L, "dofile", do_file);
+    host_load_library(L);
     set_global(L, "xpcall", xpcall_watched);
     set_global(L, "print", print_line);
     lua_setwarnf(L, warn, h);

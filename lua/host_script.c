@@ -217,31 +217,6 @@ static void read_globals(lua_State *L, host *h, bool has_table, int first)
 
 /* ---- Loading ---- */
 
-/* Leaves out a byte order mark, and a first line that begins with '#', but not its end: line numbers stay right. */
-static void skip_first_line(const char **text, size_t *len)
-{
-    if (*len >= 3 && memcmp(*text, "\xEF\xBB\xBF", 3) == 0) {
-        *text += 3;
-        *len -= 3;
-    }
-    if (*len == 0 || **text != '#') return;
-    const char *end = memchr(*text, '\n', *len);
-    *len = end == NULL ? 0 : *len - (size_t)(end - *text);
-    if (end != NULL) *text = end;
-}
-
-int host_compile(lua_State *L, const generation_file *file, const char *chunk_name)
-{
-    const char *text = file->text;
-    size_t len = file->len;
-    skip_first_line(&text, &len);
-    if (len > 0 && text[0] == LUA_SIGNATURE[0]) { /* Lua's own words for it do not name the file */
-        lua_pushfstring(L, "%s: only text can be loaded, not bytecode", chunk_name + 1);
-        return LUA_ERRSYNTAX;
-    }
-    return luaL_loadbufferx(L, text, len, chunk_name, "t");
-}
-
 /* Protected: libraries, script, handlers; leaves the dispatcher. */
 static int load(lua_State *L)
 {
@@ -263,6 +238,7 @@ static int load(lua_State *L)
     host_frame_library(L);
     host_shared_library(L);
     host_api_open(L);
+    host_sandbox_apply(L);
     lua_gc(L, LUA_GCRESTART);
     lua_gc(L, LUA_GCGEN, 0, 0);
 

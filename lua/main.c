@@ -66,6 +66,7 @@ enum {
 #define NANOSECONDS 1e9 /* in a second */
 
 static_assert((int)OPTIONS_WORKERS_MAX == (int)WORKER_MAX, "--workers goes as far as the server");
+static_assert((int)OPTIONS_SANDBOX_STRICT == (int)HOST_SANDBOX_STRICT, "--sandbox has the host's levels");
 static_assert((int)OPTIONS_LISTEN_MAX == (int)SERVER_LISTENERS_MAX, "--listen goes as far as the server");
 
 /* ---- Text that is put together piece by piece ---- */
@@ -361,6 +362,7 @@ static int serve(const options *o, const io_backend *backend, const script *chos
         .lua_memory = (size_t)o->lua_memory,
         .callback_budget_ns = (int64_t)o->callback_budget_ns,
         .load_budget_ns = (int64_t)o->load_budget_ns,
+        .sandbox = (host_sandbox)o->sandbox,
         .check = o->check,
         .workers_given = o->check || o->workers > 0,
         .version = PORTICO_VERSION,

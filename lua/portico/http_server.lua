@@ -17,6 +17,7 @@ local http1 = require "portico.http1"
 
 local format, concat = string.format, table.concat
 local feed, next_part = buffer.feed, http1.next
+local file_type = io and io.type or function() end -- with --sandbox strict there are no files
 
 local PIECE <const> = 65536 -- bytes of a file that are read at once
 
@@ -114,13 +115,13 @@ function Response:send(status, body, headers)
       error("res:send: the answer has begun already", 2)
     end
     return answer(self.conn, self.d, self.req, status, tostring(body), headers)
-  elseif type(body) ~= "function" and io.type(body) ~= "file" then
+  elseif type(body) ~= "function" and file_type(body) ~= "file" then
     error("res:send: body: string, open file or function expected, got " .. type(body), 2)
   end
   self:start(status, headers)
   local conn, d = self.conn, self.d
   if has_no_body(self.req, status) then
-    if io.type(body) then
+    if file_type(body) then
       body:close()
     end
     d.finished = true

@@ -8,13 +8,14 @@
 -- commas, and deeper than a server should; so what it is to read is looked through before. And it would write numbers with 14 digits.
 
 local byte, find, format, match, sub = string.byte, string.find, string.format, string.match, string.sub
+local plain_text = tostring
 
 local DEPTH_MAX <const> = 100
 
 -- A number with as many digits as it takes to read the same back.
 local function number_text(value)
   if math.type(value) ~= "float" then
-    return tostring(value)
+    return plain_text(value)
   end
   local text = format("%.15g", value)
   if tonumber(text) ~= value then
@@ -23,10 +24,18 @@ local function number_text(value)
   return find(text, "[%.eEn]") and text or text .. ".0"
 end
 
--- dkjson takes its functions from its environment, where tostring is ours.
-local loader = package.searchers[2]("portico.dkjson")
-debug.setupvalue(loader, 1, setmetatable({ tostring = number_text }, { __index = _G }))
-local dkjson = loader("portico.dkjson")
+-- dkjson takes its functions while it is loaded, and then its tostring is to be ours. Who requires it gets one of his own.
+local function load_dkjson()
+  tostring = number_text
+  return require "portico.dkjson"
+end
+local theirs = package.loaded["portico.dkjson"]
+package.loaded["portico.dkjson"] = nil
+local loaded, dkjson = pcall(load_dkjson)
+tostring, package.loaded["portico.dkjson"] = plain_text, theirs
+if not loaded then
+  error(dkjson, 0)
+end
 
 local json = { null = dkjson.null }
 
