@@ -2,8 +2,8 @@
 --
 --   portico --listen tcp://127.0.0.1:8000 scripts/balancer.lua HOST:PORT HOST:PORT …
 --
--- Every second each server is connected to; one that does not answer gets no connections until it does. A client whose server turns out
--- to be gone is taken to the next one. Each worker counts for itself.
+-- Every second each server is connected to; one that does not answer gets no connections until it does. A
+-- client whose server turns out to be gone is taken to the next one. Each worker counts for itself.
 
 local CHECK_EVERY <const> = 1 -- seconds
 local CONNECT_TIMEOUT <const> = 2

@@ -3,7 +3,8 @@
 --   portico scripts/chat.lua
 --   nc 127.0.0.1 7777          … and again in another terminal
 --
--- The first line is one's name. /who lists who is there, /quit leaves. Saving this file changes the rules while people talk.
+-- The first line is one's name. /who lists who is there, /quit leaves. Saving this file changes the rules
+-- while people talk.
 
 local NAME_MAX <const>, LINE_MAX <const> = 20, 1000
 

@@ -46,8 +46,8 @@ local function listing(path, name)
     html(name), html(name), name ~= "/" and '<tr><td><a href="../">../</a>\n' or "", table.concat(rows))
 end
 
--- The first and last byte of a "bytes=…" range, 0 for the file's first. Nil: there is none, or several, and all is sent; false: it
--- lies outside.
+-- The first and last byte of a "bytes=…" range, 0 for the file's first. Nil: there is none, or several, and
+-- all is sent; false: it lies outside.
 local function range(header, size)
   local first, last = (header or ""):match("^bytes=(%d*)%-(%d*)$")
   if not first or first == "" and last == "" then

@@ -2,7 +2,8 @@
 --
 --   portico --listen tcp://127.0.0.1:8000 scripts/proxy.lua HOST:PORT [BYTES]
 --
--- Of each piece at most BYTES (256) are shown. Connections take one second at most to be refused when the server is not there.
+-- Of each piece at most BYTES (256) are shown. Connections take one second at most to be refused when the
+-- server is not there.
 
 local hexdump = require "portico.hexdump"
 

@@ -2,8 +2,9 @@
 --
 --   portico scripts/rpc.lua
 --
--- A request is { "id": …, "method": "add", "params": [1, 2] }; the answer { "id": …, "result": 3 } or { "id": …, "error": "…" }. Requests
--- of one connection are worked on at the same time, so answers come as they are ready; the id tells which is which.
+-- A request is { "id": …, "method": "add", "params": [1, 2] }; the answer { "id": …, "result": 3 } or { "id":
+-- …, "error": "…" }. Requests of one connection are worked on at the same time, so answers come as they are
+-- ready; the id tells which is which.
 
 local json = require "portico.json"
 

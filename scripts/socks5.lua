@@ -1,4 +1,5 @@
--- socks5.lua - a SOCKS 5 proxy (RFC 1928): CONNECT to names and addresses, without authentication or with a password (RFC 1929).
+-- socks5.lua - a SOCKS 5 proxy (RFC 1928): CONNECT to names and addresses, without authentication or with a
+-- password (RFC 1929).
 --
 --   portico --listen tcp://127.0.0.1:1080 scripts/socks5.lua [USER PASSWORD]
 --   curl --socks5-hostname 127.0.0.1:1080 http://example.org/

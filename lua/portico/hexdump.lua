@@ -4,8 +4,9 @@
 
 local format, rep, sub = string.format, string.rep, string.sub
 
--- Lines of offset, bytes in hexadecimal, and characters. options: width, bytes a line (16); offset, the number of the first byte (0);
--- prefix, in front of each line (""); max, bytes to show (all), followed by how many there are.
+-- Lines of offset, bytes in hexadecimal, and characters. options: width, bytes a line (16); offset, the
+-- number of the first byte (0); prefix, in front of each line (""); max, bytes to show (all), followed by how
+-- many there are.
 return function(data, options)
   options = options or {}
   local width, offset, prefix = options.width or 16, options.offset or 0, options.prefix or ""

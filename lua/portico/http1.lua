@@ -1,12 +1,13 @@
--- http1.lua - HTTP/1.1 and 1.0: decoding and encoding of messages, for servers and clients. http_server.lua builds a server on it,
--- which http1.server returns, and http_client.lua a client, http1.fetch.
+-- http1.lua - HTTP/1.1 and 1.0: decoding and encoding of messages, for servers and clients. http_server.lua
+-- builds a server on it, which http1.server returns, and http_client.lua a client, http1.fetch.
 --
 --   local http1 = require "portico.http1"
 --   return http1.server { on_request = function(req) return "You asked for " .. req.target .. "\n" end }
 --
--- A decoder is a table of plain data, to be kept in conn.state. It is strict where leniency has let requests be smuggled past
--- other servers (RFC 9112, sections 2.2, 5, 6 and 11.2): lines end with CRLF; no blanks before a colon, no folded lines, no control
--- characters; one Content-Length of digits, or chunked as the only coding, not both.
+-- A decoder is a table of plain data, to be kept in conn.state. It is strict where leniency has let requests
+-- be smuggled past other servers (RFC 9112, sections 2.2, 5, 6 and 11.2): lines end with CRLF; no blanks
+-- before a colon, no folded lines, no control characters; one Content-Length of digits, or chunked as the
+-- only coding, not both.
 
 local buffer = require "portico.buffer"
 
@@ -35,8 +36,8 @@ end
 
 -- ---- Decoding -----------------------------------------------------------------------------------
 
--- options: role "request" (what a server reads, the default) or "response"; max_head bytes of request line and headers (16 KiB),
--- max_headers (100), max_body bytes of one body (1 MiB).
+-- options: role "request" (what a server reads, the default) or "response"; max_head bytes of request line
+-- and headers (16 KiB), max_headers (100), max_body bytes of one body (1 MiB).
 function http1.decoder(options)
   local d = buffer.new()
   for name, default in pairs(LIMITS) do
@@ -398,8 +399,8 @@ function http1.sent(d, method)
   d.methods[#d.methods + 1] = method
 end
 
--- The peer's stream has ended. "end" when that completes a response, false when nothing was under way, nil, status, text when it
--- cuts a message off.
+-- The peer's stream has ended. "end" when that completes a response, false when nothing was under way, nil,
+-- status, text when it cuts a message off.
 function http1.finish(d)
   if d.mode == "rest" then
     d.mode = "head"

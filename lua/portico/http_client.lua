@@ -1,10 +1,10 @@
 -- http_client.lua - http1.fetch(url, options): one request over a connection of its own, and its response.
 --
--- options: method ("GET", or "POST" with a body), headers, body, timeout in seconds for all of it (30), max_body (16 MiB),
--- connect = function(address) that returns a connection, instead of portico.connect.
+-- options: method ("GET", or "POST" with a body), headers, body, timeout in seconds for all of it (30),
+-- max_body (16 MiB), connect = function(address) that returns a connection, instead of portico.connect.
 --
--- Returns the response, as http1.next does, with body; or nil, message, code. It waits, so it is for handlers, timers and tasks. Redirects
--- are not followed; https is not spoken.
+-- Returns the response, as http1.next does, with body; or nil, message, code. It waits, so it is for
+-- handlers, timers and tasks. Redirects are not followed; https is not spoken.
 
 local http1 = require "portico.http1"
 

@@ -21,7 +21,8 @@ local file_type = io and io.type or function() end -- with --sandbox strict ther
 
 local PIECE <const> = 65536 -- bytes of a file that are read at once
 
--- Bodies that are being sent piece by piece, by connection. They are functions and files, so they are not in conn.state.
+-- Bodies that are being sent piece by piece, by connection. They are functions and files, so they are not in
+-- conn.state.
 local sources = setmetatable({}, { __mode = "k" })
 
 -- ---- Answers ------------------------------------------------------------------------------------
@@ -101,9 +102,10 @@ end
 local Response = {}
 Response.__index = Response
 
--- Sends the whole answer. body: a string; a file, which is read from where it stands, as far as the Content-Length in headers says or
--- to its end, and closed; or a function, which is called for a piece whenever the peer can take one, until it returns nil. A body that
--- is no string is chunked, unless headers has its Content-Length.
+-- Sends the whole answer. body: a string; a file, which is read from where it stands, as far as the
+-- Content-Length in headers says or to its end, and closed; or a function, which is called for a piece
+-- whenever the peer can take one, until it returns nil. A body that is no string is chunked, unless headers
+-- has its Content-Length.
 function Response:send(status, body, headers)
   if math.type(status) ~= "integer" or status < 200 or status > 599 then
     error("res:send: status: an integer from 200 to 599 expected, got " .. tostring(status), 2)
@@ -131,8 +133,8 @@ function Response:send(status, body, headers)
   d.left = tonumber(header(headers, "content-length") or math.huge)
 end
 
--- Begins an answer whose body follows with res:write and ends with res:finish. Without a Content-Length in headers it is chunked, or,
--- for HTTP/1.0, ends with the connection.
+-- Begins an answer whose body follows with res:write and ends with res:finish. Without a Content-Length in
+-- headers it is chunked, or, for HTTP/1.0, ends with the connection.
 function Response:start(status, headers)
   local conn, d, req = self.conn, self.d, self.req
   if d.started then
@@ -213,8 +215,8 @@ return function(options)
     error("http1.server: on_request: function expected, got " .. type(on_request), 3)
   end
 
-  -- What the script's function has returned, as the answer: true and false are what the methods of res return. False: none has
-  -- begun.
+  -- What the script's function has returned, as the answer: true and false are what the methods of res
+  -- return. False: none has begun.
   local function take_answer(conn, d, req, res, first, body, headers)
     if type(first) == "string" then
       answer(conn, d, req, 200, first, body)

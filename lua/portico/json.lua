@@ -4,8 +4,9 @@
 --   local value, message = json.decode(text)
 --   local text = json.encode({ name = "Ann", tags = { "a", "b" } })
 --
--- dkjson (https://dkolf.de/dkjson-lua, MIT licence) builds and writes the values. It reads more than JSON, such as comments and lists without
--- commas, and deeper than a server should; so what it is to read is looked through before. And it would write numbers with 14 digits.
+-- dkjson (https://dkolf.de/dkjson-lua, MIT licence) builds and writes the values. It reads more than JSON,
+-- such as comments and lists without commas, and deeper than a server should; so what it is to read is looked
+-- through before. And it would write numbers with 14 digits.
 
 local byte, find, format, match, sub = string.byte, string.find, string.format, string.match, string.sub
 local plain_text = tostring
@@ -158,8 +159,9 @@ end
 
 -- ---- The module ---------------------------------------------------------------------------------
 
--- The value of a JSON text; or nil, message, "json". options: null, what null becomes (nil; json.null keeps places in lists), and depth
--- of lists and objects in each other (100). Integers stay integers as far as 64 bits go. Tables have no metatables.
+-- The value of a JSON text; or nil, message, "json". options: null, what null becomes (nil; json.null keeps
+-- places in lists), and depth of lists and objects in each other (100). Integers stay integers as far as 64
+-- bits go. Tables have no metatables.
 function json.decode(text, options)
   if type(text) ~= "string" then
     error("json.decode: text: string expected, got " .. type(text), 2)
@@ -178,8 +180,9 @@ function json.decode(text, options)
   return (dkjson.decode(text, 1, options and options.null, nil, nil))
 end
 
--- A value as JSON. A table is a list if its keys are 1, 2, 3, … (or it is empty), else an object; json.object(t) makes it one. What JSON
--- cannot say (functions, circles, keys that are tables) raises. options: indent = true for people; order, a list of names that come first.
+-- A value as JSON. A table is a list if its keys are 1, 2, 3, … (or it is empty), else an object;
+-- json.object(t) makes it one. What JSON cannot say (functions, circles, keys that are tables) raises.
+-- options: indent = true for people; order, a list of names that come first.
 function json.encode(value, options)
   return dkjson.encode(value, { indent = options and options.indent, keyorder = options and options.order })
 end

@@ -302,8 +302,8 @@ local function fail(d, text)
   return nil, text
 end
 
--- The next packet: a table with type ("connect", "publish", …) and what that has; false: more bytes are needed; nil, message: this is not
--- MQTT, close.
+-- The next packet: a table with type ("connect", "publish", …) and what that has; false: more bytes are
+-- needed; nil, message: this is not MQTT, close.
 function mqtt.next(d)
   if d.failed then
     return nil, d.failed

@@ -11,8 +11,8 @@
 --   max_subscriptions           of one client (1000)
 --   anything else (listen, limits, …) goes into the script's table as it is
 --
--- Quality of service 0 and 1 is delivered; 2 is taken from publishers, and granted to subscribers as 1. Sessions and retained messages live
--- in the memory of one worker, so it wants --workers 1.
+-- Quality of service 0 and 1 is delivered; 2 is taken from publishers, and granted to subscribers as 1.
+-- Sessions and retained messages live in the memory of one worker, so it wants --workers 1.
 
 local mqtt = require "portico.mqtt"
 

@@ -1,5 +1,6 @@
--- resp.lua - RESP, the protocol of Redis, versions 2 and 3: decoding and encoding, for servers and clients. resp_server.lua builds a
--- server on it, which resp.server returns, and resp_client.lua a client, resp.connect.
+-- resp.lua - RESP, the protocol of Redis, versions 2 and 3: decoding and encoding, for servers and clients.
+-- resp_server.lua builds a server on it, which resp.server returns, and resp_client.lua a client,
+-- resp.connect.
 --
 --   local resp = require "portico.resp"
 --   return resp.server { commands = { PING = function() return { ok = "PONG" } end } }
@@ -37,8 +38,8 @@ local LIMITS <const> = { max_bulk = 8 << 20, max_args = 65536, max_command = 16 
 
 -- ---- Decoding -----------------------------------------------------------------------------------
 
--- options: max_bulk bytes of one string (8 MiB), max_args elements of a command or an array (65536), max_command bytes of a
--- whole command or reply (16 MiB), max_depth of arrays in arrays (32).
+-- options: max_bulk bytes of one string (8 MiB), max_args elements of a command or an array (65536),
+-- max_command bytes of a whole command or reply (16 MiB), max_depth of arrays in arrays (32).
 function resp.decoder(options)
   local d = buffer.new()
   for name, default in pairs(LIMITS) do
@@ -166,8 +167,8 @@ local function length(d, pos, first, what)
   return fail(d, "invalid " .. what .. " length")
 end
 
--- The next command that a client has sent: its words as a list of strings. False: more bytes are needed. Nil, message: the
--- client does not speak RESP; send "-ERR message" and close.
+-- The next command that a client has sent: its words as a list of strings. False: more bytes are needed. Nil,
+-- message: the client does not speak RESP; send "-ERR message" and close.
 function resp.next_command(d)
   if d.failed then
     return nil, d.failed
@@ -296,8 +297,8 @@ local function close(frame)
   return { map = map }
 end
 
--- Reads the one value at d.pos that is no aggregate, or opens an aggregate. Returns "value", the value; "open"; false; or nil,
--- message.
+-- Reads the one value at d.pos that is no aggregate, or opens an aggregate. Returns "value", the value;
+-- "open"; false; or nil, message.
 local function read(d, stack)
   local pos = d.pos
   if pos > #d.data then
@@ -355,8 +356,8 @@ local function read(d, stack)
   return "open"
 end
 
--- The next reply that a server has sent: true, and its value. False: more bytes are needed. Nil, message: the server does not
--- speak RESP.
+-- The next reply that a server has sent: true, and its value. False: more bytes are needed. Nil, message: the
+-- server does not speak RESP.
 function resp.next_reply(d)
   if d.failed then
     return nil, d.failed

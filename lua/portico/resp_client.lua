@@ -26,8 +26,9 @@ function Client:receive(timeout)
   end
 end
 
--- Sends a command and waits for its reply. Returns the value: a string, number, list, …, nil for null; the text alone for { ok = … }. An
--- error of the server's: nil, its text, "error"; of the connection: nil, message, code, and the client is of no more use.
+-- Sends a command and waits for its reply. Returns the value: a string, number, list, …, nil for null; the
+-- text alone for { ok = … }. An error of the server's: nil, its text, "error"; of the connection: nil,
+-- message, code, and the client is of no more use.
 function Client:call(...)
   local turn <close> = self.turn:acquire()
   self.conn:send(resp.request(...))
@@ -46,8 +47,9 @@ function Client:close()
 end
 Client.__close = Client.close
 
--- Waits for a connection to a server. Returns a client, or nil, message, code. options: timeout in seconds, to connect and for each reply
--- (10), and the limits of resp.decoder. Clients are for handlers, timers and tasks; one may be shared by several of these.
+-- Waits for a connection to a server. Returns a client, or nil, message, code. options: timeout in seconds,
+-- to connect and for each reply (10), and the limits of resp.decoder. Clients are for handlers, timers and
+-- tasks; one may be shared by several of these.
 return function(uri, options)
   local timeout = options and options.timeout or 10
   local conn, message, code = portico.connect(uri, { timeout = timeout })

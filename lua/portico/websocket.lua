@@ -3,8 +3,8 @@
 --   local websocket = require "portico.websocket"
 --   return websocket.server { on_message = function(ws, data) ws:send(data) end }
 --
--- A decoder is a table of plain data, to be kept in conn.state. Extensions (permessage-deflate) are declined by not being mentioned in
--- the answer.
+-- A decoder is a table of plain data, to be kept in conn.state. Extensions (permessage-deflate) are declined
+-- by not being mentioned in the answer.
 
 local buffer = require "portico.buffer"
 local codec = require "portico.codec"
@@ -154,8 +154,9 @@ local function read_frame(d)
   return take_part(d, payload, is_last)
 end
 
--- The next message or control frame: "text", string; "binary", string; "ping", string; "pong", string; "close", code, reason (1005 when
--- there was no code); false: more bytes are needed; nil, code, text: it is wrong, close with that code.
+-- The next message or control frame: "text", string; "binary", string; "ping", string; "pong", string;
+-- "close", code, reason (1005 when there was no code); false: more bytes are needed; nil, code, text: it is
+-- wrong, close with that code.
 function websocket.next(d)
   if d.code then
     return nil, d.code, d.why
@@ -169,8 +170,8 @@ end
 
 -- ---- Encoding -----------------------------------------------------------------------------------
 
--- A frame as bytes. kind: "text", "binary", "ping", "pong", "close", or "continuation". options: masked (true for a client), last (false
--- when a continuation will follow).
+-- A frame as bytes. kind: "text", "binary", "ping", "pong", "close", or "continuation". options: masked (true
+-- for a client), last (false when a continuation will follow).
 function websocket.frame(kind, payload, options)
   local opcode = OPCODES[kind] or kind == "continuation" and 0
   if not opcode then
@@ -237,8 +238,8 @@ end
 local Client = {}
 Client.__index = Client
 
--- Connects to "ws://HOST:PORT/PATH" and shakes hands. Returns a client, or nil, message, code. options: headers, timeout in seconds (10),
--- max_message (1 MiB).
+-- Connects to "ws://HOST:PORT/PATH" and shakes hands. Returns a client, or nil, message, code. options:
+-- headers, timeout in seconds (10), max_message (1 MiB).
 function websocket.connect(url, options)
   options = options or {}
   local authority, target = url:match("^ws://([^/?#]+)([^#]*)$")
@@ -280,8 +281,8 @@ function Client:send(data, kind)
   return self.conn:send(websocket.frame(kind or "text", data, MASKED))
 end
 
--- Waits for the next message: the data, and "text" or "binary"; or nil, message, code: "timeout", "closed" with the close code and reason
--- behind it, or what conn:read says. Pings are answered.
+-- Waits for the next message: the data, and "text" or "binary"; or nil, message, code: "timeout", "closed"
+-- with the close code and reason behind it, or what conn:read says. Pings are answered.
 function Client:receive(timeout)
   while true do
     local what, value, reason = websocket.next(self.decoder)
@@ -536,8 +537,8 @@ end
 local OWN <const> = { on_open = true, on_message = true, on_close = true, check = true, protocols = true, max_message = true,
   ping = true }
 
--- A script for WebSocket, options as for websocket.protocol; other requests go to options.on_request, as of http1.server; without
--- one they are answered with 426.
+-- A script for WebSocket, options as for websocket.protocol; other requests go to options.on_request, as of
+-- http1.server; without one they are answered with 426.
 function websocket.server(options)
   local script = { upgrade = { websocket = websocket.protocol(options) } }
   for key, value in pairs(options) do

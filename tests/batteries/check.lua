@@ -2,8 +2,8 @@
 --
 --   portico --callback-budget 0 --load-budget 0 tests/batteries/resp.lua [SECONDS [SEED]]
 --
--- SECONDS is how long to fuzz (1), SEED what to begin with (the time; it is printed). Exit status 1: something was not as it
--- should be, and was printed.
+-- SECONDS is how long to fuzz (1), SEED what to begin with (the time; it is printed). Exit status 1:
+-- something was not as it should be, and was printed.
 
 local check = { failed = 0, done = 0 }
 
@@ -104,8 +104,8 @@ local function mutate(text, samples)
   return head .. ({ "0", "9999999999999999999", "-1", "\r", "\n", "\0", "\255", " ", ":", "" })[random(10)] .. tail
 end
 
--- For as long as the test is to fuzz: makes texts from the samples, and hands each to decode(pieces) in one piece and in random
--- pieces; both must give the same, and neither may raise.
+-- For as long as the test is to fuzz: makes texts from the samples, and hands each to decode(pieces) in one
+-- piece and in random pieces; both must give the same, and neither may raise.
 function check.fuzz(samples, decode, what)
   math.randomseed(seed)
   local stop, rounds = os.clock() + seconds, 0

@@ -52,6 +52,21 @@ def test_counters(kv):
         "ERR increment or decrement would overflow", ""]
 
 
+def test_keys(kv):
+    for key in ("one", "two", "three", "a.b", "a*b", "", "aXbXc"):
+        cli(kv, "SET", key, "x")
+
+    def keys(glob):
+        return sorted(cli(kv, "KEYS", glob))
+
+    assert keys("*") == ["", "a*b", "a.b", "aXbXc", "one", "three", "two"]
+    assert keys("t*") == ["three", "two"] and keys("*e") == ["one", "three"] and keys("t*e*e") == ["three"] and keys("t*e*e*e") == [""]
+    assert keys("a?b") == ["a*b", "a.b"] and keys("a.b") == ["a.b"] and keys("???") == ["a*b", "a.b", "one", "two"]
+    assert keys("*X*X*") == ["aXbXc"] and keys("on*ne") == [""] and keys("one*") == ["one"] and keys("*one") == ["one"]
+    cli(kv, "SET", "a" * 5000, "x")
+    assert keys("*a" * 50 + "*b") == [""]
+
+
 def test_lists(kv):
     assert script(kv, "RPUSH l a b c\nLPUSH l z\nLRANGE l 0 -1\nLRANGE l -2 9\nLPOP l\nRPOP l\nLLEN l\nGET l\n") == [
         "3", "4", "z", "a", "b", "c", "b", "c", "z", "c", "2",
