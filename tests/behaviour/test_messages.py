@@ -517,7 +517,7 @@ def test_stopping_in_the_middle_of_a_storm(server, stops):
         client.take(1000)
     one.signal()
     if stops == 2:
-        one.wait_log("stopping")
+        one.wait_log("stopping: ")
         one.signal()
     one.check_end(5, seconds=30)
     for client in clients:

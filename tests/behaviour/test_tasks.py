@@ -533,7 +533,7 @@ def test_stopping_while_thousands_wait(server, stops):
         client.send("hold")
         one.wait_said(2)
         one.signal()
-        one.wait_log("stopping")
+        one.wait_log("stopping: ")
         one.signal()
         one.check_end(5, seconds=30)
         client.close()
