@@ -258,12 +258,21 @@ def memory(bad, reloads=10000):
             ("a timer of 0.1 s", f"{count} times in {seconds:.1f} s")]
 
 
+def raise_descriptor_limit(wanted):
+    """Returns what it is then, here and in programs started from here."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(wanted, hard), max(wanted, hard)))
+    except (ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
 def swap(bad, sizes=(10, 20000), rounds=15):
     rows, medians = [], []
     swapped = re.compile(r"swapped in ([\d.]+) ms, (\d+) connections? to move")
     for size in sizes:
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limit[1], limit[1]))
+        size = min(size, raise_descriptor_limit(size + 1000) - 1000)
         one = start(ECHO % 0, "--workers", "1", watch=("--no-watch",))
         sockets = connect_all(one.addresses[0], size)
         for each in sockets:
