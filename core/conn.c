@@ -64,12 +64,17 @@ static int64_t due_ns(const conn *c)
     return due;
 }
 
+/* Makes sure that the timer fires no later than that; INT64_MAX: never. */
+static void arm_by(conn *c, int64_t due)
+{
+    if (due == INT64_MAX || (timer_running(&c->deadline) && c->deadline.deadline_ns <= due)) return;
+    if (!timer_start(c->set->timers, &c->deadline, due)) conn_abort(c, CONN_LIMIT, IO_LIMIT);
+}
+
 /* Makes sure that the timer fires no later than what is due. */
 static void arm(conn *c)
 {
-    int64_t due = due_ns(c);
-    if (due == INT64_MAX || (timer_running(&c->deadline) && c->deadline.deadline_ns <= due)) return;
-    if (!timer_start(c->set->timers, &c->deadline, due)) conn_abort(c, CONN_LIMIT, IO_LIMIT);
+    arm_by(c, due_ns(c));
 }
 
 static void on_deadline(timer *t, int64_t now_ns)
@@ -233,7 +238,7 @@ static void submit_send(conn *c)
         uint32_t count = sendq_view(&c->out, bufs);
         io_status status = io_send(c->set->port, &c->send_op, c->socket, bufs, count);
         if (status != IO_OK) conn_break(c, status);
-        else arm(c);
+        else arm_by(c, earlier(INT64_MAX, c->progress_ns, c->limits->write_ns)); /* all else is what it was */
     }
     /* With the peer's FIN already here, closing the socket says the same as a FIN of ours. */
     if (c->fin_wanted && !c->fin_sent && c->out.bytes == 0 && !(c->state == CONN_DRAINING && c->eof_seen)) {
@@ -262,6 +267,12 @@ static void on_send(conn *c, const io_packet *packet)
     }
 }
 
+/* A send that has emptied the queue of an open connection, which is what most do, leaves nothing to settle. */
+static bool send_leaves_work(const conn *c)
+{
+    return c->state != CONN_OPEN || c->out.bytes > 0 || c->fin_wanted || c->drain_due || c->waits != NULL;
+}
+
 static void on_connect(conn *c, const io_packet *packet)
 {
     if (c->state != CONN_CONNECTING) return; /* given up meanwhile: settling ends it */
@@ -287,6 +298,7 @@ void conn_on_packet(const io_packet *packet)
     case IO_SEND:
         c = container_of(packet->op, conn, send_op);
         on_send(c, packet);
+        if (!send_leaves_work(c)) return;
         break;
     case IO_CONNECT:
         c = container_of(packet->op, conn, send_op);
@@ -315,6 +327,12 @@ static void tell_fin(conn *c)
     c->eof_told = true;
     if (c->half_open) c->events->on_eof(c);
     else conn_close(c, CONN_EOF);
+}
+
+/* tell() may have something to call. */
+static bool is_news(const conn *c)
+{
+    return c->stash != NULL || !c->open_told || c->turn_due || c->drain_due || c->eof_seen || c->shutdown_due;
 }
 
 /* Calls what is due, in order, until a handler waits or nothing is left. */
@@ -357,11 +375,11 @@ static void settle_one(conn *c)
 {
     if (c->state == CONN_FREE) return; /* given back while it waited here */
     if (c->waits != NULL) conn_wake(c);
-    if (c->state == CONN_OPEN) tell(c);
+    if (c->state == CONN_OPEN && is_news(c)) tell(c);
     if (c->state == CONN_OPEN || c->state == CONN_DRAINING) submit_send(c);
     /* Half-closed both ways. That of a paused one was heard of by who read it. */
-    bool has_ended = c->eof_told || (c->eof_seen && c->paused && c->stash == NULL && c->holds == 0);
-    if (c->state == CONN_OPEN && has_ended && c->fin_sent) {
+    if (c->state == CONN_OPEN && c->fin_sent &&
+        (c->eof_told || (c->eof_seen && c->paused && c->stash == NULL && c->holds == 0))) {
         c->reason = CONN_EOF;
         c->state = CONN_CLOSING;
     }

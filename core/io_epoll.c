@@ -101,8 +101,8 @@ static entry *find_entry(const epoll_port *port, io_socket socket)
 
 static entry *attached_entry(const epoll_port *port, io_socket socket)
 {
-    entry *e = find_entry(port, socket);
-    assert(e != NULL);
+    assert(find_entry(port, socket) != NULL);
+    entry *e = &port->pages[socket >> PAGE_BITS][socket & (PAGE_ENTRIES - 1)];
     assert(e->flags & ENTRY_ATTACHED);
     return e;
 }

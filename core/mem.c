@@ -61,6 +61,12 @@ void mem_heap_close(mem_heap *heap)
     mi_heap_destroy(raw_heap(heap));
 }
 
+void *mem_heap_alloc(mem_heap *heap, size_t bytes)
+{
+    assert(bytes > 0);
+    return mi_heap_malloc(raw_heap(heap), bytes);
+}
+
 void *mem_heap_realloc(mem_heap *heap, void *block, size_t old_bytes, size_t bytes)
 {
     (void)old_bytes;
@@ -169,6 +175,11 @@ void *mem_heap_realloc(mem_heap *heap, void *block, size_t old_bytes, size_t byt
     }
     heap_link(made, next);
     return made + 1;
+}
+
+void *mem_heap_alloc(mem_heap *heap, size_t bytes)
+{
+    return mem_heap_realloc(heap, NULL, 0, bytes);
 }
 
 void mem_heap_free(mem_heap *heap, void *block, size_t bytes)

@@ -21,9 +21,10 @@ int64_t mem_live(void);
 
 /* A heap of its own, for one Lua state: allocated from only by the thread that opened it, destroyed whole. */
 typedef struct mem_heap mem_heap;
-mem_heap *mem_heap_open(void);       /* NULL when out of memory */
-void mem_heap_close(mem_heap *heap); /* and every block still in it; NULL is fine */
-void *mem_heap_realloc(mem_heap *heap, void *block, size_t old_bytes, size_t bytes); /* bytes > 0 */
+mem_heap *mem_heap_open(void);                      /* NULL when out of memory */
+void mem_heap_close(mem_heap *heap);                /* and every block still in it; NULL is fine */
+void *mem_heap_alloc(mem_heap *heap, size_t bytes); /* bytes > 0; uninitialised */
+void *mem_heap_realloc(mem_heap *heap, void *block, size_t old_bytes, size_t bytes); /* the same */
 void mem_heap_free(mem_heap *heap, void *block, size_t bytes);
 
 /* "mimalloc 2.0.9" or "C library". */

@@ -3,26 +3,44 @@
 
 #include <stdio.h>
 
-void *host_allocate(void *context, void *block, size_t old_bytes, size_t bytes)
+static bool may_grow(const host *h, size_t growth)
 {
-    host *h = context;
-    if (block == NULL) old_bytes = 0; /* it tells the type of the new object then (Lua manual, lua_Alloc) */
-    if (bytes == 0) {
-        if (block != NULL) mem_heap_free(h->heap, block, old_bytes);
-        h->heap_bytes -= old_bytes;
-        return NULL;
-    }
-    if (bytes > old_bytes) {
-        size_t growth = bytes - old_bytes;
-        if (h->heap_bytes > h->heap_cap || growth > h->heap_cap - h->heap_bytes) return NULL;
-    }
+    return h->heap_bytes <= h->heap_cap && growth <= h->heap_cap - h->heap_bytes;
+}
+
+static void note_bytes(host *h, size_t bytes)
+{
+    h->heap_bytes = bytes;
+    if (bytes > h->heap_peak) h->heap_peak = bytes;
+}
+
+/* Each message's string comes from here. */
+static void *allocate_new(host *h, size_t bytes)
+{
+    if (bytes == 0 || !may_grow(h, bytes)) return NULL;
+    void *made = mem_heap_alloc(h->heap, bytes);
+    if (made != NULL) note_bytes(h, h->heap_bytes + bytes);
+    return made;
+}
+
+static void *resize(host *h, void *block, size_t old_bytes, size_t bytes)
+{
+    if (bytes > old_bytes && !may_grow(h, bytes - old_bytes)) return NULL;
     void *moved = mem_heap_realloc(h->heap, block, old_bytes, bytes);
     /* Lua relies on shrinking to succeed; the larger block will do. */
     if (moved == NULL && bytes <= old_bytes) moved = block;
-    if (moved == NULL) return NULL;
-    h->heap_bytes = h->heap_bytes - old_bytes + bytes;
-    if (h->heap_bytes > h->heap_peak) h->heap_peak = h->heap_bytes;
+    if (moved != NULL) note_bytes(h, h->heap_bytes - old_bytes + bytes);
     return moved;
+}
+
+void *host_allocate(void *context, void *block, size_t old_bytes, size_t bytes)
+{
+    host *h = context;
+    if (block == NULL) return allocate_new(h, bytes); /* old_bytes is a type then (Lua manual, lua_Alloc) */
+    if (bytes > 0) return resize(h, block, old_bytes, bytes);
+    h->heap_bytes -= old_bytes;
+    mem_heap_free(h->heap, block, old_bytes);
+    return NULL;
 }
 
 /* A state that loads or is closed beside the one in force may be anywhere in its own affairs when it asks for memory, but
