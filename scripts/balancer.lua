@@ -1,6 +1,6 @@
 -- balancer.lua - spreads connections over several servers: each goes to the healthy one with the fewest.
 --
---   portico --listen tcp://127.0.0.1:8000 scripts/balancer.lua HOST:PORT HOST:PORT …
+--   portico --listen tcp://127.0.0.1:8000 scripts/balancer.lua 127.0.0.1:8001 127.0.0.1:8002 (these two are the default)
 --
 -- Every second each server is connected to; one that does not answer gets no connections until it does. A
 -- client whose server turns out to be gone is taken to the next one. Each worker counts for itself.
@@ -9,11 +9,8 @@ local CHECK_EVERY <const> = 1 -- seconds
 local CONNECT_TIMEOUT <const> = 2
 
 local servers = {}
-for i, address in ipairs(arg) do
+for i, address in ipairs(#arg > 0 and arg or { "127.0.0.1:8001", "127.0.0.1:8002" }) do
   servers[i] = { address = address, count = 0, healthy = true }
-end
-if #servers == 0 then
-  error("usage: portico balancer.lua HOST:PORT …", 0)
 end
 
 local function mark(server, healthy, why)

@@ -2,13 +2,13 @@
 --
 --   portico --listen tcp://127.0.0.1:8000 scripts/proxy.lua HOST:PORT [BYTES]
 --
--- Of each piece at most BYTES (256) are shown. Connections take one second at most to be refused when the
+-- Without arguments the server is 127.0.0.1:7777. Of each piece at most BYTES (256) are shown. Connections take one second at most to be refused when the
 -- server is not there.
 
 local hexdump = require "portico.hexdump"
 
-local target <const>, shown_max <const> = arg[1], tonumber(arg[2] or 256)
-if not target or not shown_max then
+local target <const>, shown_max <const> = arg[1] or "127.0.0.1:7777", tonumber(arg[2] or 256)
+if not shown_max then
   error("usage: portico proxy.lua HOST:PORT [BYTES]", 0)
 end
 

@@ -95,7 +95,7 @@ def idle_servers():
     run = "{portico} --workers 1 --log-level warn --max-connections 0 --listen tcp://0.0.0.0:{port} --backend "
     for backend in ("io_uring", "epoll"):
         for title, script in (("on_message", scripts + "on_message.lua"), ("on_connect", scripts + "on_connect.lua"), ("default script", "")):
-            yield {"name": f"portico {backend}, {title}", "folder": ".", "needs": "", "group": "portico", "run": f"{run}{backend} {script}"}
+            yield {"name": f"portico {backend} {title}", "folder": ".", "needs": "", "group": "portico", "run": f"{run}{backend} {script}"}
     yield from (spec for spec in catalogue() if spec["name"] in ("raw_uring", "raw_epoll"))
 
 
