@@ -21,10 +21,6 @@ local file_type = io and io.type or function() end -- with --sandbox strict ther
 
 local PIECE <const> = 65536 -- bytes of a file that are read at once
 
--- Bodies that are being sent piece by piece, by connection. They are functions and files, so they are not in
--- conn.state.
-local sources = setmetatable({}, { __mode = "k" })
-
 -- ---- Answers ------------------------------------------------------------------------------------
 
 local STATUS = {} -- "HTTP/1.1 200 OK\r\n" by number
@@ -73,12 +69,16 @@ local function header(headers, wanted)
       return value
     end
   end
+  return nil
 end
 
--- Keeps in mind whether the peer takes less than it is sent: then on_drain will be called.
-local function note(d, is_low, ...)
-  d.full = is_low == false
-  return is_low, ...
+-- Sends, and waits for a peer that takes less than it is sent. True, or nil, message, code.
+local function put(conn, ...)
+  local is_low, message, code = conn:send(...)
+  if is_low == false then
+    return conn:flush()
+  end
+  return is_low, message, code
 end
 
 -- An answer whose body is a string.
@@ -96,7 +96,7 @@ local function answer(conn, d, req, status, body, headers)
   if has_no_body(req, status) then
     body = ""
   end
-  return note(d, conn:send(head, body))
+  return put(conn, head, body)
 end
 
 local Response = {}
@@ -105,7 +105,7 @@ Response.__index = Response
 -- Sends the whole answer. body: a string; a file, which is read from where it stands, as far as the
 -- Content-Length in headers says or to its end, and closed; or a function, which is called for a piece
 -- whenever the peer can take one, until it returns nil. A body that is no string is chunked, unless headers
--- has its Content-Length.
+-- has its Content-Length. True; or nil, message, code: the connection is over.
 function Response:send(status, body, headers)
   if math.type(status) ~= "integer" or status < 200 or status > 599 then
     error("res:send: status: an integer from 200 to 599 expected, got " .. tostring(status), 2)
@@ -121,16 +121,43 @@ function Response:send(status, body, headers)
     error("res:send: body: string, open file or function expected, got " .. type(body), 2)
   end
   self:start(status, headers)
-  local conn, d = self.conn, self.d
-  if has_no_body(self.req, status) then
-    if file_type(body) then
-      body:close()
-    end
-    d.finished = true
-    return true
+  local done, message, code = true, nil, nil
+  if not has_no_body(self.req, status) then
+    done, message, code = self:stream(body, tonumber(header(headers, "content-length")))
   end
-  sources[conn], d.streams = body, true
-  d.left = tonumber(header(headers, "content-length") or math.huge)
+  if file_type(body) then
+    body:close()
+  end
+  if not done then
+    return nil, message, code
+  end
+  return self:finish()
+end
+
+-- Sends what the source gives, up to so many bytes, if size is given. True, or nil, message, code.
+function Response:stream(source, size)
+  local left = size or math.huge
+  while left > 0 do
+    local piece
+    if type(source) == "function" then
+      piece = source()
+    else
+      piece = source:read(math.min(PIECE, left))
+    end
+    if piece == nil then
+      break
+    end
+    left = left - #piece
+    local done, message, code = self:write(piece)
+    if not done then
+      return nil, message, code
+    end
+  end
+  if size and left ~= 0 then
+    self.conn:abort() -- what was promised has not come, and there is no other way to say so
+    return nil, "the body does not have the length that was announced", "length"
+  end
+  return true
 end
 
 -- Begins an answer whose body follows with res:write and ends with res:finish. Without a Content-Length in
@@ -146,10 +173,10 @@ function Response:start(status, headers)
     d.closes = d.closes or not d.chunked
   end
   local head = start(d, req, status, headers)
-  return note(d, conn:send(head, d.chunked and "Transfer-Encoding: chunked\r\n\r\n" or "\r\n"))
+  return put(conn, head, d.chunked and "Transfer-Encoding: chunked\r\n\r\n" or "\r\n")
 end
 
--- Sends a piece of the body. Result as of conn:send: false says that the peer is slow.
+-- Sends a piece of the body, and waits if the peer is slow. True; or nil, message, code: the connection is over.
 function Response:write(bytes)
   local d = self.d
   if not d.started or d.finished then
@@ -157,7 +184,7 @@ function Response:write(bytes)
   elseif self.req.method == "HEAD" then
     return true
   end
-  return note(d, self.conn:send(d.chunked and http1.chunk(bytes) or bytes))
+  return put(self.conn, d.chunked and http1.chunk(bytes) or bytes)
 end
 
 -- Ends the body.
@@ -167,41 +194,7 @@ function Response:finish(trailers)
     error("res:finish: " .. (d.finished and "the answer has ended" or "res:start comes first"), 2)
   end
   d.finished = true
-  return note(d, self.conn:send(d.chunked and self.req.method ~= "HEAD" and http1.last_chunk(trailers) or ""))
-end
-
--- Sends pieces of the body until the peer is slow. True when that was all of it.
-local function stream(conn, d)
-  local source = sources[conn]
-  if not source then
-    conn:abort() -- it began before a reload of the script, and its function is gone
-    return false
-  end
-  repeat
-    local piece
-    if type(source) == "function" then
-      piece = source()
-    elseif d.left > 0 then
-      piece = source:read(math.min(PIECE, d.left))
-    end
-    if piece == nil then
-      sources[conn] = nil
-      if type(source) ~= "function" then
-        source:close()
-      end
-      d.streams, d.finished = nil, true
-      if d.chunked then
-        conn:send(http1.last_chunk())
-      elseif d.left > 0 and d.left < math.huge then
-        conn:abort() -- less has come than was promised
-        return false
-      end
-      return true
-    end
-    d.left = d.left - #piece
-    local is_low = conn:send(d.chunked and http1.chunk(piece) or piece)
-  until not is_low
-  return false
+  return put(self.conn, d.chunked and self.req.method ~= "HEAD" and http1.last_chunk(trailers) or "")
 end
 
 -- ---- The server ---------------------------------------------------------------------------------
@@ -230,7 +223,7 @@ return function(options)
     local res = setmetatable({ conn = conn, d = d, req = req }, Response)
     if not take_answer(conn, d, req, res, on_request(req, res)) then
       error("on_request has not answered " .. req.method .. " " .. req.target, 0)
-    elseif not d.finished and not d.streams then
+    elseif not d.finished and conn.state then
       error("on_request has not finished its answer to " .. req.method .. " " .. req.target, 0)
     end
   end
@@ -267,7 +260,9 @@ return function(options)
   -- The end of a request's answer. False: the connection ends.
   local function over(conn, d)
     d.req = nil
-    if not d.closes then
+    if not conn.state then
+      return false
+    elseif not d.closes then
       return true
     end
     conn:close()
@@ -293,17 +288,8 @@ return function(options)
     return true
   end
 
-  -- Answers what is there, until the peer takes less than it is sent.
+  -- Answers what is there.
   local function serve(conn, d)
-    d.stopped = nil
-    if d.streams then
-      if not stream(conn, d) then
-        d.stopped = true
-        return
-      elseif not over(conn, d) then
-        return
-      end
-    end
     while true do
       local what, value, text = next_part(d)
       if what == "head" then
@@ -332,19 +318,10 @@ return function(options)
         else
           respond(conn, d, req)
         end
-        if d.streams and not stream(conn, d) then
-          d.stopped = true
-          return
-        elseif not over(conn, d) then
-          return
-        elseif d.full then
-          d.stopped = true
+        if not over(conn, d) then
           return
         end
       elseif what == false then
-        if d.eof then
-          conn:close()
-        end
         return
       else
         return refuse(conn, d, value, text)
@@ -366,40 +343,12 @@ return function(options)
     elseif d.protocol then
       return upgrades[d.protocol].on_message(conn, data)
     end
-    if feed(d, data) and not d.stopped then
+    if feed(d, data) then
       return serve(conn, d)
     end
   end
 
-  function script.on_drain(conn)
-    local d = conn.state.http1
-    if d and d.protocol then
-      return upgrades[d.protocol].on_drain(conn)
-    elseif d and d.stopped then
-      serve(conn, d)
-    end
-    if options.on_drain then
-      options.on_drain(conn)
-    end
-  end
-
-  function script.on_eof(conn)
-    local d = conn.state.http1
-    if d and d.protocol then
-      return upgrades[d.protocol].on_eof(conn)
-    elseif not d or not d.stopped then
-      conn:close()
-    else
-      d.eof = true
-    end
-  end
-
   function script.on_close(conn, reason, err)
-    local source = sources[conn]
-    if source and type(source) ~= "function" then
-      source:close()
-    end
-    sources[conn] = nil
     local d = conn.state.http1
     if d and d.protocol and upgrades[d.protocol].on_close then
       upgrades[d.protocol].on_close(conn, reason, err)

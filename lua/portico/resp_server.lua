@@ -52,16 +52,13 @@ return function(options)
     return (on_command or unknown)(conn, args, state)
   end
 
-  -- Answers what is there, until the peer takes less than it is sent.
+  -- Answers what is there.
   local function serve(conn, state, d)
-    state.stopped = nil
     while not state.over do
       local args, message = next_command(d)
       if not args then
         if args == nil then
           conn:send("-ERR " .. message .. "\r\n")
-          conn:close()
-        elseif state.eof then
           conn:close()
         end
         return
@@ -69,8 +66,10 @@ return function(options)
       local reply = call(conn, args, state)
       if reply ~= NO_REPLY then
         local is_low = conn:send(encode(reply, state.protocol))
+        if is_low == false then
+          is_low = conn:flush() -- the peer takes less than it is sent: wait for it
+        end
         if not is_low then
-          state.stopped = true -- until on_drain, or it is over
           return
         end
       end
@@ -92,24 +91,6 @@ return function(options)
     end
     if feed(d, data) then
       return serve(conn, state, d)
-    end
-  end
-
-  function script.on_drain(conn)
-    local state = conn.state
-    if state.resp then
-      serve(conn, state, state.resp)
-    end
-    if options.on_drain then
-      options.on_drain(conn)
-    end
-  end
-
-  function script.on_eof(conn)
-    local state = conn.state
-    state.eof = true
-    if not state.stopped then
-      conn:close()
     end
   end
 

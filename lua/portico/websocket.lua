@@ -349,7 +349,7 @@ local function send(ws, kind, data)
     return nil, "closed", "closed"
   end
   local is_low, message, code = ws.conn:send(websocket.frame(kind, data))
-  d.full = is_low == false
+  d.full = is_low == false or nil
   return is_low, message, code
 end
 
@@ -463,7 +463,6 @@ function websocket.protocol(options)
 
   local function serve(conn, d)
     local ws = socket_of(conn)
-    d.stopped = nil
     while true do
       local what, value, text = next_message(d)
       if not what then
@@ -480,8 +479,10 @@ function websocket.protocol(options)
           on_message(ws, value, what == "binary")
         end
         if d.full then
-          d.stopped = true -- until on_drain, or it is over
-          return
+          d.full = nil
+          if not conn:flush() then -- the peer takes less than it is sent: wait for it
+            return
+          end
         end
       end
     end
@@ -489,21 +490,9 @@ function websocket.protocol(options)
 
   function protocol.on_message(conn, data)
     local d = conn.state.websocket
-    if feed(d, data) and not d.stopped then
+    if feed(d, data) then
       serve(conn, d)
     end
-  end
-
-  function protocol.on_drain(conn)
-    local d = conn.state.websocket
-    d.full = false
-    if d.stopped then
-      serve(conn, d)
-    end
-  end
-
-  function protocol.on_eof(conn)
-    conn:close()
   end
 
   function protocol.on_close(conn)

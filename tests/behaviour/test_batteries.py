@@ -73,6 +73,42 @@ def test_http_in_the_middle_of_a_request(server):
         assert client.send("def").finish().rest().endswith(b"\r\n\r\nb /x abcdef")
 
 
+def test_http_in_the_middle_of_an_answer(server, tmp_path):
+    """A download that has begun is finished by the version that began it; the next request on the connection meets the new one."""
+    text = """
+local http1 = require "portico.http1"
+local piece, mark = ("x"):rep(1 << 16), "%s"
+return http1.server {
+  on_request = function(req)
+    if req.path == "/who" then return mark end
+    local count = 0
+    return 200, function()
+      count = count + 1
+      return count <= 320 and piece or count == 321 and mark or nil
+    end, { ["Content-Length"] = 320 * #piece + 1 }
+  end,
+}
+"""
+    one = server(text % "a", watch=WATCH)
+    with one.connect(receive_buffer=4096) as client:
+        client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += client.take(1)
+        reload(one, text % "b")
+        assert client.take((320 << 16) + 1).endswith(b"xa")
+        assert client.send("GET /who HTTP/1.1\r\nHost: h\r\n\r\n").finish().rest().endswith(b"\r\n\r\nb")
+
+
+def test_a_body_shorter_than_it_was_said_to_be(server):
+    one = server("""
+local http1 = require "portico.http1"
+return http1.server { on_request = function() return 200, function() end, { ["Content-Length"] = 5 } end }""")
+    with one.connect() as client:
+        assert client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").is_reset()
+    one.wait_log("on_request has not finished its answer to GET /")
+
+
 def test_resp_in_the_middle_of_a_command(server):
     one = server(RESP % "a", watch=WATCH)
     with one.connect() as client:
