@@ -34,6 +34,7 @@ static struct {
     size_t head;         /* of the next byte to write */
     size_t count;        /* bytes waiting, those being written included */
     uint64_t unreported; /* lines dropped since the last notice */
+    log_cause *causes;   /* those that came lately */
     bool stopping;       /* log_close() has been called */
     bool finished;       /* the writer is about to return */
 } queue;
@@ -227,13 +228,18 @@ static bool queue_report(void)
     return true;
 }
 
+static void queue_drop(void)
+{
+    queue.unreported++;
+    atomic_fetch_add_explicit(&dropped, 1, memory_order_relaxed);
+}
+
 static void queue_line(const line *l)
 {
     os_mutex_lock(queue.mutex);
     bool was_empty = queue.count == 0;
     if (!queue_report() || !queue_push(l)) {
-        queue.unreported++;
-        atomic_fetch_add_explicit(&dropped, 1, memory_order_relaxed);
+        queue_drop();
     }
     if (was_empty) os_cond_signal(queue.filled);
     os_mutex_unlock(queue.mutex);
@@ -251,6 +257,46 @@ static void queue_lost(size_t len)
     atomic_fetch_add_explicit(&dropped, lines, memory_order_relaxed);
 }
 
+/* Says what of the causes was left out, when it is time, or of all. */
+static void causes_report(int64_t now_ns, bool all)
+{
+    for (log_cause **at = &queue.causes; *at != NULL;) {
+        log_cause *cause = *at;
+        if (!all && cause->until_ns > now_ns) {
+            at = &cause->next;
+            continue;
+        }
+        if (cause->left_out > 0) {
+            char text[256];
+            line l;
+            int len = snprintf(text, sizeof(text), "%llu more in %d s: %s", (unsigned long long)cause->left_out,
+                               (int)(LOG_RARELY_NS / 1000000000), cause->name);
+            line_make(&l, cause->level, text, (size_t)len < sizeof(text) ? (size_t)len : sizeof(text) - 1);
+            if (!queue_report() || !queue_push(&l)) queue_drop();
+        }
+        /* Where lines were left out they are expected to go on: only counted, too. */
+        bool goes_on = cause->left_out > 0 && !all;
+        cause->left_out = 0;
+        cause->until_ns = goes_on ? now_ns + LOG_RARELY_NS : 0;
+        if (goes_on) {
+            at = &cause->next;
+        } else {
+            cause->written = 0;
+            *at = cause->next;
+        }
+    }
+}
+
+/* When there is something to say about causes; negative: never. */
+static int64_t causes_wait_ns(int64_t now_ns)
+{
+    int64_t until_ns = INT64_MAX;
+    for (const log_cause *cause = queue.causes; cause != NULL; cause = cause->next) {
+        if (cause->left_out > 0 && cause->until_ns < until_ns) until_ns = cause->until_ns;
+    }
+    return until_ns == INT64_MAX ? -1 : until_ns > now_ns ? until_ns - now_ns : 0;
+}
+
 /* The writer's thread. It writes without the lock, so that nobody waits for a slow terminal. */
 static void queue_write(void *argument)
 {
@@ -258,6 +304,7 @@ static void queue_write(void *argument)
     bool written = true;
     os_mutex_lock(queue.mutex);
     for (;;) {
+        causes_report(os_monotonic_ns(), queue.stopping);
         if (queue.count == 0 && written) (void)queue_report();
         if (queue.count > 0) {
             size_t len = LOG_QUEUE_BYTES - queue.head < queue.count ? LOG_QUEUE_BYTES - queue.head : queue.count;
@@ -270,7 +317,7 @@ static void queue_write(void *argument)
         } else if (queue.stopping) {
             break;
         } else {
-            os_cond_wait(queue.filled, queue.mutex, -1);
+            os_cond_wait(queue.filled, queue.mutex, causes_wait_ns(os_monotonic_ns()));
         }
     }
     queue.finished = true;
@@ -353,16 +400,57 @@ void log_text(log_level level, const char *text, size_t len)
     if (log_wants(level)) log_event(level, text, len);
 }
 
+static void log_arguments(log_level level, const char *format, va_list arguments) PRINTF_LIKE(2, 0);
+
+static void log_arguments(log_level level, const char *format, va_list arguments)
+{
+    char text[LOG_LINE_MAX]; /* what does not fit here does not fit in the line either, which marks the cut */
+    int needed = vsnprintf(text, sizeof(text), format, arguments);
+    if (needed < 0) log_event(level, format, strlen(format)); /* the C library cannot format it: better than nothing */
+    else log_event(level, text, (size_t)needed < sizeof(text) ? (size_t)needed : sizeof(text) - 1);
+}
+
 void log_write(log_level level, const char *format, ...)
 {
     if (!log_wants(level)) return;
-    char text[LOG_LINE_MAX]; /* what does not fit here does not fit in the line either, which marks the cut */
     va_list arguments;
     va_start(arguments, format);
-    int needed = vsnprintf(text, sizeof(text), format, arguments);
+    log_arguments(level, format, arguments);
     va_end(arguments);
-    if (needed < 0) log_event(level, format, strlen(format)); /* the C library cannot format it: better than nothing */
-    else log_event(level, text, (size_t)needed < sizeof(text) ? (size_t)needed : sizeof(text) - 1);
+}
+
+bool log_due(log_cause *cause, log_level level, const char *name, uint32_t burst)
+{
+    if (!log_wants(level)) return false;
+    if (queue.mutex == NULL || atomic_load_explicit(&abandoned, memory_order_relaxed)) return true;
+    os_mutex_lock(queue.mutex);
+    int64_t now_ns = os_monotonic_ns();
+    if (cause->until_ns != 0 && cause->until_ns <= now_ns && cause->left_out == 0) { /* that was long ago */
+        cause->written = 0;
+        cause->until_ns = now_ns + LOG_RARELY_NS;
+    }
+    if (cause->until_ns == 0) {
+        cause->next = queue.causes;
+        queue.causes = cause;
+        cause->until_ns = now_ns + LOG_RARELY_NS;
+    }
+    cause->level = level;
+    cause->name = name;
+    bool wanted = cause->written < burst;
+    if (wanted) cause->written++;
+    else if (cause->left_out++ == 0) os_cond_signal(queue.filled);
+    os_mutex_unlock(queue.mutex);
+    return wanted;
+}
+
+bool log_rarely(log_cause *cause, log_level level, const char *name, const char *format, ...)
+{
+    if (!log_due(cause, level, name, 1)) return false;
+    va_list arguments;
+    va_start(arguments, format);
+    log_arguments(level, format, arguments);
+    va_end(arguments);
+    return true;
 }
 
 bool log_level_parse(log_level *level, const char *name)

@@ -34,6 +34,27 @@ void log_write(log_level level, const char *format, ...) PRINTF_LIKE(2, 3);
 /* The same for a text that is not a format and may hold any bytes. */
 void log_text(log_level level, const char *text, size_t len);
 
+/* What may happen as often as a stranger likes. The first lines of a cause are written, the others of LOG_RARELY_NS
+ * only counted, and then one line says how many were left out: so on while they come. Static and zero, one for each. */
+typedef struct log_cause {
+    const char *name;       /* in that line; like all the rest the log's */
+    uint32_t written;       /* lines since it began */
+    uint64_t left_out;      /* since until_ns was set */
+    int64_t until_ns;       /* 0: none has come lately */
+    log_level level;        /* of the last */
+    struct log_cause *next; /* the log's list of those with an until_ns */
+} log_cause;
+#define LOG_RARELY_NS INT64_C(10000000000)
+
+/* One more of that cause: true when its line is to be written now, false when it was counted or nobody wants that level. Before
+ * log_open() all are to be written. Any thread.
+ *
+ * name   a literal: what "4999 more in 10 s: ..." calls them.
+ * burst  lines that are written before counting begins; at least 1. */
+bool log_due(log_cause *cause, log_level level, const char *name, uint32_t burst);
+/* log_write(), when it is due, with a burst of 1; and whether it was. */
+bool log_rarely(log_cause *cause, log_level level, const char *name, const char *format, ...) PRINTF_LIKE(4, 5);
+
 /* Writes os_realtime_ns() as the log does, "2026-11-22T05:30:20.123Z". Returns text, of LOG_TIME_BYTES. */
 char *log_time(int64_t now_ns, char *text);
 

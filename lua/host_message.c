@@ -19,10 +19,11 @@ enum {
 /* What the peer sent is no message. */
 static void refuse(conn *c, frame_status status, frame_fault fault)
 {
+    static log_cause causes[FRAME_FAULTS];
     char peer[NET_ADDR_TEXT_MAX];
     net_addr_format(&c->peer, peer, sizeof(peer));
-    log_write(LOG_WARN, "conn %" PRIu64 " (%s): %s%s: closed", c->id, peer, frame_fault_text(fault),
-              status == FRAME_LIMIT ? " that its frame allows" : "");
+    log_rarely(&causes[fault], LOG_WARN, frame_fault_text(fault), "conn %" PRIu64 " (%s): %s%s: closed", c->id, peer,
+               frame_fault_text(fault), status == FRAME_LIMIT ? " that its frame allows" : "");
     c->fault = (unsigned)fault & 15u;
     conn_close(c, status == FRAME_LIMIT ? CONN_LIMIT : CONN_ERROR);
 }

@@ -3,12 +3,17 @@
 
 #include "log.h"
 #include "net.h"
+#include "siphash.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { PLACE_MAX = 192 };
+enum {
+    PLACE_MAX = 192,
+    ERROR_CAUSES = 8, /* places in a script whose errors are counted apart */
+    ERROR_BURST = 20
+};
 
 int host_add_traceback(lua_State *L)
 {
@@ -128,6 +133,21 @@ void host_push_memory_error(lua_State *L)
     lua_setfield(L, -2, "callback");
 }
 
+/* Logs an error of a handler, which a peer may be able to bring about as often as it likes: those of one place in the script,
+ * and of those that happen to share its number, are written ERROR_BURST times, then counted. */
+static void log_error(const char *text, size_t len)
+{
+    static log_cause causes[ERROR_CAUSES];
+    static const uint64_t key[2];
+    const char *end = memchr(text, '\n', len);
+    size_t place = end != NULL ? (size_t)(end - text) : len;
+    for (size_t i = 0; i + 1 < place; i++) {
+        if (text[i] == ':' && text[i + 1] == ' ') place = i;
+    }
+    log_cause *cause = &causes[siphash(key, text, place) % ERROR_CAUSES];
+    if (log_due(cause, LOG_ERROR, "errors of handlers", ERROR_BURST)) log_text(LOG_ERROR, text, len);
+}
+
 void host_report(lua_State *L, const host_task *t)
 {
     host *h = host_of(L);
@@ -152,7 +172,7 @@ void host_report(lua_State *L, const host_task *t)
     host_reserve(h, false);
     const char *bytes = lua_tolstring(L, -1, &len);
     if (h->loading) host_refuse(h, bytes, len);
-    else log_text(LOG_ERROR, bytes, len);
+    else log_error(bytes, len);
     lua_settop(L, error);
 }
 
@@ -163,7 +183,7 @@ void host_report_memory(host *h, host_kind kind, const conn *c)
     int len = snprintf(text, sizeof(text), "not enough memory (cap %s)\n%s", host_cap_text(h, cap, sizeof(cap)),
                        describe(place, sizeof(place), kind, c));
     if (h->loading) host_refuse(h, text, (size_t)len);
-    else log_text(LOG_ERROR, text, (size_t)len);
+    else log_error(text, (size_t)len);
 }
 
 /* Protected. */

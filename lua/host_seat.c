@@ -88,7 +88,9 @@ static void app_accept(worker *w, io_socket socket, const net_addr *peer, const 
         .half_open = h->half_open,
     };
     if (conn_open(&w->conns, socket, peer, &config) == NULL) {
-        log_write(LOG_WARN, "%s: a connection was refused: out of memory", listener);
+        static log_cause cause;
+        log_rarely(&cause, LOG_WARN, "a connection was refused: out of memory",
+                   "%s: a connection was refused: out of memory", listener);
     }
 }
 

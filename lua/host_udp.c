@@ -80,8 +80,10 @@ void host_udp_reply(const host_task *t, const char *data, size_t len)
 {
     udp *u = open_udp(t->host, t->datagram.udp, t->datagram.udp_id);
     if (len > IO_DATAGRAM_MAX) {
-        log_write(LOG_WARN, "a reply of on_message is dropped: %zu bytes do not fit in a datagram (%d at most)", len,
-                  IO_DATAGRAM_MAX);
+        static log_cause cause;
+        log_rarely(&cause, LOG_WARN, "a reply of on_message was dropped: it does not fit in a datagram",
+                   "a reply of on_message is dropped: %zu bytes do not fit in a datagram (%d at most)", len,
+                   IO_DATAGRAM_MAX);
     } else if (u != NULL) {
         (void)udp_send(u, &t->datagram.peer, data, len); /* what finds no room is counted */
     }
