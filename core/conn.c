@@ -3,6 +3,7 @@
 
 #include "base.h"
 #include "frame.h"
+#include "gate.h"
 #include "mem.h"
 #include "net_unix.h"
 
@@ -12,8 +13,8 @@
 #define SECONDS(n) ((int64_t)(n)*1000000000)
 
 const conn_limits conn_limits_default = {
-    .idle_ns = 0,
-    .first_byte_ns = 0,
+    .idle_ns = SECONDS(600),
+    .first_byte_ns = SECONDS(10),
     .write_ns = SECONDS(60),
     .linger_ns = SECONDS(2),
     .connect_ns = SECONDS(10),
@@ -117,6 +118,8 @@ static void configure(conn *c, const conn_config *config)
 conn *conn_open(conn_set *set, io_socket socket, const net_addr *peer, const conn_config *config)
 {
     conn *c = conn_slot_take(set);
+    if (c == NULL && set->gate != NULL) gate_leave(set->gate, peer);
+    if (c != NULL && peer != NULL) c->peer = *peer;
     if (c == NULL || io_attach(set->port, socket) != IO_OK) {
         io_close(set->port, socket, true);
         if (c != NULL) conn_slot_give(c);
@@ -124,7 +127,6 @@ conn *conn_open(conn_set *set, io_socket socket, const net_addr *peer, const con
     }
     configure(c, config);
     c->socket = socket;
-    if (peer != NULL) c->peer = *peer;
     c->state = CONN_OPEN;
     conn_mark_dirty(c);
     arm(c);
@@ -140,11 +142,11 @@ conn *conn_connect(conn_set *set, const net_uri *target, const conn_config *conf
     else *status = net_open_stream(&socket, &target->addr, &native);
     if (*status != IO_OK) return NULL;
     conn *c = conn_slot_take(set);
+    if (c != NULL) c->outbound = true;
     if (c == NULL) *status = IO_LIMIT;
     else *status = io_attach(set->port, socket);
     if (*status == IO_OK) {
         configure(c, config);
-        c->outbound = true;
         c->peer = is_unix ? net_addr_unix() : target->addr;
         if (!is_unix) *status = io_connect(set->port, &c->send_op, socket, &c->peer);
     }

@@ -213,6 +213,8 @@ struct conn_set {
     uint64_t closed;
     uint64_t ids; /* the last id given; ids of different workers interleave */
     uint64_t ids_step;
+    struct gate
+        *gate; /* where accepted connections are counted, and are to be reported when they are gone; NULL: nowhere */
 };
 
 void conn_set_open(conn_set *set, io_port *port, timers *deadlines, uint64_t first_id, uint64_t ids_step);
@@ -234,8 +236,8 @@ typedef struct conn_config {
     bool half_open;
 } conn_config;
 
-/* Takes over an accepted socket, attaches it and makes it dirty; on_open comes with the settling.
- * peer    may be NULL.
+/* Takes over an accepted socket that the set's gate has let in, attaches it and makes it dirty; on_open comes with the settling.
+ * peer    may be NULL when there is no gate.
  * result  NULL when out of memory or the socket cannot be attached; the socket is then closed. */
 conn *conn_open(conn_set *set, io_socket socket, const net_addr *peer, const conn_config *config);
 

@@ -2,6 +2,7 @@
 #include "conn_internal.h"
 
 #include "base.h"
+#include "gate.h"
 #include "id_map.h"
 #include "mem.h"
 
@@ -133,4 +134,5 @@ void conn_slot_give(conn *c)
     set->free = c;
     set->count--;
     set->closed++;
+    if (set->gate != NULL && !c->outbound) gate_leave(set->gate, &c->peer);
 }

@@ -29,7 +29,8 @@ struct listener {
     uint32_t pending;
     bool stopping;
     bool short_of; /* descriptors or memory: said, and not yet over */
-    bool full;     /* the limit of connections: the same */
+    bool full;     /* no room for connections: the same */
+    bool said;     /* the log has a line about the last of these */
     char name[LISTENER_NAME_MAX];
 };
 
@@ -42,22 +43,34 @@ static void wait_and_retry(listener *l)
 
 static void say_short(listener *l, io_status status, int native)
 {
+    static log_cause cause;
     if (l->short_of) return;
     l->short_of = true;
-    log_write(LOG_WARN,
-              "%s: accepting pauses: %s (system code %d); raise the limit of open files or lower --max-connections",
-              l->name, io_status_text(status), native);
+    l->said = log_rarely(
+        &cause, LOG_WARN, "accepting pauses: the system refuses",
+        "%s: accepting pauses: %s (system code %d); raise the limit of open files or lower --max-connections", l->name,
+        io_status_text(status), native);
+}
+
+static void say_again(listener *l)
+{
+    if (l->said) log_write(LOG_INFO, "%s: accepting again", l->name);
+    l->said = false;
 }
 
 /* Deals a socket; parks it when there is no room. */
 static void deal(listener *l, posted_accept *a, io_socket socket)
 {
-    if (l->events->on_accept(l->context, l, socket, &a->accept.peer)) {
+    static log_cause cause;
+    const char *why = l->events->on_accept(l->context, l, socket, &a->accept.peer);
+    if (why == NULL) {
         a->parked = IO_SOCKET_NONE;
         return;
     }
     a->parked = socket;
-    if (!l->full) log_write(LOG_WARN, "%s: accepting pauses: the limit of connections is reached", l->name);
+    if (!l->full)
+        l->said = log_rarely(&cause, LOG_WARN, "accepting pauses: no room for connections", "%s: accepting pauses: %s",
+                             l->name, why);
     l->full = true;
     wait_and_retry(l);
 }
@@ -87,7 +100,7 @@ static void on_retry(timer *t, int64_t now_ns)
     }
     if (!parked && l->full) {
         l->full = false;
-        log_write(LOG_INFO, "%s: accepting again", l->name);
+        say_again(l);
     }
 }
 
@@ -187,7 +200,7 @@ void listener_on_packet(const io_packet *packet)
     } else if (packet->status == IO_OK) {
         if (l->short_of) {
             l->short_of = false;
-            log_write(LOG_INFO, "%s: accepting again", l->name);
+            say_again(l);
         }
         deal(l, a, packet->accepted);
         submit(l, a);

@@ -25,8 +25,9 @@ enum {
 typedef struct listener listener;
 
 typedef struct listener_events {
-    /* Takes over a socket. False: no room for a connection now; the socket stays with the listener, which asks again. */
-    bool (*on_accept)(void *context, listener *l, io_socket socket, const net_addr *peer);
+    /* Takes over a socket: NULL. Else why there is no room for a connection now; the socket stays with the listener, which
+     * asks again. */
+    const char *(*on_accept)(void *context, listener *l, io_socket socket, const net_addr *peer);
     /* Nothing is pending any more, after listener_stop(). */
     void (*on_stopped)(void *context, listener *l);
 } listener_events;

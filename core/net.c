@@ -202,6 +202,22 @@ static bool is_mapped(const net_endpoint *endpoint)
     return endpoint->version == 6 && memcmp(endpoint->bytes, prefix, sizeof prefix) == 0;
 }
 
+uint64_t net_addr_site(const net_addr *addr, bool *loopback)
+{
+    static const uint8_t own[16] = {[15] = 1}; /* ::1 */
+    net_endpoint endpoint;
+    net_system_unpack(&endpoint, addr);
+    *loopback = endpoint.version == 6 && memcmp(endpoint.bytes, own, sizeof own) == 0;
+    if (*loopback) return 1; /* nobody has 0.0.0.1 */
+    if (endpoint.version != 4 && endpoint.version != 6) return 0;
+    bool is_v4 = endpoint.version == 4 || is_mapped(&endpoint);
+    const uint8_t *bytes = endpoint.version == 6 && is_v4 ? endpoint.bytes + 12 : endpoint.bytes;
+    uint64_t site = 0;
+    for (size_t i = 0; i < (is_v4 ? 4u : 8u); i++) site = site << 8 | bytes[i];
+    *loopback = is_v4 && bytes[0] == 127;
+    return site;
+}
+
 char *net_addr_format(const net_addr *addr, char *text, size_t size)
 {
     net_endpoint endpoint;

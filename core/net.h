@@ -46,6 +46,9 @@ uint16_t net_addr_port(const net_addr *addr);
 int net_addr_family(const net_addr *addr);
 bool net_addr_is_unix(const net_addr *addr);
 net_addr net_addr_unix(void);
+/* What stands for whoever is behind an address: an IPv4 address, or the first 64 bits of an IPv6 one, as a number; 0: a Unix
+ * socket, or none. *loopback: it is this machine's own. */
+uint64_t net_addr_site(const net_addr *addr, bool *loopback);
 /* Size of the sockaddr inside, in bytes; 0 for none and for a Unix socket's. */
 size_t net_addr_bytes(const net_addr *addr);
 

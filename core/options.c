@@ -30,6 +30,7 @@ typedef enum option_kind {
     OPTION_BACKEND, /* const char *: "auto" or a name that is compiled in */
     OPTION_CHOICE,  /* uint32_t: index in choices */
     OPTION_COUNT,   /* uint32_t */
+    OPTION_AUTO,    /* uint32_t; "auto" is OPTIONS_AUTO */
     OPTION_THREADS, /* uint32_t; "auto" is 0, "2x" two per processor */
     OPTION_SECONDS, /* uint64_t nanoseconds; decimals allowed */
     OPTION_BYTES    /* uint64_t; K, M and G allowed */
@@ -65,7 +66,12 @@ static const option table[] = {
     {"backend", 0, OPTION_BACKEND, 0, FIELD(backend), "NAME", "auto", 0, 0, NULL,
      "The system's interface for I/O; auto takes the best that works here."},
     {"max-connections", 0, OPTION_COUNT, 0, FIELD(max_connections), "N", "0", 0, OPTIONS_CONNECTIONS_MAX, NULL,
-     "Connections at a time, in all; more wait to be accepted. 0: as many as there are descriptors."},
+     "Connections at a time, in all; more wait to be accepted. 0: as many as there are descriptors for."},
+    {"max-per-address", 0, OPTION_AUTO, 0, FIELD(max_per_address), "N", "auto", 0, OPTIONS_CONNECTIONS_MAX, NULL,
+     "Connections at a time from one IPv4 address or IPv6 network of 64 bits; more are refused. auto: a quarter of the "
+     "connections in all, and for this machine's own any number. 0: any number."},
+    {"accept-rate", 0, OPTION_COUNT, 0, FIELD(accept_rate), "N", "10000", 0, 1000000, NULL,
+     "Connections that are accepted in a second, in all; more wait. 0: any number."},
     {"watch", 0, OPTION_STATE, 0, FIELD(watch), NULL, NULL, OPTIONS_WATCH_ON, 0, NULL,
      "Load the script again when it or a module of its directory is saved. This is so by default."},
     {"no-watch", 0, OPTION_STATE, 0, FIELD(watch), NULL, NULL, OPTIONS_WATCH_OFF, 0, NULL,
@@ -101,9 +107,9 @@ static const option table[] = {
     {"sandbox", 0, OPTION_CHOICE, 0, FIELD(sandbox), "LEVEL", "std", 0, 0, "off std strict",
      "What the script may use: off is all of Lua; std is without what blocks or ends the process; strict is without "
      "files, programs and the environment."},
-    {"idle-timeout", 0, OPTION_SECONDS, OPTIONS_GIVEN_IDLE, FIELD(idle_ns), "SECONDS", "0", 0, SECONDS_MOST, NULL,
+    {"idle-timeout", 0, OPTION_SECONDS, OPTIONS_GIVEN_IDLE, FIELD(idle_ns), "SECONDS", "600", 0, SECONDS_MOST, NULL,
      "Close a connection on which no byte has moved for so long. 0: never."},
-    {"first-byte-timeout", 0, OPTION_SECONDS, OPTIONS_GIVEN_FIRST_BYTE, FIELD(first_byte_ns), "SECONDS", "0", 0,
+    {"first-byte-timeout", 0, OPTION_SECONDS, OPTIONS_GIVEN_FIRST_BYTE, FIELD(first_byte_ns), "SECONDS", "10", 0,
      SECONDS_MOST, NULL, "Close a connection whose peer has sent nothing for so long since it connected. 0: never."},
     {"write-timeout", 0, OPTION_SECONDS, OPTIONS_GIVEN_WRITE, FIELD(write_ns), "SECONDS", "60", 0, SECONDS_MOST, NULL,
      "Close a connection whose peer takes nothing of what is to be sent for so long. 0: never."},
@@ -186,6 +192,9 @@ static char *expected(char *text, size_t size, const option *row, const char *ba
         break;
     case OPTION_COUNT:
         snprintf(text, size, "a number from %" PRIu64 " to %" PRIu64, row->least, row->most);
+        break;
+    case OPTION_AUTO:
+        snprintf(text, size, "auto or a number from %" PRIu64 " to %" PRIu64, row->least, row->most);
         break;
     case OPTION_THREADS:
         snprintf(text, size, "auto, 2x or a number from %" PRIu64 " to %" PRIu64, row->least, row->most);
@@ -275,7 +284,8 @@ static uint64_t least_number(uint64_t a, uint64_t b)
 static bool take_number(const reading *r, const option *row, void *field, const char *value)
 {
     uint64_t number = 0;
-    bool is_auto = row->kind == OPTION_THREADS && strcmp(value, "auto") == 0;
+    bool is_auto = (row->kind == OPTION_THREADS || row->kind == OPTION_AUTO) && strcmp(value, "auto") == 0;
+    if (is_auto && row->kind == OPTION_AUTO) number = OPTIONS_AUTO;
     bool is_double = row->kind == OPTION_THREADS && strcmp(value, "2x") == 0;
     if (is_double) number = least_number(2 * (uint64_t)os_cpu_count(), row->most);
     number_verdict verdict = is_auto || is_double ? NUMBER_GOOD : read_number(&number, row, value);
@@ -353,6 +363,7 @@ static bool take_value(const reading *r, const option *row, const char *value)
     case OPTION_CHOICE:
         return find_word(r, (uint32_t *)field, row, row->choices, value);
     case OPTION_COUNT:
+    case OPTION_AUTO:
     case OPTION_THREADS:
     case OPTION_SECONDS:
     case OPTION_BYTES:

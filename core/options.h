@@ -28,6 +28,9 @@ enum {
 /* What is listened on when neither the command line nor the script says. */
 #define OPTIONS_LISTEN_DEFAULT "tcp://127.0.0.1:7777"
 
+/* --max-per-address auto. */
+#define OPTIONS_AUTO UINT32_MAX
+
 /* Bits of options.given: the command line named it. */
 enum { OPTIONS_GIVEN_IDLE = 1, OPTIONS_GIVEN_FIRST_BYTE = 2, OPTIONS_GIVEN_WRITE = 4, OPTIONS_GIVEN_LOG_LEVEL = 8 };
 
@@ -40,7 +43,9 @@ typedef struct options {
     const char *control;                        /* NULL: the usual place; "off": none */
     const char *backend;                        /* "auto", or a name that is compiled in */
     uint32_t workers;                           /* 0: one per processor; "2x" is here already a number */
-    uint32_t max_connections;                   /* 0: no limit */
+    uint32_t max_connections;                   /* 0: as many as the descriptors allow */
+    uint32_t max_per_address;                   /* 0: no limit; OPTIONS_AUTO */
+    uint32_t accept_rate;                       /* in a second; 0: no limit */
     uint32_t watch;                             /* an options_watch */
     uint32_t log_level;                         /* a log_level */
     uint32_t log_format;                        /* an options_format */

@@ -38,6 +38,7 @@ typedef struct name {
 
 struct server {
     server_options options;
+    gate *gate;
     worker *workers; /* options.workers of them; room for WORKER_MAX while the number is not fixed */
     slot slots[SERVER_LISTENERS_MAX];
     struct name *names; /* of all listeners that there were: connections keep pointers to them */
@@ -100,12 +101,22 @@ static void on_failed(worker *w, io_status status)
 
 static const worker_events events_of_workers = {on_opened, on_idle, on_failed};
 
+/* Closes a connection of a peer that has too many. */
+static void turn_away(server *s, listener *l, io_socket socket, const net_addr *peer)
+{
+    static log_cause cause;
+    char text[NET_ADDR_TEXT_MAX];
+    log_rarely(&cause, LOG_WARN, "a connection was refused: too many from one address",
+               "%s: a connection from %s was refused: its address has %u already (--max-per-address)", listener_name(l),
+               net_addr_format(peer, text, sizeof(text)), s->options.gate.per_address);
+    io_close(s->workers[0].port, socket, true);
+}
+
 /* Deals a socket to the worker with the fewest connections. On worker 0's thread. */
-static bool on_accept(void *context, listener *l, io_socket socket, const net_addr *peer)
+static const char *on_accept(void *context, listener *l, io_socket socket, const net_addr *peer)
 {
     const slot *from = context;
     server *s = from->server;
-    (void)l;
     uint32_t total = 0, least = UINT32_MAX;
     worker *best = NULL;
     for (uint32_t i = 0; i < s->options.workers; i++) {
@@ -116,10 +127,21 @@ static bool on_accept(void *context, listener *l, io_socket socket, const net_ad
             best = &s->workers[i];
         }
     }
-    if (s->options.max_connections > 0 && total >= s->options.max_connections) return false;
+    if (s->options.max_connections > 0 && total >= s->options.max_connections) {
+        return "the limit of connections is reached (--max-connections)";
+    }
+    switch (gate_enter(s->gate, peer, io_port_now(s->workers[0].port))) {
+    case GATE_LATER:
+        return "too many connections in a second (--accept-rate)";
+    case GATE_FULL:
+        turn_away(s, l, socket, peer);
+        return NULL;
+    case GATE_IN:
+        break;
+    }
     if (best == &s->workers[0]) worker_take(best, socket, peer, from->name);
     else worker_give(best, socket, peer, from->name);
-    return true;
+    return NULL;
 }
 
 /* On worker 0's thread. Workers that have all ended get no more messages: their ports may be closed. */
@@ -283,6 +305,7 @@ static void free_server(server *s)
     if (s->changed != NULL) os_cond_close(s->changed);
     if (s->mutex != NULL) os_mutex_close(s->mutex);
     for (uint32_t i = 0; s->workers != NULL && i < workers_room(s); i++) mail_box_close(&s->workers[i].box);
+    gate_close(s->gate);
     mem_free(s->workers);
     mem_free(s);
 }
@@ -304,11 +327,12 @@ server *server_open(const server_options *options, const worker_app *app, void *
     s->stop_message.run = run_stop;
     s->now_message.run = run_now;
     s->workers = mem_zalloc(workers_room(s) * sizeof(*s->workers));
+    s->gate = gate_open(&options->gate);
     s->resolver = resolver_open();
     s->mutex = os_mutex_open();
     s->changed = os_cond_open();
-    if (s->workers == NULL || !open_boxes(s, options->workers) || s->resolver == NULL || s->mutex == NULL ||
-        s->changed == NULL) {
+    if (s->workers == NULL || s->gate == NULL || !open_boxes(s, options->workers) || s->resolver == NULL ||
+        s->mutex == NULL || s->changed == NULL) {
         log_write(LOG_ERROR, "cannot start: out of memory");
         free_server(s);
         return NULL;
@@ -318,6 +342,7 @@ server *server_open(const server_options *options, const worker_app *app, void *
         w->id = i;
         w->count = s->options.workers;
         w->server = s;
+        w->entrance = s->gate;
         w->app = app;
         w->app_context = app_context;
         w->start_message.run = run_start;

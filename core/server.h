@@ -14,6 +14,7 @@
 #define PORTICO_SERVER_H
 
 #include "conn.h"
+#include "gate.h"
 #include "io.h"
 #include "net_uri.h"
 #include "resolver.h"
@@ -29,7 +30,8 @@ typedef struct server_options {
     uint32_t workers;         /* 1 to WORKER_MAX */
     bool workers_fixed;       /* the app may not change that */
     uint32_t max_connections; /* in all; 0: no limit but the descriptors */
-    int64_t drain_ns;         /* from server_stop() to cutting off */
+    gate_limits gate;
+    int64_t drain_ns; /* from server_stop() to cutting off */
     io_options io;
 } server_options;
 

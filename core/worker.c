@@ -2,6 +2,7 @@
 #include "worker.h"
 
 #include "base.h"
+#include "gate.h"
 #include "listener.h"
 #include "log.h"
 #include "mem.h"
@@ -157,6 +158,7 @@ static void run(void *argument)
         return;
     }
     conn_set_open(&w->conns, w->port, &w->timers, w->id + 1, w->count);
+    w->conns.gate = w->entrance;
     udp_set_open(&w->udps, w->port, &w->timers);
     bool app_ok = w->app->open(w, w->app_context);
     if (app_ok) mail_box_start(&w->box, w->port);
@@ -231,9 +233,15 @@ void worker_cut(worker *w)
     if (w->app->cut != NULL) w->app->cut(w);
 }
 
+static void refuse(worker *w, io_socket socket, const net_addr *peer)
+{
+    net_close(socket);
+    if (w->entrance != NULL) gate_leave(w->entrance, peer);
+}
+
 void worker_take(worker *w, io_socket socket, const net_addr *peer, const char *name)
 {
-    if (w->draining) net_close(socket);
+    if (w->draining) refuse(w, socket, peer);
     else w->app->accept(w, socket, peer, name);
     publish_load(w);
 }
@@ -250,8 +258,10 @@ void worker_give(worker *w, io_socket socket, const net_addr *peer, const char *
 {
     handover *h = mem_zalloc(sizeof(*h));
     if (h == NULL) {
-        log_write(LOG_ERROR, "%s: a connection was refused: out of memory", name);
-        net_close(socket);
+        static log_cause cause;
+        log_rarely(&cause, LOG_ERROR, "a connection was refused: out of memory",
+                   "%s: a connection was refused: out of memory", name);
+        refuse(w, socket, peer);
         return;
     }
     h->message.run = run_handover;

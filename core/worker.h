@@ -56,9 +56,10 @@ struct worker {
     timers timers;
     conn_set conns;
     udp_set udps;
-    mail_box box;      /* the server's, which opens and closes it */
-    os_thread *thread; /* set before the app is opened */
-    os_mutex *gate;    /* held by the starter until thread is set */
+    struct gate *entrance; /* the server's; NULL: none */
+    mail_box box;          /* the server's, which opens and closes it */
+    os_thread *thread;     /* set before the app is opened */
+    os_mutex *gate;        /* held by the starter until thread is set */
     const io_backend *backend;
     const io_options *io_options;
     const struct worker_events *events;

@@ -60,7 +60,8 @@ enum { EXIT_CLEAN = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_SCRIPT = 3, EXIT_LI
 
 enum {
     WHY_BYTES = 512,
-    DESCRIPTORS_SPARE = 64 /* for listeners, ports, the log, files that the script opens */
+    PER_ADDRESS_UNLIMITED = 16384, /* what auto is where nothing limits the connections in all */
+    DESCRIPTORS_SPARE = 64         /* for listeners, ports, the log, files that the script opens */
 };
 
 #define NANOSECONDS 1e9 /* in a second */
@@ -326,6 +327,19 @@ static int run(server *s, const listening *l, const generation *first, reload *r
     return end(s);
 }
 
+/* descriptors: how many the process may have; 0: no such limit. */
+static void fill_gate(server_options *so, const options *o, uint64_t descriptors)
+{
+    uint64_t spare = descriptors / 4 < DESCRIPTORS_SPARE ? descriptors / 4 : DESCRIPTORS_SPARE;
+    uint64_t room = descriptors - spare < OPTIONS_CONNECTIONS_MAX ? descriptors - spare : OPTIONS_CONNECTIONS_MAX;
+    bool is_auto = o->max_per_address == OPTIONS_AUTO;
+    so->max_connections = o->max_connections > 0 ? o->max_connections : (uint32_t)room;
+    uint32_t quarter = so->max_connections > 0 ? so->max_connections / 4 + 1 : PER_ADDRESS_UNLIMITED;
+    so->gate.per_address = is_auto ? quarter : o->max_per_address;
+    so->gate.spare_loopback = is_auto;
+    so->gate.per_second = o->accept_rate;
+}
+
 static void fill_limits(host_config *host, const options *o)
 {
     host->limits = conn_limits_default;
@@ -338,7 +352,7 @@ static void fill_limits(host_config *host, const options *o)
 }
 
 /* Loads the script on all workers and runs it. */
-static int serve(const options *o, const io_backend *backend, const script *chosen)
+static int serve(const options *o, const io_backend *backend, const script *chosen, uint64_t descriptors)
 {
     atomic_int exit_code = EXIT_CLEAN;
     atomic_bool reload_wanted = false;
@@ -348,9 +362,9 @@ static int serve(const options *o, const io_backend *backend, const script *chos
         .backend = backend,
         .workers = o->check ? 1 : workers,
         .workers_fixed = o->check || o->workers > 0,
-        .max_connections = o->max_connections,
         .drain_ns = (int64_t)o->drain_ns,
     };
+    fill_gate(&so, o, descriptors);
     host_config host = {
         .chunk_name = chosen->chunk_name,
         .first = chosen->first,
@@ -403,7 +417,8 @@ static int serve(const options *o, const io_backend *backend, const script *chos
     return code == EXIT_CLEAN && !o->check ? atomic_load(&exit_code) : code;
 }
 
-static void raise_descriptor_limit(const options *o)
+/* Returns the limit now in force; 0: there is none. */
+static uint64_t raise_descriptor_limit(const options *o)
 {
     uint64_t limit = os_raise_descriptor_limit();
     uint64_t wanted = (uint64_t)o->max_connections + DESCRIPTORS_SPARE;
@@ -411,6 +426,7 @@ static void raise_descriptor_limit(const options *o)
         log_write(LOG_WARN, "the system allows %" PRIu64 " descriptors: too few for --max-connections %" PRIu32, limit,
                   o->max_connections);
     }
+    return limit;
 }
 
 /* Finds a backend and a script, and serves. */
@@ -418,7 +434,7 @@ static int prepare(const options *o)
 {
     char why[WHY_BYTES] = "";
     script chosen;
-    raise_descriptor_limit(o);
+    uint64_t descriptors = raise_descriptor_limit(o);
     const io_backend *backend = io_backend_find(o->backend, why, sizeof why);
     if (backend == NULL) {
         log_write(LOG_ERROR, "no backend: %s", why);
@@ -426,7 +442,7 @@ static int prepare(const options *o)
     }
     log_write(LOG_INFO, "backend %s: %s", io_backend_name(backend), why);
     if (!script_open(&chosen, o->script)) return EXIT_SCRIPT;
-    int code = serve(o, backend, &chosen);
+    int code = serve(o, backend, &chosen, descriptors);
     script_close(&chosen);
     return code;
 }

@@ -196,8 +196,8 @@ def servers(system, build):
     if system.suffix:
         known["IOCP pool, 2 threads a processor"] = [program("tests/bench_iocp_pool")]
     for workers in ("1", "auto", "2x"):
-        known[f"portico, --workers {workers}"] = [program("portico"), "--workers", workers, "--log-level", "warn", "--listen",
-                                                  "tcp://127.0.0.1:0"]
+        known[f"portico, --workers {workers}"] = [program("portico"), "--workers", workers, "--log-level", "warn", "--first-byte-timeout", "0",
+                                                  "--accept-rate", "0", "--listen", "tcp://127.0.0.1:0"]
     return known
 
 

@@ -92,7 +92,7 @@ def hold(server, client, count):
 def idle_servers():
     """Portico in three ways: scripts without and with on_connect, and the default script."""
     scripts = "{dir}/scripts/"
-    run = "{portico} --workers 1 --log-level warn --max-connections 0 --listen tcp://0.0.0.0:{port} --backend "
+    run = "{portico} --workers 1 --log-level warn --first-byte-timeout 0 --idle-timeout 0 --accept-rate 0 --listen tcp://0.0.0.0:{port} --backend "
     for backend in ("io_uring", "epoll"):
         for title, script in (("on_message", scripts + "on_message.lua"), ("on_connect", scripts + "on_connect.lua"), ("default script", "")):
             yield {"name": f"portico {backend} {title}", "folder": ".", "needs": "", "group": "portico", "run": f"{run}{backend} {script}"}

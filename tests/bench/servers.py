@@ -65,7 +65,8 @@ PEERS = [
 
 
 def portico_servers():
-    run = "{portico} --workers {workers} --log-level warn --listen tcp://127.0.0.1:{port} --backend "
+    run = ("{portico} --workers {workers} --log-level warn --first-byte-timeout 0 --accept-rate 0 "
+           "--listen tcp://127.0.0.1:{port} --backend ")
     scripts = os.path.join(HERE, "scripts")
     servers = []
     for backend in ("io_uring", "epoll"):

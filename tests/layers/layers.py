@@ -17,6 +17,7 @@ LEVELS = [
     ["os", "mem", "log", "net", "file", "dir", "guess"],
     ["io", "timer", "watch", "control", "id_map"],
     ["sendq", "frame", "stash", "siphash", "mail"],
+    ["gate"],
     ["conn", "listener", "udp", "udp_listener", "options"],
     ["worker", "pipe", "shared"],
     ["resolver"],

@@ -38,8 +38,10 @@ static void nothing_given_is_all_defaults(void)
     check_eq(o.shared_memory, 64 << 20);
     check_eq(o.callback_budget_ns, 100000000);
     check_eq(o.load_budget_ns, 5000000000);
-    check_eq(o.idle_ns, 0);
-    check_eq(o.first_byte_ns, 0);
+    check_eq(o.max_per_address, OPTIONS_AUTO);
+    check_eq(o.accept_rate, 10000);
+    check_eq(o.idle_ns, 600000000000);
+    check_eq(o.first_byte_ns, 10000000000);
     check_eq(o.write_ns, 60000000000);
     check(!o.check && !o.quiet && !o.verbose && !o.version && !o.help);
     check_eq(o.given, 0);
