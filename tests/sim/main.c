@@ -1,8 +1,9 @@
 /* main.c - runs seeds, each child process many of them, and says how to repeat one that fails; and the exam, which runs
- * seeds with one planted defect after the other until an oracle finds it.
+ * seeds with one planted defect after the other until an oracle finds it; and the sweep, in which each allocation fails once.
  *
  *   sim [--seed N | --seeds K [--first N]] [--profile iocp|io_uring|epoll] [--script NAME] [--trace] [--hash] [--jobs J]
  *   sim exam [--quick] [--limit K] [--defect N] [--jobs J]
+ *   sim memory [--seed N] [--script NAME] [--profile P] [--step S]
  */
 #include "defects.h"
 #include "run.h"
@@ -39,6 +40,8 @@ typedef struct options {
     bool exam;
     bool quick;
     uint64_t limit;
+    bool memory;
+    uint64_t step;
     int defect; /* 0: none, in an exam: all */
     int jobs;
 } options;
@@ -66,12 +69,28 @@ static _Noreturn void run_seeds(const options *o, uint64_t first, uint64_t count
         uint64_t seed = first + i * step;
         sim_verdict_shared->seed = seed;
         alarm(SEED_SECONDS_MAX);
-        (void)sim_run(seed, profile_of(o, seed), o->script, o->trace);
+        sim_setting setting = {.seed = seed, .profile = profile_of(o, seed), .script = o->script, .tracing = o->trace};
+        (void)sim_run(&setting);
         sim_verdict_shared->hash = world.hash;
         sim_verdict_shared->done++;
         if (o->hash) printf("%" PRIu64 " %016" PRIx64 "\n", seed, world.hash);
     }
     fflush(stdout);
+    _exit(0);
+}
+
+/* Of one script, under one kind of want: a run for every allocation, or every step-th. */
+static _Noreturn void run_points(const options *o, const char *script, sim_want want)
+{
+    sim_setting setting = {.seed = o->first, .script = script, .want = want, .at = UINT64_MAX, .tracing = o->trace};
+    setting.profile = profile_of(o, setting.seed);
+    uint64_t count = sim_run(&setting).allocations;
+    for (uint64_t at = 1 + o->first % o->step; at <= count; at += o->step) {
+        sim_verdict_shared->seed = setting.at = at;
+        alarm(SEED_SECONDS_MAX);
+        (void)sim_run(&setting);
+        sim_verdict_shared->done++;
+    }
     _exit(0);
 }
 
@@ -99,16 +118,22 @@ static void open_children(void)
     for (int i = 0; i < JOBS_MAX; i++) children[i].verdict = &verdicts[i];
 }
 
-static void start_child(child *c, const options *o, int task, uint64_t first, uint64_t count, uint64_t step)
+/* True in the child. */
+static bool start_process(child *c, int task)
 {
     memset(c->verdict, 0, sizeof(*c->verdict));
     fflush(stdout);
     c->task = task;
     c->pid = fork();
     if (c->pid < 0) die("fork");
-    if (c->pid > 0) return;
+    if (c->pid > 0) return false;
     sim_verdict_shared = c->verdict;
-    run_seeds(o, first, count, step);
+    return true;
+}
+
+static void start_child(child *c, const options *o, int task, uint64_t first, uint64_t count, uint64_t step)
+{
+    if (start_process(c, task)) run_seeds(o, first, count, step);
 }
 
 /* Waits for one to end. True: all its seeds were well. Else its verdict says why not. */
@@ -169,6 +194,38 @@ static int run_all(const options *o)
         printf("%" PRIu64 " seeds from %" PRIu64 " on, %" PRIu64 " steps, %.1f s, %.0f seeds/s: %s\n", done, o->first,
                steps, seconds, (double)done / seconds, failures == 0 ? "all well" : "not well");
     }
+    return failures > 0;
+}
+
+/* ---- Memory that runs out ---- */
+
+static const char *const wants[] = {
+    [SIM_WANT_ONCE] = "once", [SIM_WANT_TWICE] = "twice", [SIM_WANT_FROM_THEN_ON] = "from then on"};
+
+static int sweep(const options *o)
+{
+    struct timespec start;
+    (void)clock_gettime(CLOCK_MONOTONIC, &start);
+    uint64_t points = 0;
+    int failures = 0;
+    printf("| script | an allocation fails | points | failures |\n|---|---|---|---|\n");
+    const char *script;
+    bool judges;
+    for (size_t i = 0; (script = sim_script_name(i, &judges)) != NULL; i++) {
+        if (o->script != NULL ? strcmp(o->script, script) != 0 : judges) continue;
+        for (sim_want want = SIM_WANT_ONCE; want <= SIM_WANT_FROM_THEN_ON; want++) {
+            child *c = &children[0];
+            bool well;
+            if (start_process(c, 0)) run_points(o, script, want);
+            (void)wait_child(&well);
+            points += c->verdict->done;
+            failures += !well;
+            printf("| %s | %s | %" PRIu64 " | %s%s%s |\n", script, wants[want], c->verdict->done,
+                   well ? "0" : c->verdict->oracle, well ? "" : ": ", well ? "" : c->verdict->text);
+            if (!well) printf("at allocation %" PRIu64 "\n", c->verdict->seed);
+        }
+    }
+    printf("\n%" PRIu64 " points, %d failures, %.1f s\n", points, failures, seconds_since(&start));
     return failures > 0;
 }
 
@@ -259,7 +316,8 @@ static _Noreturn void usage(const char *wrong)
             "sim: %s\n"
             "usage: sim [--seed N | --seeds K [--first N]] [--profile iocp|io_uring|epoll] [--script NAME] [--trace]\n"
             "           [--hash] [--jobs J]\n"
-            "       sim exam [--quick] [--limit K] [--defect N] [--jobs J]\n",
+            "       sim exam [--quick] [--limit K] [--defect N] [--jobs J]\n"
+            "       sim memory [--seed N] [--script NAME] [--profile P] [--step S]\n",
             wrong);
     exit(2);
 }
@@ -283,11 +341,12 @@ static int read_profile(const char *text)
 
 static options read_options(int argc, char **argv)
 {
-    options o = {.first = 1, .seeds = 1000, .profile = -1, .limit = EXAM_SEEDS, .jobs = 2};
+    options o = {.first = 1, .seeds = 1000, .profile = -1, .limit = EXAM_SEEDS, .step = 1, .jobs = 2};
     for (int i = 1; i < argc; i++) {
         const char *name = argv[i];
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
         if (strcmp(name, "exam") == 0) o.exam = true;
+        else if (strcmp(name, "memory") == 0) o.memory = true;
         else if (strcmp(name, "--trace") == 0) o.trace = true;
         else if (strcmp(name, "--hash") == 0) o.hash = true;
         else if (strcmp(name, "--quick") == 0) o.quick = true;
@@ -297,11 +356,13 @@ static options read_options(int argc, char **argv)
         else if (strcmp(name, "--first") == 0) o.first = read_number(value), i++;
         else if (strcmp(name, "--profile") == 0) o.profile = read_profile(value), i++;
         else if (strcmp(name, "--script") == 0) o.script = value, i++;
+        else if (strcmp(name, "--step") == 0) o.step = read_number(value), i++;
         else if (strcmp(name, "--limit") == 0) o.limit = read_number(value), i++;
         else if (strcmp(name, "--defect") == 0) o.defect = (int)read_number(value), i++;
         else if (strcmp(name, "--jobs") == 0) o.jobs = (int)read_number(value), i++;
         else usage("an option is unknown");
     }
+    if (o.step == 0) usage("--step: 1 or more");
     if (o.jobs < 1 || o.jobs > JOBS_MAX) usage("--jobs: from 1 to 16");
     if (o.trace || o.hash) o.jobs = 1;
     return o;
@@ -313,6 +374,7 @@ int main(int argc, char **argv)
     sim_scripts_open(SIM_SCRIPTS, SIM_DEFAULT_SCRIPT);
     open_children();
     if (o.exam) return examine(&o);
+    if (o.memory) return sweep(&o);
     sim_defect = o.defect;
     return run_all(&o);
 }

@@ -14,6 +14,7 @@ typedef struct sim_expect {
     uint32_t unit; /* … and only in pieces of so many bytes; 0: of any size */
     bool keeps;    /* … and keeps bytes in conn.state, which going back to an older version of it does as well */
     bool stays;    /* nobody saves it anew: what it keeps in variables would be lost */
+    bool judges;   /* it has oracles of its own, which want of memory would mislead */
     bool connects; /* it opens connections of its own */
 } sim_expect;
 
@@ -23,6 +24,8 @@ void sim_monitor_worker(worker *w);
 /* After each packet, and each time the worker is about to wait: at_rest if there is nothing it knows to do. */
 void sim_monitor_step(io_port *port);
 void sim_monitor_rest(io_port *port, bool at_rest);
+/* Memory is short, or no longer: of connections that come meanwhile no whole echo is expected. */
+void sim_monitor_short(bool on);
 /* Connections that were opened, and bytes that were delivered to the script: for the summary. */
 uint64_t sim_monitor_opened(void);
 uint64_t sim_monitor_delivered(void);

@@ -43,21 +43,21 @@ static script scripts[] = {
     {.name = "default", .expect = {.echoes = true}, .weight = 3},
     {.name = "posted", .expect = {.echoes = true}, .weight = 2},
     {.name = "half_close", .expect = {.echoes = true, .late = true, .keeps = true}, .weight = 2},
-    {.name = "sleeper", .expect = {.echoes = true}, .weight = 5},
-    {.name = "stream", .expect = {.echoes = true}, .weight = 3},
+    {.name = "sleeper", .expect = {.judges = true, .echoes = true}, .weight = 5},
+    {.name = "stream", .expect = {.judges = true, .echoes = true}, .weight = 3},
     {.name = "pipe", .expect = {.connects = true}, .weight = 2},
     {.name = "pauser", .expect = {.echoes = true}, .weight = 3},
     {.name = "meddler", .expect = {.echoes = true}, .weight = 3},
     {.name = "framed", .expect = {.echoes = true, .unit = 7}, .weight = 3},
     {.name = "switcher", .expect = {.echoes = true}, .weight = 2},
-    {.name = "reader", .expect = {.echoes = true}, .weight = 3},
+    {.name = "reader", .expect = {.judges = true, .echoes = true}, .weight = 3},
     {.name = "mirror", .expect = {.echoes = true}, .weight = 2},
     {.name = "tasks", .expect = {.echoes = true, .stays = true}, .weight = 2},
     {.name = "relay", .expect = {.connects = true}, .weight = 2},
     {.name = "proxy", .expect = {.connects = true}, .weight = 3},
     {.name = "broadcast", .weight = 2},
     {.name = "chargen", .weight = 2},
-    {.name = "closer", .expect = {.connects = true}, .weight = 4},
+    {.name = "closer", .expect = {.judges = true, .connects = true}, .weight = 4},
 };
 
 /* ---- Scripts ---- */
@@ -81,6 +81,13 @@ void sim_scripts_open(const char *directory, const char *default_script)
     }
 }
 
+const char *sim_script_name(size_t index, bool *judges)
+{
+    if (index >= array_count(scripts)) return NULL;
+    *judges = scripts[index].expect.judges;
+    return scripts[index].name;
+}
+
 static const script *choose_script(const char *name)
 {
     uint64_t weights = 0;
@@ -100,7 +107,7 @@ static generation *open_generation(void)
 {
     size_t len;
     char *text = sim_version_read(&len);
-    if (text == NULL) abort();
+    if (text == NULL) return NULL;
     return generation_open(1, SIM_SCRIPT_PATH, text, len);
 }
 
@@ -153,6 +160,9 @@ typedef struct play {
     options command_line;
     listening listening;
     reload *reload;
+    reload_options reloads;
+    bool is_plain;   /* a sweep over allocations */
+    bool is_short;   /* of memory */
     int64_t save_ns; /* when somebody saves the script next; SIM_FOREVER: nobody does */
     sim_peer *probes[PROBES];
 } play;
@@ -170,16 +180,17 @@ static void attend(play *p, int64_t until_ns)
             reload_ask(p->reload, by_watch ? RELOAD_WATCH : RELOAD_SIGNAL, NULL, NULL);
             if (!is_steady && sim_percent(SIM_PEERS, 30)) reload_undo(p->reload, NULL, NULL);
         }
-        int64_t rest_ns = reload_step(p->reload);
+        int64_t rest_ns = p->reload != NULL ? reload_step(p->reload) : -1;
         int64_t next_ns = until_ns < p->save_ns ? until_ns : p->save_ns;
         if (rest_ns >= 0 && rest_ns < next_ns - world.now_ns) next_ns = world.now_ns + rest_ns;
         fiber_wait(next_ns);
     }
 }
 
-static sim_reply reply_of(const script *s)
+static sim_reply reply_of(const play *p)
 {
-    return !s->expect.echoes ? SIM_ANYTHING : s->expect.late ? SIM_LATE_ECHO : SIM_ECHO;
+    const script *s = p->script;
+    return p->is_short || !s->expect.echoes ? SIM_ANYTHING : s->expect.late ? SIM_LATE_ECHO : SIM_ECHO;
 }
 
 static void start_clients(const play *p, int64_t length_ns)
@@ -188,7 +199,7 @@ static void start_clients(const play *p, int64_t length_ns)
         sim_model model = (sim_model)sim_below(SIM_PEERS, SIM_PROBE);
         int64_t at_ns = world.now_ns + (int64_t)sim_below(SIM_PEERS, (uint64_t)length_ns);
         uint16_t port = (uint16_t)(PORT + sim_below(SIM_PEERS, p->command_line.listen_count));
-        (void)sim_peer_start(model, port, at_ns, reply_of(p->script));
+        (void)sim_peer_start(model, port, at_ns, reply_of(p));
     }
 }
 
@@ -199,7 +210,7 @@ static void probe(play *p)
         world.descriptors < 512 || (p->options.max_connections > 0 && p->options.max_connections < p->clients + PROBES);
     if (is_crowded || server_stopping(p->server)) return;
     for (int i = 0; i < PROBES; i++) {
-        p->probes[i] = sim_peer_start(SIM_PROBE, PORT, world.now_ns, reply_of(p->script));
+        p->probes[i] = sim_peer_start(SIM_PROBE, PORT, world.now_ns, reply_of(p));
     }
     attend(p, world.now_ns + PROBE_NS + 8 * world.latency_ns * 4);
     if (server_stopping(p->server)) return;
@@ -234,18 +245,28 @@ static void stop(play *p)
 }
 
 /* As main.c does it: the command line's addresses, whatever the script says. */
-static void listen_on_all(play *p)
+static bool listen_on_all(play *p)
 {
     char why[256];
     listen_set *wanted = reload_listen(p->reload);
-    bool ok = listening_collect(&p->listening, wanted, NULL, why, sizeof(why)) &&
-              listening_bind(&p->listening, wanted, why, sizeof(why));
-    sim_check("sim", ok, "cannot listen: %s", why);
+    return listening_collect(&p->listening, wanted, NULL, why, sizeof(why)) &&
+           listening_bind(&p->listening, wanted, why, sizeof(why));
+}
+
+/* Faults stop, and the script's last version is good. */
+static void calm_down(play *p)
+{
+    sim_calm();
+    sim_memory_relief();
+    sim_monitor_short(false);
+    p->is_short = false;
+    if (p->save_ns == SIM_FOREVER) return;
+    p->save_ns = world.now_ns;
+    attend(p, world.now_ns + SIM_SECOND);
 }
 
 static void perform(play *p)
 {
-    listen_on_all(p);
     server_start(p->server);
     int64_t length_ns = sim_between(SIM_SETUP, 100 * SIM_MS, 20 * SIM_SECOND);
     start_clients(p, length_ns);
@@ -253,11 +274,22 @@ static void perform(play *p)
         attend(p, world.now_ns + (int64_t)sim_below(SIM_SETUP, (uint64_t)length_ns + 1));
     } else {
         attend(p, world.now_ns + length_ns);
-        sim_calm();
-        if (p->save_ns != SIM_FOREVER) { /* the last version is good */
-            p->save_ns = world.now_ns;
-            attend(p, world.now_ns + SIM_SECOND);
-        }
+        calm_down(p);
+        probe(p);
+    }
+    stop(p);
+}
+
+/* The same for a sweep over allocations: one reload, and then memory comes back, or does not. */
+static void perform_plain(play *p, const sim_setting *setting)
+{
+    bool recovers = setting->want != SIM_WANT_FROM_THEN_ON || setting->at % 2 == 0;
+    server_start(p->server);
+    start_clients(p, SIM_SECOND);
+    p->save_ns = p->script->expect.stays ? SIM_FOREVER : world.now_ns + SIM_SECOND / 2;
+    attend(p, world.now_ns + 2 * SIM_SECOND);
+    if (recovers) {
+        calm_down(p);
         probe(p);
     }
     stop(p);
@@ -272,74 +304,113 @@ static void check_nothing_left(int64_t live_before)
               mem_live() - live_before);
 }
 
-sim_summary sim_run(uint64_t seed, sim_profile profile, const char *name, bool tracing)
+/* The drawn part of what the server is told. */
+static void draw_options(play *p)
 {
-    int64_t live_before = mem_live();
-    char seed_text[32];
-    char *arguments[] = {seed_text};
-    atomic_bool reload_wanted = false;
-    worker_app app = monitored_app();
-    play p = {0};
-    sim_open(seed, profile, tracing);
-    sim_kernel_open();
-    sim_net_open();
-    fibers_open();
-    sim_news_open();
-    int64_t start_ns = world.now_ns;
-    p.script = choose_script(name);
-    p.save_ns = p.script->expect.stays || sim_percent(SIM_SETUP, 50)
-                    ? SIM_FOREVER
-                    : world.now_ns + sim_between(SIM_SETUP, SIM_MS, 10 * SIM_SECOND);
-    sim_versions_open(p.script->source, p.script->len);
-    sim_note(p.script->name, seed, profile, 0);
-    p.clients = 1 + (uint32_t)sim_below(SIM_SETUP, CLIENTS_MAX);
-    p.options = (server_options){
+    static const char *const ports[] = {"127.0.0.1:7000", "127.0.0.1:7001"};
+    p->clients = 1 + (uint32_t)sim_below(SIM_SETUP, CLIENTS_MAX);
+    p->options = (server_options){
         .backend = &io_backend_sim,
         .workers = sim_percent(SIM_SETUP, 50) ? 1 : 2 + (uint32_t)sim_below(SIM_SETUP, 2),
         .max_connections = sim_percent(SIM_SETUP, 70) ? 0 : 1 + (uint32_t)sim_below(SIM_SETUP, CLIENTS_MAX),
         .drain_ns = sim_between(SIM_SETUP, 10 * SIM_MS, 10 * SIM_SECOND),
         .io = {.recv_bytes = (uint32_t)sim_between(SIM_SETUP, 1, 16384)},
     };
-    sim_peers_open(p.script->expect.unit);
-    sim_monitor_open(p.script->expect, p.options.max_connections);
-    static const char *const ports[] = {"127.0.0.1:7000", "127.0.0.1:7001"};
-    p.command_line.listen_count = sim_percent(SIM_SETUP, 60) ? 1 : 2;
-    for (uint32_t i = 0; i < p.command_line.listen_count; i++) {
+    p->command_line.listen_count = sim_percent(SIM_SETUP, 60) ? 1 : 2;
+    for (uint32_t i = 0; i < p->command_line.listen_count; i++) {
         net_addr addr = sim_addr(ports[i]);
-        p.command_line.listen[i] = net_uri_tcp(&addr);
-        p.command_line.listen_uri[i] = ports[i];
+        p->command_line.listen[i] = net_uri_tcp(&addr);
+        p->command_line.listen_uri[i] = ports[i];
     }
-    (void)snprintf(seed_text, sizeof(seed_text), "%" PRIu64, seed);
+    p->reloads = (reload_options){
+        .probation_ns = draw_limit(SIM_MS, 5 * SIM_SECOND),
+        .error_limit = sim_below(SIM_SETUP, 5),
+    };
+    bool saves = !p->script->expect.stays && sim_percent(SIM_SETUP, 50);
+    p->save_ns = saves ? world.now_ns + sim_between(SIM_SETUP, SIM_MS, 10 * SIM_SECOND) : SIM_FOREVER;
+}
+
+/* For a sweep over allocations: few clients, and no other faults. */
+static void be_plain(play *p)
+{
+    memset(world.rates, 0, sizeof(world.rates));
+    world.descriptors = 512;
+    p->is_plain = true;
+    p->clients = 3;
+    p->options.max_connections = 0;
+    p->options.io.recv_bytes = 0;
+}
+
+/* From the start of the program to its end, as main.c does it. Without memory it may end before it has begun. */
+static void serve(play *p, const sim_setting *setting)
+{
+    char seed_text[32];
+    char *arguments[] = {seed_text};
+    atomic_bool reload_wanted = false;
+    worker_app app = monitored_app();
+    bool script_failed = false;
+    (void)snprintf(seed_text, sizeof(seed_text), "%" PRIu64, setting->seed);
     host_config config = {
         .chunk_name = "@sim.lua",
         .first = open_generation(),
         .shared = shared_open(1 << 20, os_monotonic_ns),
-        .script = p.script->name,
-        .arg_count = strcmp(p.script->name, "default") == 0 ? 0 : 1,
+        .script = p->script->name,
+        .arg_count = strcmp(p->script->name, "default") == 0 ? 0 : 1,
         .args = arguments,
         .lua_memory = 64 << 20,
         /* A handler that is ended does not send the rest of its echo. */
         .reload_deadline_ns =
-            p.script->expect.echoes ? SIM_SECOND * 3600 : sim_between(SIM_SETUP, SIM_MS, 10 * SIM_SECOND),
+            p->script->expect.echoes ? SIM_SECOND * 3600 : sim_between(SIM_SETUP, SIM_MS, 10 * SIM_SECOND),
         .limits = draw_limits(),
         .version = "sim",
         .reload_wanted = &reload_wanted,
     };
-    bool script_failed = false;
-    p.server = server_open(&p.options, &app, &config, &script_failed);
-    sim_check("sim", p.server != NULL, "the server did not open");
-    const reload_options reloads = {
-        .probation_ns = draw_limit(SIM_MS, 5 * SIM_SECOND),
-        .error_limit = sim_below(SIM_SETUP, 5),
-    };
-    p.listening = (listening){.server = p.server, .options = &p.command_line, .script = p.script->name};
-    p.reload = reload_open(&p.listening, &config, &reloads);
-    sim_check("sim", p.reload != NULL, "no reloads: out of memory");
-    perform(&p);
-    server_close(p.server);
-    reload_close(p.reload);
-    shared_close(config.shared);
+    p->server = NULL;
+    if (config.first != NULL && config.shared != NULL) {
+        p->server = server_open(&p->options, &app, &config, &script_failed);
+    }
+    sim_check("sim", p->server != NULL || p->is_short, "the server did not open");
+    if (p->server != NULL) {
+        p->listening = (listening){.server = p->server, .options = &p->command_line, .script = p->script->name};
+        p->reload = reload_open(&p->listening, &config, &p->reloads);
+        bool ok = p->reload != NULL && listen_on_all(p);
+        if (ok && p->is_plain) perform_plain(p, setting);
+        else if (ok) perform(p);
+        else stop(p);
+        sim_check("sim", ok || p->is_short, "cannot listen");
+        server_close(p->server);
+        reload_close(p->reload);
+    }
+    if (config.shared != NULL) shared_close(config.shared);
     generation_release(config.first);
+}
+
+sim_summary sim_run(const sim_setting *setting)
+{
+    int64_t live_before = mem_live();
+    play p = {0};
+    sim_open(setting->seed, setting->profile, setting->tracing);
+    sim_kernel_open();
+    sim_net_open();
+    fibers_open();
+    sim_news_open();
+    int64_t start_ns = world.now_ns;
+    p.script = choose_script(setting->script);
+    sim_note(p.script->name, setting->seed, setting->profile, 0);
+    sim_versions_open(p.script->source, p.script->len);
+    draw_options(&p);
+    sim_want want = setting->want;
+    bool may_be_short = want == SIM_WANT_NONE && !p.script->expect.judges && sim_percent(SIM_SETUP, 30);
+    if (may_be_short && world.rates[SIM_NO_MEMORY] > 0) want = SIM_WANT_RANDOM;
+    if (setting->want != SIM_WANT_NONE) be_plain(&p);
+    p.is_short = want != SIM_WANT_NONE;
+    sim_peers_open(p.script->expect.unit);
+    sim_monitor_open(p.script->expect, p.options.max_connections);
+    sim_monitor_short(p.is_short);
+    sim_memory_open(want, setting->at);
+    serve(&p, setting);
+    uint64_t allocations = sim_memory_count();
+    sim_memory_relief();
     sim_monitor_close();
     fibers_close();
     sim_kernel_close();
@@ -349,6 +420,7 @@ sim_summary sim_run(uint64_t seed, sim_profile profile, const char *name, bool t
         .bytes = sim_monitor_delivered(),
         .steps = world.steps,
         .virtual_ns = world.now_ns - start_ns,
+        .allocations = allocations,
     };
     sim_note("end", summary.connections, summary.bytes, summary.steps);
     sim_close();

@@ -47,6 +47,7 @@ typedef enum sim_fault {
     SIM_CLOG,            /* a connection's bytes are held up for long */
     SIM_SLOW,            /* the thread is not run for a while */
     SIM_NAME_LOST,       /* the resolver fails */
+    SIM_NO_MEMORY,       /* an allocation fails */
     SIM_FAULTS_COUNT
 } sim_fault;
 

@@ -106,6 +106,7 @@ static const uint32_t rate_max[SIM_FAULTS_COUNT] = {
     [SIM_CLOG] = 10000,
     [SIM_SLOW] = 20000,
     [SIM_NAME_LOST] = 300000,
+    [SIM_NO_MEMORY] = 3000,
 };
 
 void sim_open(uint64_t seed, sim_profile profile, bool tracing)

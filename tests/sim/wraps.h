@@ -5,6 +5,7 @@
 #define PORTICO_TESTS_SIM_WRAPS_H
 
 #include "conn.h"
+#include "mem.h"
 #include "net.h"
 #include "os.h"
 
@@ -46,6 +47,20 @@ void sim_news_open(void);
 /* versions.c */
 bool __wrap_file_read(char **data, size_t *len, const char *path, char *error, size_t error_size);
 bool __real_file_read(char **data, size_t *len, const char *path, char *error, size_t error_size);
+
+/* mem_sim.c */
+void *__wrap_mem_alloc(size_t bytes);
+void *__real_mem_alloc(size_t bytes);
+void *__wrap_mem_zalloc(size_t bytes);
+void *__real_mem_zalloc(size_t bytes);
+void *__wrap_mem_realloc(void *block, size_t bytes);
+void *__real_mem_realloc(void *block, size_t bytes);
+char *__wrap_mem_strdup(const char *text);
+char *__real_mem_strdup(const char *text);
+mem_heap *__wrap_mem_heap_open(void);
+mem_heap *__real_mem_heap_open(void);
+void *__wrap_mem_heap_realloc(mem_heap *heap, void *block, size_t old_bytes, size_t bytes);
+void *__real_mem_heap_realloc(mem_heap *heap, void *block, size_t old_bytes, size_t bytes);
 
 /* monitor.c */
 extern const conn_events __wrap_host_events;
