@@ -78,7 +78,8 @@ local function trim(value)
   return sub(value, find(value, "[^ \t]") or 1, last)
 end
 
--- Reads header lines from pos up to stop, where the empty line begins. Returns a table, or nil, status, text.
+-- Reads header lines from pos up to stop, where the empty line begins. Returns a table, or nil, status, text. message: the
+-- response that they belong to, or nil.
 local function read_headers(d, message, pos, stop)
   local data, headers, count = d.data, {}, 0
   while pos < stop do
@@ -90,8 +91,8 @@ local function read_headers(d, message, pos, stop)
       end
       last = last - 1
     end
-    local first = byte(value)
-    if first == 32 or first == 9 or first and find(value, "[ \t]", -1) then
+    local head, tail = byte(value), byte(value, -1)
+    if head == 32 or tail == 32 or head == 9 or tail == 9 then
       value = trim(value)
     end
     name = LOWER[name] or lower(name)
@@ -104,7 +105,7 @@ local function read_headers(d, message, pos, stop)
       headers[name] = value
     elseif name == "host" or name == "content-length" then
       return fail(d, 400, "more than one " .. name)
-    elseif name == "set-cookie" then -- the one list whose items may contain commas
+    elseif name == "set-cookie" and message then -- the one list whose items may contain commas
       message.cookies = message.cookies or { before }
       message.cookies[#message.cookies + 1] = value
     else
@@ -185,12 +186,12 @@ local function read_request(d, stop)
     end
     return fail(d, 400, "malformed request line")
   end
-  local request = { method = method, target = target, path = target, minor = minor == "0" and 0 or 1 }
-  local headers, status, text = read_headers(d, request, last + 1, stop)
+  local headers, status, text = read_headers(d, nil, last + 1, stop)
   if not headers then
     return nil, status, text
   end
-  request.headers = headers
+  local request = { method = method, target = target, path = target, minor = minor == "0" and 0 or 1, headers = headers,
+    keep_alive = true }
   if byte(target) ~= 47 then -- not a path
     local authority, path = match(target, "^%a[%w+.-]*://([^/?#]+)([^#]*)$")
     if path then
@@ -337,7 +338,7 @@ local function read_trailers(d)
     end
     return want_mark(d, "\n", d.max_head - 1)
   end
-  local trailers, status, text = read_headers(d, {}, pos, stop + 2)
+  local trailers, status, text = read_headers(d, nil, pos, stop + 2)
   if not trailers then
     return nil, status, text
   end
