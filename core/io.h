@@ -32,7 +32,11 @@
 enum {
     IO_BUFS_MAX = 16,        /* buffers in one io_send() */
     IO_DATAGRAM_MAX = 65507, /* bytes of one datagram: what UDP over IPv4 can carry */
-    IO_OP_NATIVE_WORDS = 4   /* an OVERLAPPED; the backends assert its size */
+#ifdef _WIN32
+    IO_OP_NATIVE_WORDS = 4 /* an OVERLAPPED; the backend asserts its size */
+#else
+    IO_OP_NATIVE_WORDS = 2 /* a connection has two ops: each word is 16 bytes of it */
+#endif
 };
 
 typedef enum io_kind {

@@ -363,7 +363,7 @@ static void feed_starved(uring_port *port)
     for (uint32_t i = 0; i < port->buf_count && port->starved.head != NULL; i++) {
         io_op *op = io_queue_pop(&port->starved);
         /* Without data it shall wait for data first, and not for a buffer. */
-        if (op->kind == IO_RECV) op->native[URING_POLL_FIRST] = 1;
+        if (op->kind == IO_RECV) uring_slot_of(port, op->socket)->flags |= URING_EMPTY;
         if (!prepare_again(port, op)) {
             io_queue_push(&port->starved, op);
             return;
@@ -574,7 +574,7 @@ bool uring_next(io_port *head, io_packet *packet)
         if (op == NULL) return false;
         if (attempt(port, op, packet)) break;
     }
-    packet->status = net_map_error(packet->native);
+    if (packet->native != 0) packet->status = net_map_error(packet->native);
     port->taken++;
     return true;
 }

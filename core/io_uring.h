@@ -21,9 +21,8 @@ enum { URING_WAKE = 1, URING_CANCEL = 2, URING_STREAM = 3, URING_IGNORED = 4, UR
 
 /* Words of op->native. */
 enum {
-    URING_BUFFER,    /* receive: the caller's buffer, 0 for a lent one; datagram: its bytes */
-    URING_LEN,       /* the size of that; send: the bytes asked for */
-    URING_POLL_FIRST /* receive: 1 when the last one left the socket empty, so that trying at once is in vain */
+    URING_BUFFER, /* receive: the caller's buffer, 0 for a lent one; datagram: its bytes */
+    URING_LEN     /* the size of that; send: the bytes asked for */
 };
 
 /* Bits of uring_slot.flags. */
@@ -32,7 +31,8 @@ enum {
     URING_ARMED = 2,    /* a multishot receive is with the kernel */
     URING_STOPPING = 4, /* … and has been asked to end, since nobody wants its bytes now */
     URING_CANCELED = 8, /* the op that waits for it has been canceled */
-    URING_HOLDING = 16  /* it has brought bytes for nobody */
+    URING_HOLDING = 16, /* it has brought bytes for nobody */
+    URING_EMPTY = 32    /* the last receive left the socket empty, so that trying at once is in vain */
 };
 
 /* Bytes that nobody has asked for yet. */
@@ -92,6 +92,13 @@ static inline uring_slot *uring_slot_of(uring_port *port, io_socket socket)
 {
     assert(socket >= 0 && (size_t)socket < port->slot_count);
     return &port->slots[socket];
+}
+
+/* A receive has brought bytes; flags are the completion's. */
+static inline void uring_note_rest(uring_slot *s, unsigned flags)
+{
+    if (flags & IORING_CQE_F_SOCK_NONEMPTY) s->flags &= (uint8_t)~URING_EMPTY;
+    else s->flags |= URING_EMPTY;
 }
 
 static inline void uring_note_error(uring_slot *s, int native)

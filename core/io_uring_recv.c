@@ -189,7 +189,7 @@ bool uring_prepare_recv(uring_port *port, io_op *op)
         entry->flags |= IOSQE_BUFFER_SELECT;
         entry->buf_group = BUFFER_GROUP;
     }
-    if (op->native[URING_POLL_FIRST]) entry->ioprio |= IORING_RECVSEND_POLL_FIRST;
+    if (s->flags & URING_EMPTY) entry->ioprio |= IORING_RECVSEND_POLL_FIRST;
     return true;
 }
 
@@ -249,7 +249,7 @@ bool uring_on_recv(uring_port *port, io_op *op, int result, unsigned flags, io_p
         port->lent = (int)(flags >> IORING_CQE_BUFFER_SHIFT);
     }
     if (result > 0) {
-        op->native[URING_POLL_FIRST] = !(flags & IORING_CQE_F_SOCK_NONEMPTY);
+        uring_note_rest(s, flags);
         packet->bytes = (uint32_t)result;
         packet->data = lending ? buf_at(port, port->lent) : (uint8_t *)op->native[URING_BUFFER];
         if (lending) s->flags |= URING_WARM;
@@ -338,7 +338,7 @@ bool uring_on_stream(uring_port *port, uint64_t data, int result, unsigned flags
     if (result <= 0) return on_stream_end(port, s, result, packet);
     io_op *op = take_waiting(s);
     if (op != NULL) {
-        op->native[URING_POLL_FIRST] = !(flags & IORING_CQE_F_SOCK_NONEMPTY);
+        uring_note_rest(s, flags);
         deliver(port, s, op, buf, (size_t)result, packet);
         return true;
     }

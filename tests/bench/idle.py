@@ -106,7 +106,7 @@ def bench_idle(portico, build, count, names, table, out):
     rows = []
     try:
         for spec in idle_servers():
-            if names and spec["name"] not in names:
+            if names and not {spec["name"], spec["group"]} & set(names):
                 continue
             server = Server(spec, portico, build)
             server.prepare()
