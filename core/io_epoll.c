@@ -413,9 +413,9 @@ static io_status epoll_readable(io_port *head, io_op *op, io_socket socket)
 
 static ssize_t send_bufs(int fd, const io_buf *bufs, uint32_t count)
 {
+    if (count == 1) return send(fd, bufs[0].base, bufs[0].len, MSG_NOSIGNAL | MSG_DONTWAIT);
     struct iovec vectors[IO_BUFS_MAX];
     struct msghdr message = {.msg_iov = vectors, .msg_iovlen = count};
-    if (count == 1) return send(fd, bufs[0].base, bufs[0].len, MSG_NOSIGNAL | MSG_DONTWAIT);
     for (uint32_t i = 0; i < count; i++) {
         vectors[i] = (struct iovec){.iov_base = (void *)(uintptr_t)bufs[i].base, .iov_len = bufs[i].len};
     }
@@ -639,7 +639,7 @@ static bool epoll_next(io_port *head, io_packet *packet)
             continue;
         }
         packet->op = op;
-        packet->status = net_map_error(packet->native);
+        if (packet->native != 0) packet->status = net_map_error(packet->native);
         port->taken++;
         return true;
     }

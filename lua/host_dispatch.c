@@ -263,11 +263,12 @@ static int take_result(lua_State *L, int status, lua_KContext context)
 static int dispatch(lua_State *L)
 {
     host_task *t = host_of(L)->task;
-    int arguments;
-    lua_pushcfunction(L, host_make_error); /* without upvalues: no allocation */
-    int handler = lua_gettop(L);           /* of errors: 1, or 2 above the error's table */
+    int arguments, results = 1;
+    int handler = t->kind == HOST_ON_ERROR ? lua_gettop(L) + 1 : 1; /* of errors; above the error's table */
+    lua_pushcfunction(L, host_make_error);                          /* without upvalues: no allocation */
     if (t->errand != NULL) {
         arguments = t->errand->push(L, t);
+        if (t->errand->keep != NULL) results = LUA_MULTRET;
     } else if (t->kind == HOST_FRAME) {
         lua_pushcfunction(L, answer);
         arguments = 0;
@@ -275,7 +276,6 @@ static int dispatch(lua_State *L)
         push_handler(L, t);
         arguments = push_arguments(L, t);
     }
-    int results = t->errand != NULL && t->errand->keep != NULL ? LUA_MULTRET : 1;
     int status = lua_pcallk(L, arguments, results, handler, (lua_KContext)t, take_result);
     return take_result(L, status, (lua_KContext)t);
 }
@@ -431,6 +431,10 @@ static void errand_over(host *h, host_task *t)
 static void task_over(host *h, host_task *t)
 {
     conn *c = t->c;
+    if (t->kind == HOST_ON_MESSAGE && !t->held && h == h->seat->current) { /* as most do, and nothing of what follows */
+        task_give(h, t);
+        return;
+    }
     host_kind kind = (host_kind)(t->kind == HOST_ON_ERROR ? t->origin : t->kind);
     /* A stream that has failed is over. */
     bool keeps = t->keep && kind != HOST_ON_STREAM;
@@ -545,7 +549,7 @@ static bool run(host *h, host_task *t, int arguments)
         task_failed(h, t);
         return false;
     }
-    lua_settop(t->co, 1);
+    assert(lua_gettop(t->co) == 1); /* the dispatcher returns nothing */
     task_over(h, t);
     return true;
 }
