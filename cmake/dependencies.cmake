@@ -46,7 +46,7 @@ set(lua_files
   lobject lopcodes loslib lparser lstate lstring lstrlib ltable ltablib ltm lundump lutf8lib lvm lzio)
 list(TRANSFORM lua_files PREPEND ${lua_SOURCE_DIR}/src/)
 list(TRANSFORM lua_files APPEND .c)
-add_library(lua54 STATIC ${lua_files})
+add_library(lua54 STATIC ${lua_files} ${PROJECT_SOURCE_DIR}/lua/lua_steps.c)
 target_include_directories(lua54 SYSTEM PUBLIC ${lua_SOURCE_DIR}/src)
 target_compile_options(lua54 PRIVATE -w)
 if(WIN32)
@@ -55,6 +55,15 @@ else()
   target_compile_definitions(lua54 PRIVATE LUA_USE_POSIX)
   target_link_libraries(lua54 PUBLIC m)
 endif()
+# Long calls of the libraries can be ended: lua/lua_steps.h.
+set(steps -include ${PROJECT_SOURCE_DIR}/lua/lua_steps.h)
+foreach(file lstrlib ltablib loslib liolib)
+  set_source_files_properties(${lua_SOURCE_DIR}/src/${file}.c PROPERTIES
+    COMPILE_OPTIONS "${steps}" COMPILE_DEFINITIONS LUA_STEPS_LIBRARY)
+endforeach()
+set_source_files_properties(${lua_SOURCE_DIR}/src/lvm.c PROPERTIES COMPILE_OPTIONS "${steps}" COMPILE_DEFINITIONS LUA_STEPS_VM)
+set_source_files_properties(${lua_SOURCE_DIR}/src/lauxlib.c PROPERTIES
+  COMPILE_OPTIONS "-include;${PROJECT_SOURCE_DIR}/lua/lua_collect.h")
 # The definitions reach whoever includes lua.h, since some of the checks are in its macros.
 if(PORTICO_LUA_CHECKS)
   target_compile_definitions(lua54 PUBLIC LUAI_ASSERT LUA_USE_APICHECK)

@@ -15,12 +15,20 @@
  * the square of its depth to unwind (luaD_shrinkstack). Where a C function is in between, such as table.sort, the hook
  * raises, and the lua_pcallk() at the base of a handler's coroutine switches hooks on again.
  *
- * No hook runs inside a C function (string.find with a bad pattern can take minutes) nor in a finaliser. The watchdog
- * can only say so.
+ * No hook runs inside a C function, where string.find with a bad pattern can take minutes. So long loops of Lua's libraries, and
+ * of the host's own functions, ask at each step whether something is due: while any worker is overdue, end_call() is, and it
+ * raises in that worker (lua_steps.h).
+ *
+ * None runs in a finaliser either, which is why --sandbox std refuses __gc; and some calls have no steps. There the watchdog can
+ * only say so.
+ *
+ * A slice that has caught a lack of memory once, and runs into it again, is ended in the same way: a loop of pcalls around
+ * something that needs too much memory would use up its whole budget, collection after collection.
  */
 #include "host_internal.h"
 
 #include "log.h"
+#include "lua_steps.h"
 #include "os.h"
 
 #include <inttypes.h>
@@ -43,9 +51,19 @@ static const char overrun_key;
 static void push_message(lua_State *L, const host *h)
 {
     double budget = (double)atomic_load_explicit(&h->watch.budget_ns, memory_order_relaxed) / 1e9;
-    char text[64];
-    snprintf(text, sizeof(text), "%s budget of %g s exceeded", h->loading ? "load" : "callback", budget);
-    luaL_where(L, 0); /* no frame of the hook's own is on the stack: level 0 is the function that was interrupted */
+    char text[96], cap[32];
+    if (h->memory_ended == host_slice(h)) {
+        snprintf(text, sizeof(text), "not enough memory (cap %s), for the second time",
+                 host_cap_text(h, cap, sizeof(cap)));
+    } else {
+        snprintf(text, sizeof(text), "%s budget of %g s exceeded", h->loading ? "load" : "callback", budget);
+    }
+    /* No frame of the hook's own is on the stack: level 0 is the function that was interrupted, which may be one in C. */
+    lua_Debug frame;
+    int level = 0;
+    for (; lua_getstack(L, level, &frame) && lua_getinfo(L, "l", &frame) && frame.currentline < 0; level++) {
+    }
+    luaL_where(L, level);
     lua_pushstring(L, text);
     lua_concat(L, 2);
 }
@@ -56,6 +74,8 @@ static void note_overrun(lua_State *L, host *h)
     if (h->overrun_slice == host_slice(h)) return;
     h->overrun_slice = host_slice(h);
     h->overruns++;
+    lua_pushnil(L); /* if there is no memory for this one, the one before is not taken for it */
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &overrun_key);
     host_reserve(h, true);
     lua_createtable(L, 2, 0);
     push_message(L, h);
@@ -85,6 +105,49 @@ static void end_slice(lua_State *L, lua_Debug *where)
     lua_error(L);
 }
 
+void host_memory_caught(host *h, lua_State *L)
+{
+    if (h->memory_caught != host_slice(h)) {
+        h->memory_caught = host_slice(h);
+        return;
+    }
+    h->memory_ended = host_slice(h);
+    atomic_store_explicit(&h->watch.overdue, host_slice(h), memory_order_relaxed);
+    host_budget_carry(h, L);
+}
+
+/* The seat of the worker whose thread this is. */
+static _Thread_local const host_seat *own_seat;
+
+void host_budget_enter(const host_seat *seat)
+{
+    own_seat = seat;
+}
+
+static host *find_overdue(const host_seat *seat)
+{
+    host *first[] = {seat->current, seat->candidate, seat->fallback};
+    for (size_t i = 0; i < array_count(first); i++) {
+        if (first[i] != NULL && host_is_running(first[i]) && host_is_overdue(first[i])) return first[i];
+    }
+    host *h = seat->lingering;
+    while (h != NULL && !(host_is_running(h) && host_is_overdue(h))) h = h->next;
+    return h;
+}
+
+/* What lua_steps_due is while any slice is overdue: ends the call that runs on this thread, if it is of such a slice. raises */
+static void end_call(void)
+{
+    enum { SLOTS = 8 };
+    host *h = own_seat == NULL ? NULL : find_overdue(own_seat);
+    if (h == NULL) return;
+    lua_State *L = atomic_load_explicit(&h->running, memory_order_relaxed);
+    if (!lua_checkstack(L, SLOTS)) return; /* later, when there is memory */
+    note_overrun(L, h);
+    push_message(L, h);
+    lua_error(L);
+}
+
 /* Runs while the worker is stopped at some instruction. lua_sethook() may be called like this: lua.c does, from a
  * signal handler. */
 static void arm(void *argument)
@@ -109,10 +172,8 @@ void host_budget_clear(host *h, lua_State *L)
 bool host_push_overrun(lua_State *L, unsigned long long slice)
 {
     if (host_of(L)->overrun_slice != slice) return false;
-    bool found = lua_rawgetp(L, LUA_REGISTRYINDEX, &overrun_key) == LUA_TTABLE;
-    lua_pushnil(L);
-    lua_rawsetp(L, LUA_REGISTRYINDEX, &overrun_key);
-    if (!found) { /* there was no memory to note it */
+    /* It stays there: Lua calls the message handler also for errors that load() catches inside. */
+    if (lua_rawgetp(L, LUA_REGISTRYINDEX, &overrun_key) != LUA_TTABLE) { /* there was no memory to note it */
         lua_pop(L, 1);
         return false;
     }
@@ -144,31 +205,33 @@ static void say_stuck(const host *h, int64_t late_ns)
     if (id != 0) snprintf(conn_text, sizeof(conn_text), " of conn %llu", id);
     log_write(
         LOG_ERROR,
-        "%s: %s%s has not come back for %.1f s: it is inside a C function (string.find, string.rep, io.read, …) or a "
+        "%s: %s%s has not come back for %.1f s: it is inside a C function that waits for the system (io.read, …) or a "
         "finaliser, which no budget can end; worker %" PRIu32 " serves nobody meanwhile",
         h->config->script, host_kind_name(kind), conn_text, (double)late_ns / 1e9, h->worker->id);
 }
 
-static void look(host *h, int64_t now_ns)
+/* True when the slice that runs is overdue. */
+static bool look(host *h, int64_t now_ns)
 {
     host_watch *watch = &h->watch;
     unsigned long long sequence = atomic_load_explicit(&watch->sequence, memory_order_acquire);
-    if (atomic_load_explicit(&watch->away, memory_order_relaxed)) return;
+    if (atomic_load_explicit(&watch->away, memory_order_relaxed)) return false;
     if (sequence != watch->seen || sequence % 2 == 0) {
         watch->seen = sequence;
         watch->since_ns = now_ns;
         watch->told = false;
         watch->away_seen_ns = atomic_load_explicit(&watch->away_ns, memory_order_relaxed);
         if (sequence % 2 != 0) watch->cpu_ns = os_thread_cpu_ns(h->worker->thread);
-        return;
+        return false;
     }
     int64_t budget_ns = atomic_load_explicit(&watch->budget_ns, memory_order_relaxed);
     int64_t late_ns = now_ns - watch->since_ns;
-    if (budget_ns == 0 || late_ns < budget_ns) return;
+    if (budget_ns == 0 || late_ns < budget_ns) return false;
     /* What counts is processor time: on a crowded machine a handler that behaves may not get to run for long. */
     int64_t cpu_ns = os_thread_cpu_ns(h->worker->thread);
     int64_t away_ns = atomic_load_explicit(&watch->away_ns, memory_order_relaxed) - watch->away_seen_ns;
-    if (cpu_ns == 0 || cpu_ns - watch->cpu_ns - away_ns >= budget_ns) {
+    bool is_overdue = cpu_ns == 0 || cpu_ns - watch->cpu_ns - away_ns >= budget_ns;
+    if (is_overdue) {
         atomic_store_explicit(&watch->overdue, sequence, memory_order_relaxed);
         os_thread_interrupt(h->worker->thread, arm, h);
     }
@@ -176,6 +239,7 @@ static void look(host *h, int64_t now_ns)
         watch->told = true;
         say_stuck(h, late_ns);
     }
+    return is_overdue;
 }
 
 static void watch_hosts(void *argument)
@@ -185,8 +249,11 @@ static void watch_hosts(void *argument)
     while (!dog->stop) {
         os_cond_wait(dog->wake, dog->mutex, dog->tick_ns);
         int64_t now_ns = os_monotonic_ns();
-        for (host *h = dog->hosts; h != NULL; h = h->watch.next) look(h, now_ns);
+        bool any = false;
+        for (host *h = dog->hosts; h != NULL; h = h->watch.next) any = look(h, now_ns) || any;
+        atomic_store_explicit(&lua_steps_due, any ? end_call : NULL, memory_order_relaxed);
     }
+    atomic_store_explicit(&lua_steps_due, NULL, memory_order_relaxed);
     os_mutex_unlock(dog->mutex);
 }
 

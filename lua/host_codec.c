@@ -2,6 +2,7 @@
  * mask of WebSocket), and randomness. */
 #include "host_internal.h"
 
+#include "lua_steps.h"
 #include "os.h"
 
 #include <string.h>
@@ -41,6 +42,7 @@ static void sha1_block(uint32_t hash[5], const uint8_t *block)
     hash[4] += e;
 }
 
+/* raises when the budget is over */
 static void sha1(uint8_t out[SHA1_BYTES], const uint8_t *data, size_t len)
 {
     uint32_t hash[5] = {0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476, 0xc3d2e1f0};
@@ -48,7 +50,10 @@ static void sha1(uint8_t out[SHA1_BYTES], const uint8_t *data, size_t len)
     size_t whole = len - len % SHA1_BLOCK, rest = len - whole;
     size_t last_len = rest + 9 <= SHA1_BLOCK ? SHA1_BLOCK : 2 * SHA1_BLOCK;
     uint64_t bits = (uint64_t)len * 8;
-    for (size_t at = 0; at < whole; at += SHA1_BLOCK) sha1_block(hash, data + at);
+    for (size_t at = 0; at < whole; at += SHA1_BLOCK) {
+        LUA_STEP();
+        sha1_block(hash, data + at);
+    }
     memcpy(last, data + whole, rest);
     last[rest] = 0x80;
     for (size_t i = 0; i < 8; i++) last[last_len - 1 - i] = (uint8_t)(bits >> (8 * i));
@@ -80,6 +85,7 @@ static int codec_base64(lua_State *L)
     char *to = luaL_buffinitsize(L, &out, (len + 2) / 3 * 4);
     size_t count = 0;
     for (size_t at = 0; at < len; at += 3) {
+        LUA_STEP();
         size_t have = len - at < 3 ? len - at : 3;
         uint32_t bits = (uint32_t)data[at] << 16;
         if (have > 1) bits |= (uint32_t)data[at + 1] << 8;
@@ -122,6 +128,7 @@ static int codec_unbase64(lua_State *L)
         if (value < 0) return push_nil(L);
         bits = bits << 6 | (uint32_t)value;
         if (at % 4 != 3) continue;
+        LUA_STEP();
         for (int shift = 16; shift >= 0; shift -= 8) to[count++] = (char)(bits >> shift & 255);
         if (at == len - 1 && padding != 0 && (bits & ((1U << 8 * padding) - 1)) != 0)
             return push_nil(L); /* bits left over */

@@ -48,6 +48,7 @@ host_outcome host_step(lua_State *L, lua_State *co, int arguments, int *results)
         return HOST_WAITS;
     }
     if (status != LUA_OK && status != LUA_YIELD) {
+        if (status == LUA_ERRMEM) host_memory_caught(h, L);
         lua_xmove(co, L, 1);
         return HOST_RAISED;
     }

@@ -183,6 +183,8 @@ struct host {
     size_t heap_cap;  /* what Lua may have now: the configured cap, with the reserve while reporting */
     size_t heap_soft; /* above this a full collection comes before the next slice */
     host_watch watch;
+    unsigned long long memory_caught; /* the last slice that caught a lack of memory, */
+    unsigned long long memory_ended;  /* … and that was ended for the second */
     unsigned long long overrun_slice; /* the last slice in which the budget's hook acted */
     bool hook_yielded;                /* it has just ended a coroutine by yielding out of it */
     uint64_t slices;
@@ -350,6 +352,15 @@ static inline bool host_is_overdue(const host *h)
 {
     return atomic_load_explicit(&h->watch.overdue, memory_order_relaxed) == host_slice(h);
 }
+/* A slice of the host's runs, and is not away. */
+static inline bool host_is_running(const host *h)
+{
+    return host_slice(h) % 2 != 0 && !atomic_load_explicit(&h->watch.away, memory_order_relaxed);
+}
+/* This thread is that seat's worker; NULL: none any more. */
+void host_budget_enter(const host_seat *seat);
+/* Something of the script's, on L, has caught a lack of memory. The second time in a slice ends it. */
+void host_memory_caught(host *h, lua_State *L);
 /* Makes L end at its next instruction, when the slice is overdue: for coroutines whose inner one has come back. */
 void host_budget_carry(host *h, lua_State *L);
 /* Leaving a slice that was, or had just become, overdue: takes the hook off L. */

@@ -5,7 +5,8 @@
  *                           for C modules: Lua is linked in; text only
  *   os.exit                 would end the server
  *   print, warn             go to the log, line by line
- *   xpcall                  without its handler once the budget is over, since no hook runs in handlers
+ *   pcall                   a second lack of memory in one slice ends it
+ *   xpcall                  the same; and without its handler once the budget is over, since no hook runs in handlers
  *   debug.sethook           the budget's
  *   coroutine               see host_coroutine.c
  *
@@ -135,7 +136,7 @@ static void change_package(lua_State *L, const char *dir)
     lua_pop(L, 1);
 }
 
-/* ---- xpcall ---- */
+/* ---- pcall, xpcall ---- */
 
 /* The message handler: the upvalue is the script's. */
 static int handle_error(lua_State *L)
@@ -148,14 +149,23 @@ static int handle_error(lua_State *L)
     return 1;
 }
 
-/* stack: handler, true, results or error */
-static int xpcall_over(lua_State *L, int status, lua_KContext context)
+/* context: how many slots lie below `true`, which lies below results or error */
+static int call_over(lua_State *L, int status, lua_KContext context)
 {
-    (void)context;
-    if (status == LUA_OK || status == LUA_YIELD) return lua_gettop(L) - 1;
+    if (status == LUA_OK || status == LUA_YIELD) return lua_gettop(L) - (int)context;
+    if (status == LUA_ERRMEM) host_memory_caught(host_of(L), L);
     lua_pushboolean(L, false);
     lua_insert(L, -2);
     return 2;
+}
+
+static int pcall_watched(lua_State *L)
+{
+    luaL_checkany(L, 1);
+    lua_pushboolean(L, true);
+    lua_insert(L, 1); /* stack: true, function, arguments */
+    int status = lua_pcallk(L, lua_gettop(L) - 2, LUA_MULTRET, 0, 0, call_over);
+    return call_over(L, status, 0);
 }
 
 static int xpcall_watched(lua_State *L)
@@ -169,8 +179,8 @@ static int xpcall_watched(lua_State *L)
     lua_replace(L, 1); /* stack: handler, function, arguments */
     lua_pushboolean(L, true);
     lua_insert(L, 2);
-    int status = lua_pcallk(L, arguments, LUA_MULTRET, 1, 0, xpcall_over);
-    return xpcall_over(L, status, 0);
+    int status = lua_pcallk(L, arguments, LUA_MULTRET, 1, 1, call_over);
+    return call_over(L, status, 1);
 }
 
 /* ---- Output ---- */
@@ -223,6 +233,7 @@ void host_library_open(lua_State *L)
     host *h = host_of(L);
     luaL_openlibs(L);
     host_load_library(L);
+    set_global(L, "pcall", pcall_watched);
     set_global(L, "xpcall", xpcall_watched);
     set_global(L, "print", print_line);
     lua_setwarnf(L, warn, h);

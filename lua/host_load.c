@@ -7,6 +7,7 @@
 #include "host_internal.h"
 
 #include "file.h"
+#include "lua_steps.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -23,12 +24,13 @@ typedef struct source {
     size_t len;
 } source;
 
-/* A lua_Reader. */
+/* A lua_Reader. raises, which lua_load() catches */
 static const char *read_piece(lua_State *L, void *context, size_t *len)
 {
     source *s = context;
     const char *piece = s->text;
     (void)L;
+    LUA_STEP();
     *len = s->len < PIECE_BYTES ? s->len : PIECE_BYTES;
     s->text += *len;
     s->len -= *len;
@@ -137,6 +139,7 @@ static bool allows_text(lua_State *L, int arg)
 /* What load and loadfile return: the function on top, with the environment at `env`, or nil and the message. */
 static int loaded(lua_State *L, int status, int env)
 {
+    if (status == LUA_ERRMEM) host_memory_caught(host_of(L), L);
     if (status != LUA_OK) {
         luaL_pushfail(L);
         lua_insert(L, -2);

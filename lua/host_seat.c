@@ -8,6 +8,7 @@
 
 static void free_seat(host_seat *seat)
 {
+    host_budget_enter(NULL);
     seat->worker->app_state = NULL;
     id_map_close(seat->calls);
     mem_free(seat->scratch);
@@ -25,6 +26,7 @@ static bool app_open(worker *w, void *context)
     seat->worker = w;
     seat->config = config;
     w->app_state = seat;
+    host_budget_enter(seat);
     seat->scratch = mem_alloc(HOST_DRAW_MAX);
     if (seat->scratch == NULL) log_write(LOG_ERROR, "worker %" PRIu32 ": cannot start: out of memory", w->id);
     else seat->current = host_open(seat, config->first);
