@@ -67,4 +67,12 @@ return {
       conn:send(answer(request))
     end)
   end,
+
+  on_eof = function(conn) -- the client will ask no more: answer what it has asked
+    local place = places[conn]
+    for _ = 1, place and CALLS_MAX or 0 do
+      place:acquire()
+    end
+    conn:close()
+  end,
 }

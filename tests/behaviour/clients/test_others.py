@@ -79,6 +79,9 @@ def test_rpc(server, scripts):
         assert "unexpected end" in answer(client)["error"]
         client.send(struct.pack(">I", 1 << 30))
         assert client.rest() == b""
+    with one.connect() as client:  # what was asked before the end is answered
+        call(client, id=6, method="sleep", params=[0.1])
+        assert json.loads(client.finish().rest()[4:]) == {"id": 6, "result": "slept"}
 
 
 def test_chat(server, scripts):
