@@ -1,6 +1,6 @@
 -- kv.lua - a key-value store that Redis's clients take for Redis: strings, counters, lists, hashes, expiry,
 -- MULTI, publish and subscribe. What is stored lives in the memory of one worker, up to --lua-memory, and
--- ends with it.
+-- ends with this version of the script: what has to outlive a reload belongs into portico.shared.
 --
 --   portico --workers 1 --listen tcp://127.0.0.1:6379 scripts/kv.lua
 --   redis-cli set greeting hello
