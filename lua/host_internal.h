@@ -630,6 +630,8 @@ const char *host_nearest(const char *name, const char *const *names);
 void host_push_hint(lua_State *L, const char *name, const char *const *names);
 /* Seconds in a number, as ns. raises luaL_argerror for NaN, negative or huge ones. */
 int64_t host_check_seconds(lua_State *L, int arg);
+/* The same for an option: its value is at index, in the table that is argument arg. raises luaL_argerror, which names it */
+int64_t host_option_seconds(lua_State *L, int arg, const char *name, int index);
 /* Names of what host_limit_set() knows. */
 extern const char *const host_limit_names[];
 /* Sets the limit of that name from the value at index. Returns its bit; 0: there is no limit of that name; when the

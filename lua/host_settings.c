@@ -39,6 +39,18 @@ int64_t host_check_seconds(lua_State *L, int arg)
     return (int64_t)(seconds * 1e9);
 }
 
+int64_t host_option_seconds(lua_State *L, int arg, const char *name, int index)
+{
+    lua_Number seconds = lua_type(L, index) == LUA_TNUMBER ? lua_tonumber(L, index) : -1;
+    if (!seconds_fit(seconds)) {
+        const char *found =
+            lua_type(L, index) == LUA_TNUMBER ? luaL_tolstring(L, index, NULL) : luaL_typename(L, index);
+        luaL_argerror(L, arg,
+                      lua_pushfstring(L, "%s: seconds from 0 to %d expected, got %s", name, HOST_SECONDS_MAX, found));
+    }
+    return (int64_t)(seconds * 1e9);
+}
+
 /* ---- Limits ---- */
 
 enum { BYTES_MAX = 1 << 30 };

@@ -292,8 +292,11 @@ static void read_format(lua_State *L, int arg, host_wish *w)
         read_number(L, arg, w);
         return;
     }
-    size_t len;
-    const char *format = luaL_optlstring(L, arg, "l", &len);
+    bool is_default = lua_isnoneornil(L, arg);
+    if (!is_default && lua_type(L, arg) != LUA_TSTRING)
+        luaL_typeerror(L, arg, "a number of bytes, 'l', 'L', 'a' or 'm'");
+    size_t len = 1;
+    const char *format = is_default ? "l" : lua_tolstring(L, arg, &len);
     char letter = len == 1 ? format[0] : '?';
     if (letter == 'l' || letter == 'L') w->kind = HOST_WISH_LINE;
     else if (letter == 'a') w->kind = HOST_WISH_ALL;
@@ -362,6 +365,7 @@ static int method_lines(lua_State *L)
 static int method_messages(lua_State *L)
 {
     lua_settop(L, 2);
+    (void)host_check_timeout(L, 2); /* where it has its true place */
     lua_pushliteral(L, "m");
     lua_insert(L, 2);
     return push_iterator(L, "conn:messages");
@@ -388,8 +392,7 @@ static int64_t read_until_options(lua_State *L, host_wish *w)
             if (!lua_isboolean(L, 5)) wrong = "boolean expected";
             w->rule.keep = lua_toboolean(L, 5);
         } else if (strcmp(name, "timeout") == 0) {
-            if (lua_type(L, 5) == LUA_TNUMBER) timeout_ns = host_check_seconds(L, 5);
-            else wrong = "seconds expected";
+            timeout_ns = host_option_seconds(L, 3, name, 5);
         } else {
             host_push_hint(L, name, names);
             luaL_argerror(L, 3, lua_pushfstring(L, "unknown option '%s'%s", name, lua_tostring(L, -1)));

@@ -214,7 +214,7 @@ static int64_t read_options(lua_State *L, int64_t interval_ns)
     for (lua_pushnil(L); lua_next(L, 3); lua_settop(L, 4)) {
         const char *name = lua_type(L, 4) == LUA_TSTRING ? lua_tostring(L, 4) : luaL_typename(L, 4);
         if (strcmp(name, names[0]) == 0) {
-            first_ns = host_check_seconds(L, 5);
+            first_ns = host_option_seconds(L, 3, name, 5);
         } else if (strcmp(name, names[1]) == 0) {
             if (lua_type(L, 5) == LUA_TSTRING) continue;
             luaL_argerror(L, 3, lua_pushfstring(L, "name: string expected, got %s", luaL_typename(L, 5)));

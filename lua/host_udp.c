@@ -184,21 +184,33 @@ static bool is_connected(const host_udp *s)
     return net_addr_bytes(&s->peer) > 0;
 }
 
-/* Reads an address: "127.0.0.1:53", "udp://…", or a peer. raises */
-static net_addr check_address(lua_State *L, int arg)
+/* Reads the address at index, which is argument arg, or an option in it: "127.0.0.1:53", "udp://…", or a peer. option: its name
+ * and ": ", or "". raises */
+static net_addr read_address(lua_State *L, int index, int arg, const char *option)
 {
-    const host_peer *p = to_peer(L, arg);
+    const host_peer *p = to_peer(L, index);
     char error[128];
     net_uri uri;
     net_transport transport;
     if (p != NULL) return p->addr;
-    if (lua_type(L, arg) != LUA_TSTRING) luaL_typeerror(L, arg, "an address like \"127.0.0.1:53\", or a peer");
-    const char *text = lua_tostring(L, arg);
+    if (lua_type(L, index) != LUA_TSTRING) {
+        luaL_argerror(L, arg,
+                      lua_pushfstring(L, "%san address like \"127.0.0.1:53\", or a peer, expected, got %s", option,
+                                      luaL_typename(L, index)));
+    }
+    const char *text = lua_tostring(L, index);
     const char *rest = net_uri_split(&transport, text);
     bool is_other = transport == NET_UNIX || (transport == NET_TCP && rest != text);
-    luaL_argcheck(L, !is_other, arg, "an address like \"127.0.0.1:53\" or \"udp://127.0.0.1:53\" expected");
-    if (net_uri_parse(&uri, text, error, sizeof(error)) != IO_OK) luaL_argerror(L, arg, error);
+    const char *wrong = NULL;
+    if (is_other) wrong = "an address like \"127.0.0.1:53\" or \"udp://127.0.0.1:53\" expected";
+    else if (net_uri_parse(&uri, text, error, sizeof(error)) != IO_OK) wrong = error;
+    if (wrong != NULL) luaL_argerror(L, arg, lua_pushfstring(L, "%s%s", option, wrong));
     return uri.addr;
+}
+
+static net_addr check_address(lua_State *L, int arg)
+{
+    return read_address(L, arg, arg, "");
 }
 
 static int socket_send(lua_State *L)
@@ -403,8 +415,7 @@ static udp_options read_options(lua_State *L)
     for (lua_pushnil(L); lua_next(L, OPTIONS_SLOT); lua_settop(L, HANDLER_SLOT + 1)) {
         const char *name = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : luaL_typename(L, -2);
         if (strcmp(name, "bind") == 0) {
-            if (lua_type(L, -1) != LUA_TSTRING) luaL_argerror(L, OPTIONS_SLOT, "bind: an address expected");
-            options.bind = check_address(L, -1);
+            options.bind = read_address(L, lua_gettop(L), OPTIONS_SLOT, "bind: ");
         } else if (strcmp(name, "on_message") == 0) {
             const char *found = luaL_typename(L, -1);
             if (lua_type(L, -1) != LUA_TFUNCTION) {

@@ -504,7 +504,7 @@ def test_wrong_use_raises(server):
       """)
     wanted = [
         "an address like", "an address like", "an address like", "the port is missing", "did you mean 'bind'?",
-        "bind: an address expected", "on_message: function expected, got number", "an address like",
+        "bind: an address like", "on_message: function expected, got number", "an address like",
         "string expected, got table", "the port is missing", "this socket sends to its peer only", "seconds", "udp socket expected",
         "nil address already in use in_use"]
     assert len(said) == len(wanted), said

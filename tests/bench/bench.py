@@ -4,7 +4,7 @@
   bench.py BUILD [matrix] [--quick] [--scenarios 64,512] [--servers portico,reference,NAME] [--rounds N] [--seconds S]
   bench.py BUILD instructions           user-space instructions per message (callgrind)
   bench.py BUILD idle [--count N]       memory per idle connection; 1,000,000 of them with --count 1000000
-  bench.py BUILD protocols              scripts beside redis-server and nginx, see protocols.py
+  bench.py BUILD protocols              lines beside raw bytes, scripts beside redis-server and nginx
   bench.py BUILD classics [--wine [WINDOWS-BUILD]]   the classic designs, see classics.py
   bench.py BUILD reload [--quick] [--scenarios storm,memory]   what hot reload promises, see reload.py
 
@@ -89,7 +89,7 @@ def main():
         bench_idle(portico, build, o.count, o.servers, print_table, sys.stdout)
     elif o.part == "protocols":
         scripts = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "scripts")
-        bench_protocols(portico, scripts, o.rounds, o.seconds, lambda head, rows: print_table(head, rows, sys.stdout))
+        bench_protocols(portico, build, scripts, o.rounds, o.seconds, lambda head, rows: print_table(head, rows, sys.stdout))
     else:
         windows = os.path.join(os.path.dirname(os.path.abspath(o.build)), "windows") if o.wine == "" else o.wine
         bench_classics(o.build, windows, o.connections or SIZES, o.rounds or 3, o.seconds,

@@ -1,10 +1,12 @@
-"""scripts/kv.lua beside redis-server, and scripts/hello_http.lua beside nginx's `return 200`, in one run: ./dev bench protocols.
+"""An echo of lines beside one of raw bytes, scripts/kv.lua beside redis-server, and scripts/hello_http.lua beside nginx's `return 200`,
+in one run: ./dev bench protocols.
 
 Each server has one worker, on a processor of its own where the machine has two; the client has another. Servers take turns; ratios are
 taken within a round, and their median is printed. So is the server's processor time per request, which a busy machine disturbs less.
 """
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -14,6 +16,10 @@ import subprocess
 import tempfile
 import time
 
+from servers import Client
+
+ECHOES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "scripts")
+LINE_SIZES = 64, 1024
 KV_TESTS = "PING_MBULK SET GET INCR LPUSH".split()
 NGINX = """
 daemon off; worker_processes 1; pid {dir}/nginx.pid; error_log /dev/null;
@@ -80,6 +86,16 @@ def run_wrk(port, seconds):
     return int(re.search(r"(\d+) requests in", done.stdout)[1]), float(re.search(r"Requests/sec:\s*([\d.]+)", done.stdout)[1])
 
 
+def run_echoload(path, port, size, seconds):
+    """64 connections, a line of so many bytes in flight on each: a segment each way is a message."""
+    done = subprocess.run(pinned(1, [path, "-c", "64", "-s", str(size), "-f", "line", "-d", str(seconds), "-w", "0.3", "127.0.0.1", str(port)]),
+                          stdout=subprocess.PIPE, check=True, encoding="utf-8")
+    found = json.loads(done.stdout)
+    if found["error"] or found["errors"] or found["mismatches"]:
+        raise SystemExit("bench: the echo is wrong:\n" + done.stdout)
+    return found["msgs"], found["msgs"] / found["seconds"]
+
+
 def measure(servers, rounds, client):
     """client(port) -> requests, {name: rate}; returns for each server its rates by name, and microseconds per request."""
     rates = [{} for _ in servers]
@@ -109,7 +125,7 @@ def rows_of(names, rates, costs):
     return rows
 
 
-def bench_protocols(portico, scripts, rounds, seconds, show):
+def bench_protocols(portico, build, scripts, rounds, seconds, show):
     """show(head, rows) prints a table. rounds and seconds as on the command line, or None."""
     missing = [name for name in ("redis-server", "redis-benchmark", "nginx", "wrk") if not shutil.which(name)]
     if missing:
@@ -118,6 +134,18 @@ def bench_protocols(portico, scripts, rounds, seconds, show):
 
     def ours(script, port):
         return [portico, "--workers", "1", "--quiet", "--listen", f"tcp://127.0.0.1:{port}", os.path.join(scripts, script)]
+
+    os.makedirs(build, exist_ok=True)
+    echoload = Client(build).path
+    ports = free_port(), free_port()
+
+    def lines(port):
+        found = {f"lines of {size} bytes": run_echoload(echoload, port, size, seconds / 2) for size in LINE_SIZES}
+        return sum(count for count, _ in found.values()), {name: rate for name, (_, rate) in found.items()}
+
+    servers = [(ours(os.path.join(ECHOES, name), port), port) for name, port in zip(("line.lua", "on_message.lua"), ports)]
+    names = [f"lines of {size} bytes" for size in LINE_SIZES]
+    show(["echo, 64 connections", 'frame = "line"', "raw", "ratio"], rows_of(names, *measure(servers, rounds, lines)))
 
     for pipeline in (1, 16):
         ports = free_port(), free_port()
