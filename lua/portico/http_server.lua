@@ -8,6 +8,8 @@
 --   on_body(req, piece)    takes the pieces of bodies as they come; req.body stays nil. The script may add plain data to req
 --   upgrade                other protocols by the name in the Upgrade header, see websocket.lua
 --   decoder                limits, as for http1.decoder
+--   patience               seconds in which a request must be whole, and one more for each 500 bytes of it; 20. Bodies that
+--                          on_body takes are not counted
 --   anything else goes into the script's table as it is
 --
 -- Requests on one connection are answered one after the other. A handler may wait.
@@ -19,6 +21,7 @@ local format, concat = string.format, table.concat
 local feed, next_part = buffer.feed, http1.next
 local file_type = io and io.type or function() end -- with --sandbox strict there are no files
 
+local PATIENCE <const>, RATE <const> = 20, 500 -- seconds, and bytes a second: who sends its head byte by byte holds a place
 local PIECE <const> = 65536 -- bytes of a file that are read at once
 
 -- ---- Answers ------------------------------------------------------------------------------------
@@ -199,13 +202,16 @@ end
 
 -- ---- The server ---------------------------------------------------------------------------------
 
-local OWN <const> = { on_request = true, on_head = true, on_body = true, upgrade = true, decoder = true }
+local OWN <const> = { on_request = true, on_head = true, on_body = true, upgrade = true, decoder = true, patience = true }
 
 return function(options)
   local on_request, on_head, on_body = options.on_request, options.on_head, options.on_body
   local upgrades = options.upgrade or {}
+  local patience = options.patience or PATIENCE
   if type(on_request) ~= "function" then
     error("http1.server: on_request: function expected, got " .. type(on_request), 3)
+  elseif type(patience) ~= "number" then
+    error("http1.server: patience: seconds expected, got " .. type(patience), 3)
   end
 
   -- What the script's function has returned, as the answer: true and false are what the methods of res
@@ -288,11 +294,23 @@ return function(options)
     return true
   end
 
+  -- More is needed of what was sent so far: does it take too long?
+  local function is_late(d)
+    if d.req and on_body or not d.req and buffer.unread(d) == 0 then
+      d.since = nil
+      return false
+    elseif not d.since then
+      d.since, d.came = portico.monotonic(), 0
+    end
+    return portico.monotonic() - d.since > patience + d.came / RATE
+  end
+
   -- Answers what is there.
   local function serve(conn, d)
     while true do
       local what, value, text = next_part(d)
       if what == "head" then
+        d.since = nil
         if not begin(conn, d, value) then
           return
         end
@@ -306,6 +324,7 @@ return function(options)
         end
       elseif what == "end" then
         local req = d.req
+        d.since = nil
         req.trailers = value
         if not on_body then
           req.body = d.pieces and concat(d.pieces) or ""
@@ -322,7 +341,7 @@ return function(options)
           return
         end
       elseif what == false then
-        return
+        return is_late(d) and refuse(conn, d, 408, "the request comes too slowly")
       else
         return refuse(conn, d, value, text)
       end
@@ -343,6 +362,7 @@ return function(options)
     elseif d.protocol then
       return upgrades[d.protocol].on_message(conn, data)
     end
+    d.came = d.since and d.came + #data
     if feed(d, data) then
       return serve(conn, d)
     end
