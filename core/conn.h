@@ -163,30 +163,32 @@ struct conn {
     uint8_t receive : 2; /* a conn_receive: fits in two bits */
     uint8_t fault : 4;   /* a frame_fault, set by the owner: why the reason is LIMIT or ERROR */
     bool outbound : 1;
-    bool half_open : 1;  /* FIN is reported and not answered by closing */
+    bool half_open : 1; /* FIN is reported and not answered by closing */
+    /* These eight, what the owner is owed and was told, share a byte: settling looks at them together. */
+    bool eof_seen : 1;     /* FIN has been received; nothing more will come */
+    bool eof_told : 1;     /* … and on_eof called, or closing begun */
+    bool open_told : 1;    /* on_open was called */
+    bool close_told : 1;   /* on_close was called */
+    bool turn_due : 1;     /* on_turn is owed */
+    bool drain_due : 1;    /* on_drain is owed */
+    bool shutdown_due : 1; /* conn_close() with SHUTDOWN came while it was held: it follows when it is no more */
+    bool canceled : 1;     /* io_cancel() was called in CLOSING */
+    /* And these, what concerns receiving. */
     bool paused : 1;     /* conn_pause() */
     bool above_high : 1; /* since the queue passed the high mark, until on_drain */
     bool undrawn : 1;    /* on_readable was called and nothing drawn since */
-    bool eof_seen : 1;   /* FIN has been received; nothing more will come */
-    bool eof_told : 1;   /* … and on_eof called, or closing begun */
+    bool reading : 1;    /* one of waits wants input, … */
+    bool relaying : 1;   /* … to pass it on */
+    bool news : 1;       /* something that who waits for input has not heard of */
+    bool answered : 1;   /* conn_consume() has not been called since conn_send(), or at all */
+    bool dirty : 1;      /* on the set's dirty list */
     bool fin_wanted : 1; /* send FIN when the queue is empty */
     bool fin_sent : 1;
     bool abortive : 1; /* close with RST */
-    bool dirty : 1;    /* on the set's dirty list */
-    bool turn_due : 1; /* on_turn is owed */
-    bool reading : 1;  /* one of waits wants input, … */
-    bool relaying : 1; /* … to pass it on */
-    bool news : 1;     /* something that who waits for input has not heard of */
-    bool answered : 1; /* conn_consume() has not been called since conn_send(), or at all */
     bool own_limits : 1;
     bool own_frame : 1;   /* limits->frame is of this connection alone; then own_limits, too */
     bool own_receive : 1; /* these two were set for this connection alone: see conn_move() */
     bool own_half_open : 1;
-    bool canceled : 1;     /* io_cancel() was called in CLOSING */
-    bool drain_due : 1;    /* on_drain is owed */
-    bool open_told : 1;    /* on_open was called */
-    bool close_told : 1;   /* on_close was called */
-    bool shutdown_due : 1; /* conn_close() with SHUTDOWN came while it was held: it follows when it is no more */
 };
 
 /* The connections of one worker. */

@@ -27,6 +27,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 enum {
@@ -174,13 +175,25 @@ static void note_error(entry *e, int native)
     e->error = (uint16_t)io_error_keep(e->error, native);
 }
 
+/* recv() and send() of the C library are points where a thread can be cancelled, which costs either in a program with
+ * threads two locked instructions and some forty others (glibc 2.36: nptl/cancellation.c). Nobody cancels threads here. */
+static ssize_t recv_now(int fd, void *buffer, size_t len)
+{
+    return syscall(SYS_recvfrom, fd, buffer, len, MSG_DONTWAIT, NULL, NULL);
+}
+
+static ssize_t send_now(int fd, const void *data, size_t len)
+{
+    return syscall(SYS_sendto, fd, data, len, MSG_NOSIGNAL | MSG_DONTWAIT, NULL, 0);
+}
+
 /* Receives what is there. Bytes first; then what is known of the end.
  * native  EAGAIN: nothing; 0 with 0 bytes: end of stream. */
 static size_t receive(entry *e, int fd, void *buffer, size_t len, int *native)
 {
     ssize_t got;
     do {
-        got = recv(fd, buffer, len, MSG_DONTWAIT);
+        got = recv_now(fd, buffer, len);
     } while (got < 0 && errno == EINTR);
     *native = got < 0 ? errno : 0;
     if (got > 0) {
@@ -413,7 +426,7 @@ static io_status epoll_readable(io_port *head, io_op *op, io_socket socket)
 
 static ssize_t send_bufs(int fd, const io_buf *bufs, uint32_t count)
 {
-    if (count == 1) return send(fd, bufs[0].base, bufs[0].len, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (count == 1) return send_now(fd, bufs[0].base, bufs[0].len);
     struct iovec vectors[IO_BUFS_MAX];
     struct msghdr message = {.msg_iov = vectors, .msg_iovlen = count};
     for (uint32_t i = 0; i < count; i++) {
