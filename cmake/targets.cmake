@@ -15,6 +15,10 @@ target_compile_options(portico_flags INTERFACE
 # What only an assertion looks at is unused where assertions are off; the builds with assertions keep these warnings.
 target_compile_options(portico_flags INTERFACE
   "$<$<CONFIG:Release,RelWithDebInfo,MinSizeRel>:-Wno-unused-parameter;-Wno-unused-variable;-Wno-unused-but-set-variable;-Wno-unused-function>")
+# What libFuzzer is led by; not for third-party code.
+if(PORTICO_FUZZ)
+  target_compile_options(portico_flags INTERFACE -fsanitize=fuzzer-no-link)
+endif()
 if(WIN32)
   # 0x0A00 is Windows 10. With __USE_MINGW_ANSI_STDIO printf is that of the C standard, not that of the old runtime.
   target_compile_definitions(portico_flags INTERFACE

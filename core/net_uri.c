@@ -66,6 +66,7 @@ static io_status parse_unix(net_uri *uri, const char *path, char *error, size_t 
         if (path[2] != '/') return invalid(error, error_size, "unix:/PATH or unix:PATH expected, without the '//'");
         path += 2; /* the URI with an empty authority */
         len -= 2;
+        for (; path[1] == '/'; path++) len--; /* written without one, a second '/' would look like it */
     }
     if (len == 0) return invalid(error, error_size, "unix: the path is missing");
     if (len > NET_PATH_MAX) {

@@ -69,7 +69,7 @@ local function line(d, pos, what)
     return want_mark(d, "\n", LINE_MAX)
   elseif stop - pos > LINE_MAX then
     return fail(d, "too big " .. what)
-  elseif byte(data, stop - 1) ~= 13 or stop == pos + 1 then
+  elseif find(data, "\r", pos, true) ~= stop - 1 or stop == pos + 1 then
     return fail(d, "CRLF expected at the end of " .. what)
   end
   return sub(data, pos + 1, stop - 2), stop + 1

@@ -99,6 +99,7 @@ local REPLIES <const> = {
   { "#x\r\n", { n = 0, wrong = "Protocol error: '#x' means nothing" } },
   { "hello\r\n", { n = 0, wrong = "Protocol error: unknown type 'h'" } },
   { "\r\n", { n = 0, wrong = "Protocol error: CRLF expected at the end of line" } },
+  { "+a\rb\r\n", { n = 0, wrong = "Protocol error: CRLF expected at the end of line" } }, -- could not be passed on
   { "+a\n", { n = 0, wrong = "Protocol error: CRLF expected at the end of line" } },
   { "$-2\r\n", { n = 0, wrong = "Protocol error: invalid bulk length" } },
   { "*1000000\r\n", { n = 0, wrong = "Protocol error: invalid multibulk length" } },

@@ -16,6 +16,7 @@ static void good_uris_are_read_and_formatted(void)
         {"udp://[::1]:0", "udp://[::1]:0", NET_UDP, NET_MODE_NONE},
         {"unix:/run/portico.sock", "unix:/run/portico.sock", NET_UNIX, NET_MODE_NONE},
         {"unix:///run/portico.sock", "unix:/run/portico.sock", NET_UNIX, NET_MODE_NONE},
+        {"unix:////run//portico.sock", "unix:/run//portico.sock", NET_UNIX, NET_MODE_NONE},
         {"unix:here.sock", "unix:here.sock", NET_UNIX, NET_MODE_NONE},
         {"unix:./here.sock?mode=0660", "unix:./here.sock", NET_UNIX, 0660},
         {"unix:/x?mode=0", "unix:/x", NET_UNIX, 0},

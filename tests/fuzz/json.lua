@@ -1,0 +1,16 @@
+-- json.lua - an input is a text. What is JSON is the same when it is written and read again; what is not is refused. Numbers
+-- that are too large are read as infinite, and those are written as null.
+local check = require "check"
+local json = require "portico.json"
+
+return function(text)
+  local value, message, code = json.decode(text, { null = json.null })
+  if value == nil then
+    assert(type(message) == "string" and code == "json", "refused without a word")
+    return
+  end
+  assert(utf8.len(text), "JSON that is not UTF-8")
+  local written = json.encode(value)
+  local again, wrong = json.decode(written, { null = json.null })
+  assert(wrong == nil and (check.same(again, value) or text:find("%d%d%d") and written:find("null")), "written as " .. written .. ", which is another")
+end
