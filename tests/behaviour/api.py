@@ -80,9 +80,11 @@ def name_lists():
 
 
 def codes():
-    """The third results of what fails: host_push_failure's, and the names of a status."""
+    """The third results of what fails, in C and in the batteries, and the names of a status."""
     found = set()
     for file in (ROOT / "lua").glob("host_*.c"):
         found |= set(re.findall(r'host_push_failure\([^;]*"(\w+)"\)', file.read_text(encoding="utf-8")))
+    for file in (ROOT / "lua" / "portico").glob("*.lua"):
+        found |= set(re.findall(r'return nil, .*, "(\w+)"$', file.read_text(encoding="utf-8"), re.MULTILINE))
     table = (ROOT / "core" / "net.c").read_text(encoding="utf-8")
     return found | set(re.findall(r'\[-IO_\w+\] = \{"(\w+)"', table)) - {"ok"}

@@ -1,13 +1,14 @@
-"""What the documentation shows is true: its scripts load, and the tutorial happens as it says."""
+"""What the documentation shows is true: its scripts load, the tutorial happens as it says, and the reference names what there is."""
 
-import pathlib
 import re
 
 import pytest
 
+import api
 import rig
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = api.ROOT
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # A block of Lua that is a whole script, and not a part of one.
 SCRIPT = re.compile(r"^return (\{|\w+\.\w+ ?[{(])|^function on_\w+", re.MULTILINE)
@@ -20,7 +21,7 @@ def blocks(path):
 
 
 def lua_blocks():
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for path in PAGES:
         for kind, text, line in blocks(path):
             if kind == "lua":
                 yield pytest.param(text, id=f"{path.name}:{line}")
@@ -76,3 +77,67 @@ def test_the_tutorial(server, tmp_path):
                     assert person.line().decode() == line + "\n"
     person.close()
     assert generation == 5 and refused == 1
+
+
+# ---- The reference ----
+
+def text_of(name):
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+
+def spans(name):
+    """What is set as code in the text, the blocks left out."""
+    return re.findall(r"`([^`\n]+)`", FENCE.sub("", text_of(name)))
+
+
+def test_all_there_is_is_in_the_reference_and_nothing_else(server):
+    there = api.walk(server)
+    script = {name for name in there if not name.startswith("battery ")}
+    nouns = "|".join(sorted({re.split("[.:]", name)[0] for name in script} - {"portico"}))
+    named = re.compile(rf"(?<![\w.])(portico(?:\.(?:worker|log|files))?\.\w+|(?:{nouns})[.:]\w+)")
+    documented = {name for span in spans("lua-api.md") for name in named.findall(span)}
+    documented -= {f"portico.{module}" for module in api.modules()}  # names for require
+    groups = {"portico.log", "portico.files", "portico.worker"}
+    assert script - documented - groups == set(), "not in docs/lua-api.md"
+    assert documented - script == set(), "in docs/lua-api.md, but not in the program"
+
+
+def test_all_functions_of_batteries_are_documented(server):
+    text = " ".join(spans("batteries.md"))
+    functions = [name.split(" ")[1] for name in api.walk(server) if name.startswith("battery ")]
+    assert len(functions) > 50
+    missing = [name for name in functions if not re.search(rf"\b{re.escape(name)}\b", text) and name != "hexdump.1"]
+    assert not missing, "not in docs/batteries.md"
+    assert all(f"## portico.{module}" in text_of("batteries.md") for module in api.modules())
+
+
+def test_handlers_keys_options_and_limits_are_documented():
+    words = {word for span in spans("lua-api.md") for word in re.findall(r"\w+", span)}
+    lists = list(api.name_lists())
+    assert len(lists) >= 12
+    missing = [f"{file}: {name}" for file, names in lists for name in names if name not in words]
+    assert not missing, "not in docs/lua-api.md"
+
+
+def test_codes_are_documented():
+    table = text_of("lua-api.md").split("## Codes")[1].split("\n## ")[0]
+    assert api.codes() == set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
+
+
+def anchors(page):
+    """As GitHub makes them of headings."""
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    dead = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", page.read_text(encoding="utf-8"))):
+        if re.match(r"https?://", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if not target.exists() or anchor and anchor not in anchors(target):
+            dead.append(link)
+    assert not dead
