@@ -37,6 +37,10 @@ typedef struct control_request control_request;
  * error    of error_size bytes: why not, when the result is NULL. */
 control *control_open(const char *where, void (*asked)(void *context), void *context, char *error, size_t error_size);
 
+/* The place that control_open() takes when none is given, of CONTROL_WHERE_MAX bytes. On POSIX its directory is made. False: there is
+ * none, and error, of error_size bytes, says why. */
+bool control_usual_place(char *place, char *error, size_t error_size);
+
 /* The place in full; valid while the channel is open. */
 const char *control_where(const control *c);
 

@@ -83,7 +83,7 @@ static bool is_ours_alone(const char *directory)
     return S_ISDIR(status.st_mode) && status.st_uid == geteuid() && (status.st_mode & 077) == 0;
 }
 
-static bool make_usual_place(char *path, char *error, size_t error_size)
+bool control_usual_place(char *place, char *error, size_t error_size)
 {
     char places[PLACES_MAX][CONTROL_WHERE_MAX];
     size_t count = list_places(places);
@@ -91,7 +91,7 @@ static bool make_usual_place(char *path, char *error, size_t error_size)
         bool made = mkdir(places[i], 0700) == 0 || errno == EEXIST;
         if (!made) fail(error, error_size, places[i], strerror(errno));
         else if (!is_ours_alone(places[i])) fail(error, error_size, places[i], "is not a directory of ours alone");
-        else if (snprintf(path, CONTROL_WHERE_MAX, "%s/%ld%s", places[i], (long)getpid(), suffix) < CONTROL_WHERE_MAX)
+        else if (snprintf(place, CONTROL_WHERE_MAX, "%s/%ld%s", places[i], (long)getpid(), suffix) < CONTROL_WHERE_MAX)
             return true;
     }
     return false;
@@ -166,7 +166,7 @@ control_server *control_server_open(char *name, const char *where, char *error, 
         goto fail;
     }
     if (where != NULL) memcpy(name, where, strlen(where) + 1);
-    else if (!make_usual_place(name, error, error_size)) goto fail;
+    else if (!control_usual_place(name, error, error_size)) goto fail;
     if (!set_address(&s->address, name, error, error_size)) goto fail;
     s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     s->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);

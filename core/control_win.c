@@ -76,6 +76,14 @@ static bool set_name(wchar_t *wide, char *name, const char *where)
     return MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, name, -1, wide, CONTROL_WHERE_MAX) > 0;
 }
 
+bool control_usual_place(char *place, char *error, size_t error_size)
+{
+    wchar_t wide[CONTROL_WHERE_MAX];
+    if (set_name(wide, place, NULL)) return true;
+    snprintf(error, error_size, "the name of the pipe is too long");
+    return false;
+}
+
 /* ---- Opening the server ---- */
 
 /* Whoever runs the server, and the system. */

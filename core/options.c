@@ -106,7 +106,11 @@ static const option table[] = {
      "Time in which the script must have loaded. 0: any."},
     {"sandbox", 0, OPTION_CHOICE, 0, FIELD(sandbox), "LEVEL", "std", 0, 0, "off std strict",
      "What the script may use: off is all of Lua; std is without what blocks or ends the process; strict is without "
-     "files, programs and the environment."},
+     "files, programs and the environment, and on Linux confines the process, too."},
+    {"user", 0, OPTION_TEXT, 0, FIELD(user), "NAME", NULL, 0, 0, NULL,
+     "Become this user when all is listened on. Only for root, and not on Windows."},
+    {"group", 0, OPTION_TEXT, 0, FIELD(group), "NAME", NULL, 0, 0, NULL,
+     "The same for the group; without it, the user's groups."},
     {"idle-timeout", 0, OPTION_SECONDS, OPTIONS_GIVEN_IDLE, FIELD(idle_ns), "SECONDS", "600", 0, SECONDS_MOST, NULL,
      "Close a connection on which no byte has moved for so long. 0: never."},
     {"first-byte-timeout", 0, OPTION_SECONDS, OPTIONS_GIVEN_FIRST_BYTE, FIELD(first_byte_ns), "SECONDS", "10", 0,

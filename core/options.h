@@ -50,6 +50,8 @@ typedef struct options {
     uint32_t log_level;                         /* a log_level */
     uint32_t log_format;                        /* an options_format */
     uint32_t sandbox;                           /* an options_sandbox */
+    const char *user;                           /* NULL: stays; so does group */
+    const char *group;
     uint64_t drain_ns;
     uint64_t reload_probation_ns;
     uint64_t reload_deadline_ns;

@@ -4,6 +4,7 @@
 #include "main.h"
 
 #include "base.h"
+#include "confine.h"
 #include "ctl.h"
 #include "embedded.h"
 #include "file.h"
@@ -321,6 +322,10 @@ static int run(server *s, const listening *l, const generation *first, reload *r
         return EXIT_LISTEN;
     }
     if (!listening_write_file(l)) return EXIT_FAILED;
+    if (!confine_drop(why, sizeof why)) {
+        log_write(LOG_ERROR, "%s", why);
+        return EXIT_FAILED;
+    }
     server_start(s);
     log_start(s, l->script);
     watch(s, r, t);
@@ -457,11 +462,16 @@ static int run_command_line(int argc, char **argv)
     }
     if (o.help) return print_help();
     if (o.version) return print_version(o.verbose);
+    if (!confine_open(&o, error, sizeof error)) {
+        fprintf(stderr, "portico: %s\n", error);
+        return EXIT_USAGE;
+    }
     /* A verdict is given by the exit code: without a word when it is good, unless words were asked for. */
     bool least_given = o.verbose || (o.given & OPTIONS_GIVEN_LOG_LEVEL) != 0;
     log_level least = (log_level)o.log_level;
     if (o.check && !least_given && least < LOG_WARN) least = LOG_WARN;
     log_open(least, o.log_format == OPTIONS_JSON);
+    confine_log();
     int code = prepare(&o);
     log_close();
     return code;

@@ -1,11 +1,15 @@
 """--sandbox: what a script finds at each level, and that nothing else is there."""
 
+import grp
+import os
 import pathlib
+import pwd
 import re
+import subprocess
 
 import pytest
 
-from rig import SAY, run
+from rig import ECHO, SAY, Client, Settings, command, run
 
 STRICT = {
     "_G": "_G _VERSION arg assert collectgarbage coroutine dofile error getmetatable ipairs load loadfile math next os package "
@@ -163,3 +167,136 @@ def test_the_level_is_one_of_three(tmp_path):
     result = load(tmp_path, "return {}", "tight")
     assert result.returncode == 2
     assert "off, std or strict" in result.stderr
+
+
+# ---- What strict does to the process ----
+
+# The leak checker looks at a process from another one, which there cannot be.
+WITHOUT_LEAKS = {"ASAN_OPTIONS": "detect_leaks=0"}
+linux = pytest.mark.no_wine("is about Linux")
+as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another")
+
+
+def status_of(one):
+    """/proc/PID/status of each thread."""
+    path = pathlib.Path(f"/proc/{one.process.pid}/task")
+    return [dict(line.split(":", 1) for line in (task / "status").read_text().splitlines()) for task in path.iterdir()]
+
+
+@linux
+def test_strict_confines_every_thread(server):
+    one = server(ECHO, "--sandbox", "strict", env=WITHOUT_LEAKS)
+    told = one.wait_log("sandbox strict: no new privileges")[0]
+    threads = status_of(one)
+    assert len(threads) > 2 and all(thread["NoNewPrivs"].strip() == "1" for thread in threads)
+    if "seccomp" in told:
+        assert all(thread["Seccomp"].strip() == "2" for thread in threads), told
+    with one.connect() as client:
+        assert client.ask("x") == b"x"
+
+
+@linux
+def test_std_does_not(server):
+    one = server(ECHO)
+    assert all(thread["NoNewPrivs"].strip() == "0" for thread in status_of(one))
+    assert not one.log("sandbox strict")
+
+
+@linux
+def test_what_a_server_does_still_works_when_it_is_confined(server, tmp_path):
+    """Reload by watch, a module that comes, portico ctl, Unix sockets, names, the drain."""
+    place = tmp_path / "ctl.sock"
+    one = server("""return { on_message = function(conn, data)
+        if data ~= "connect" then return "one" end
+        portico.spawn(function() conn:send(select(3, portico.connect("tcp://localhost:1"))) end)
+      end }""", "--sandbox", "strict", "--control", place, "--listen", f"unix:{tmp_path}/u.sock",
+                 watch=("--watch",), env=WITHOUT_LEAKS)
+    with one.connect() as client, Client(str(tmp_path / "u.sock")) as other:
+        assert client.send("x").take(3) == b"one" and other.send("x").take(3) == b"one"
+        assert client.send("connect").take(7) == b"refused"
+        (one.directory / "module.lua").write_text("return 'two'", encoding="utf-8")
+        one.script_path("local two = require 'module' return { on_message = function() return two end }")
+        one.wait_log("generation 2 .* takes over")
+        assert client.send("x").take(3) == b"two" and other.send("x").take(3) == b"two"
+    answer = subprocess.run(command("ctl", "--control", place, "stop"), timeout=20 * Settings.patience, check=False)
+    assert answer.returncode == 0
+    one.check_end()
+    assert not (tmp_path / "u.sock").exists() and not place.exists()
+
+
+@linux
+def test_a_confined_script_that_leads_elsewhere_later_is_refused(server, tmp_path):
+    """A link that is swapped to where the process may not read costs the reload and nothing else."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "new.lua").write_text(ECHO, encoding="utf-8")
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "old.lua").write_text(ECHO, encoding="utf-8")
+    link = home / "script.lua"
+    link.symlink_to("old.lua")
+    one = server(link, "--sandbox", "strict", env=WITHOUT_LEAKS)
+    if "Landlock version" not in one.wait_log("sandbox strict")[0]:
+        pytest.skip("there is no Landlock here")
+    link.unlink()
+    link.symlink_to(elsewhere / "new.lua")
+    one.signal(1)
+    one.wait_log("cannot read|refused")
+    with one.connect() as client:
+        assert client.ask("x") == b"x"
+
+
+# ---- --user, --group ----
+
+@linux
+@as_root
+@pytest.mark.parametrize("level", ["std", "strict"])
+def test_privileges_are_given_up_when_all_is_listened_on(server, tmp_path, level):
+    tmp_path.chmod(0o755)
+    nobody = pwd.getpwnam("nobody")
+    one = server(ECHO, "--sandbox", level, "--user", "nobody", "--workers", "2", env=WITHOUT_LEAKS)
+    one.wait_log(rf"running as user {nobody.pw_uid}, group {nobody.pw_gid}")
+    one.wait_log("listening on")
+    for thread in status_of(one):
+        assert thread["Uid"].split() == [str(nobody.pw_uid)] * 4
+        assert thread["Gid"].split() == [str(nobody.pw_gid)] * 4
+        assert "0" not in thread["Groups"].split()
+    with one.connect() as client:
+        assert client.ask("x") == b"x"
+
+
+@linux
+@as_root
+def test_a_group_alone_is_changed_too(server):
+    group = grp.getgrall()[1]
+    one = server(ECHO, "--group", str(group.gr_gid))
+    one.wait_log(f"running as group {group.gr_gid}")
+    for thread in status_of(one):
+        assert thread["Gid"].split() == [str(group.gr_gid)] * 4 and thread["Groups"].split() == [str(group.gr_gid)]
+
+
+@linux
+@pytest.mark.parametrize("options, message", [
+    (("--user", "no-such-user-here"), "--user: there is no user 'no-such-user-here'"),
+    (("--group", "no-such-group-here"), "--group: there is no group 'no-such-group-here'"),
+])
+def test_an_unknown_user_is_wrong_usage(options, message):
+    result = run(*options)
+    assert result.returncode == 2 and message in result.stderr
+
+
+@linux
+@as_root
+def test_who_is_not_root_cannot_become_another(tmp_path):
+    tmp_path.chmod(0o755)
+    result = subprocess.run(["setpriv", "--reuid", "nobody", "--clear-groups", "--", *command("--user", "root")],
+                            stderr=subprocess.PIPE, text=True, timeout=20, check=False)
+    if "Permission denied" in result.stderr:
+        pytest.skip("others may not run the program under test from where it lies")
+    assert result.returncode == 2 and "--user: only root can become another" in result.stderr
+
+
+@pytest.mark.skipif(not Settings.wine and os.name != "nt", reason="is about Windows")
+def test_windows_says_that_it_has_no_user_to_become():
+    result = run("--user", "nobody")
+    assert result.returncode == 2 and "--user does not work on Windows" in result.stderr

@@ -14,7 +14,7 @@ import sys
 LEVELS = [
     ["base"],
     ["io_types"],
-    ["os", "mem", "log", "net", "file", "dir", "guess"],
+    ["os", "mem", "log", "net", "file", "dir", "guess", "sandbox", "privileges"],
     ["io", "timer", "watch", "control", "id_map"],
     ["sendq", "frame", "stash", "siphash", "mail"],
     ["gate"],
