@@ -67,7 +67,7 @@ io_status net_listen(io_socket *socket, const net_addr *addr, int *native);
  * elsewhere. */
 io_status net_open_stream(io_socket *socket, const net_addr *peer, int *native);
 
-/* The address of this end; IO_UNEXPECTED and a zero address when the system will not tell. */
+/* The address of this end; a mapped error and a zero address when the system will not tell. */
 io_status net_local(net_addr *addr, io_socket socket);
 
 /* The options answer IO_OK or a mapped error; callers may ignore it. */

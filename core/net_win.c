@@ -260,7 +260,12 @@ io_status net_local(net_addr *addr, io_socket socket)
 {
     int bytes = sizeof *addr;
     *addr = (net_addr){{0}};
-    if (getsockname((SOCKET)socket, (struct sockaddr *)addr, &bytes) == 0 && net_addr_family(addr) != 0) return IO_OK;
+    if (getsockname((SOCKET)socket, (struct sockaddr *)addr, &bytes) != 0) {
+        int error = WSAGetLastError();
+        *addr = (net_addr){{0}};
+        return net_map_error(error);
+    }
+    if (net_addr_family(addr) != 0) return IO_OK;
     *addr = (net_addr){{0}};
     return IO_UNEXPECTED;
 }

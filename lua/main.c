@@ -303,8 +303,8 @@ static int end(server *s)
     return how == SERVER_CLEAN ? EXIT_CLEAN : how == SERVER_FAILED ? EXIT_FAILED : EXIT_CUT_OFF;
 }
 
-/* From a loaded script to the end of it. */
-static int run(server *s, const listening *l, const generation *first, reload *r, triggers *t, const options *o)
+/* Listens where the script and the command line say. EXIT_CLEAN, or what the process ends with; why has been logged. */
+static int bind_all(server *s, const listening *l, const generation *first, reload *r, const options *o)
 {
     char why[WHY_BYTES];
     const char *const *uris = host_listen(server_worker(s, 0));
@@ -322,9 +322,19 @@ static int run(server *s, const listening *l, const generation *first, reload *r
         return EXIT_LISTEN;
     }
     if (!listening_write_file(l)) return EXIT_FAILED;
-    if (!confine_drop(why, sizeof why)) {
-        log_write(LOG_ERROR, "%s", why);
-        return EXIT_FAILED;
+    if (confine_drop(why, sizeof why)) return EXIT_CLEAN;
+    log_write(LOG_ERROR, "%s", why);
+    return EXIT_FAILED;
+}
+
+/* From a loaded script to the end of all workers. */
+static int run(server *s, const listening *l, const generation *first, reload *r, triggers *t, const options *o)
+{
+    int code = r == NULL ? EXIT_FAILED : bind_all(s, l, first, r, o);
+    if (code != EXIT_CLEAN || o->check) {
+        server_stop(s);
+        (void)server_wait(s);
+        return code;
     }
     server_start(s);
     log_start(s, l->script);
@@ -408,11 +418,7 @@ static int serve(const options *o, const io_backend *backend, const script *chos
     reload *r = reload_open(&l, &host, &ro);
     if (r == NULL) log_write(LOG_ERROR, "cannot start: out of memory");
     triggers *t = r == NULL || o->check ? NULL : triggers_open(r, o);
-    int code = r == NULL ? EXIT_FAILED : run(s, &l, chosen->first, r, t, o);
-    if (!server_ended(s)) {
-        server_stop(s);
-        (void)server_wait(s);
-    }
+    int code = run(s, &l, chosen->first, r, t, o);
     server_close(s);
     if (code != EXIT_FAILED) { /* else a worker may still be at work: see server_close() */
         reload_close(r);
