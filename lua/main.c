@@ -303,7 +303,8 @@ static int end(server *s)
     return how == SERVER_CLEAN ? EXIT_CLEAN : how == SERVER_FAILED ? EXIT_FAILED : EXIT_CUT_OFF;
 }
 
-/* Listens where the script and the command line say. EXIT_CLEAN, or what the process ends with; why has been logged. */
+/* Listens where the script and the command line say, and gives up the rights that only that needed. EXIT_CLEAN, or what the
+ * process ends with; why has been logged. */
 static int bind_all(server *s, const listening *l, const generation *first, reload *r, const options *o)
 {
     char why[WHY_BYTES];
