@@ -14,18 +14,17 @@
 #include <assert.h>
 #include <string.h>
 
-/* A listener, or room for one. The main thread fills and empties it; between the messages it is worker 0's. */
+/* A listener, or room for one. Who calls server_listen() and its kin fills and empties it; between the messages it is worker 0's. */
 typedef struct slot slot;
 struct slot {
     server *server;
     listener *stream; /* one of the two, or neither: free */
     udp_listener *datagrams;
-    net_uri uri;      /* as it was asked for */
-    const char *name; /* in the server's names */
+    _Atomic(const char *) name; /* in the server's names */
     worker_message accept_message;
     worker_message stop_message;
-    bool asked;          /* main thread: accept_message was posted */
-    bool closing;        /* main thread: stop_message was posted */
+    bool asked;          /* callers': accept_message was posted */
+    bool closing;        /* callers': stop_message was posted */
     bool accepts;        /* worker 0: started and not stopped yet; then it is in the server's list */
     slot *accepts_next;  /* worker 0 */
     atomic_bool stopped; /* it can be closed */
@@ -41,8 +40,10 @@ struct server {
     gate *gate;
     worker *workers; /* options.workers of them; room for WORKER_MAX while the number is not fixed */
     slot slots[SERVER_LISTENERS_MAX];
+    slot *udp[SERVER_LISTENERS_MAX]; /* those with datagrams, which stay; nothing changes here after server_start() */
+    uint32_t udp_count;
     struct name *names; /* of all listeners that there were: connections keep pointers to them */
-    slot *accepting;    /* worker 0: listeners that are started and not stopped yet. The others are the main thread's */
+    slot *accepting;    /* worker 0: listeners that are started and not stopped yet */
     bool stopping;      /* worker 0: all listeners are to stop */
     bool started;       /* main thread: server_start() */
     bool draining;      /* worker 0: the workers have been told to drain */
@@ -182,11 +183,10 @@ static const listener_events events_of_listeners = {on_accept, on_stopped};
 /* The worker's own socket of each address for datagrams. */
 static void take_udp(server *s, worker *w)
 {
-    for (size_t i = 0; i < SERVER_LISTENERS_MAX; i++) {
-        udp_listener *l = s->slots[i].datagrams;
-        io_socket socket = l == NULL ? IO_SOCKET_NONE : udp_listener_take(l, w->id);
-        if (socket == IO_SOCKET_NONE) continue;
-        w->app->take_udp(w, socket, udp_listener_name(l));
+    for (uint32_t i = 0; i < s->udp_count; i++) {
+        slot *l = s->udp[i];
+        io_socket socket = udp_listener_take(l->datagrams, w->id);
+        if (socket != IO_SOCKET_NONE) w->app->take_udp(w, socket, l->name);
     }
 }
 
@@ -403,23 +403,27 @@ static const char *keep_name(server *s, const char *text)
     return n->text;
 }
 
-io_status server_listen(server *s, const net_uri *uri, int *native)
+io_status server_listen(server *s, const net_uri *uri, uint32_t *number, int *native)
 {
     *native = 0;
     slot *l = free_slot(s);
     bool is_udp = uri->transport == NET_UDP;
     if (l == NULL) return IO_LIMIT;
     if (is_udp && (s->started || s->workers[0].app->take_udp == NULL)) return IO_UNSUPPORTED;
-    *l = (slot){.server = s, .uri = *uri, .accept_message.run = run_accept, .stop_message.run = run_unlisten};
+    *l = (slot){.server = s, .accept_message.run = run_accept, .stop_message.run = run_unlisten};
     io_status status = is_udp ? udp_listener_open(&l->datagrams, uri, s->options.workers, native)
                               : listener_open(&l->stream, uri, &events_of_listeners, l, native);
     if (status != IO_OK) return status;
-    l->name = keep_name(s, is_udp ? udp_listener_name(l->datagrams) : listener_name(l->stream));
-    if (l->name != NULL) return IO_OK;
-    listener_close(l->stream);
-    udp_listener_close(l->datagrams);
-    *l = (slot){0};
-    return IO_LIMIT;
+    uint32_t index = (uint32_t)(l - s->slots);
+    if (!server_name_listener(s, index, server_listener_address(s, index))) {
+        listener_close(l->stream);
+        udp_listener_close(l->datagrams);
+        *l = (slot){0};
+        return IO_LIMIT;
+    }
+    if (is_udp) s->udp[s->udp_count++] = l;
+    if (number != NULL) *number = index;
+    return IO_OK;
 }
 
 uint32_t server_accept(server *s)
@@ -440,63 +444,32 @@ static bool is_used(const slot *l)
     return (l->stream != NULL || l->datagrams != NULL) && !l->closing;
 }
 
-/* It was bound under that name. */
-static bool is_for(const slot *l, const net_uri *uri)
+void server_unlisten(server *s, uint32_t number)
 {
-    char wanted[NET_URI_TEXT_MAX], text[NET_URI_TEXT_MAX];
-    if (!is_used(l)) return false;
-    return strcmp(net_uri_format(&l->uri, text, sizeof(text)), net_uri_format(uri, wanted, sizeof(wanted))) == 0;
-}
-
-uint32_t server_listens(const server *s, const net_uri *uri)
-{
-    uint32_t count = 0;
-    for (size_t i = 0; i < SERVER_LISTENERS_MAX; i++) count += is_for(&s->slots[i], uri) ? 1 : 0;
-    return count;
-}
-
-void server_unlisten(server *s, const net_uri *uri)
-{
-    slot *found = NULL; /* rather one that does not accept yet */
-    for (size_t i = 0; i < SERVER_LISTENERS_MAX; i++) {
-        slot *l = &s->slots[i];
-        if (is_for(l, uri) && l->stream != NULL && (found == NULL || !l->asked)) found = l;
-    }
-    if (found == NULL) return;
-    if (found->asked) {
-        found->closing = true;
-        worker_post(&s->workers[0], &found->stop_message);
+    slot *l = &s->slots[number];
+    assert(is_used(l));
+    if (l->stream == NULL) return;
+    if (l->asked) {
+        l->closing = true;
+        worker_post(&s->workers[0], &l->stop_message);
         return;
     }
-    listener_close(found->stream);
-    found->stream = NULL;
+    listener_close(l->stream);
+    l->stream = NULL;
 }
 
-uint32_t server_listener_count(const server *s)
+const char *server_listener_address(const server *s, uint32_t number)
 {
-    uint32_t count = 0;
-    for (size_t i = 0; i < SERVER_LISTENERS_MAX; i++) count += is_used(&s->slots[i]) ? 1 : 0;
-    return count;
+    const slot *l = &s->slots[number];
+    if (!is_used(l)) return NULL;
+    return l->stream != NULL ? listener_name(l->stream) : udp_listener_name(l->datagrams);
 }
 
-/* The index-th that is used. */
-static const slot *used_slot(const server *s, uint32_t index)
+bool server_name_listener(server *s, uint32_t number, const char *text)
 {
-    const slot *l = s->slots;
-    for (uint32_t seen = 0;; l++) {
-        assert(l < s->slots + SERVER_LISTENERS_MAX);
-        if (is_used(l) && seen++ == index) return l;
-    }
-}
-
-const char *server_listener_name(const server *s, uint32_t index)
-{
-    return used_slot(s, index)->name;
-}
-
-const net_uri *server_listener_uri(const server *s, uint32_t index)
-{
-    return &used_slot(s, index)->uri;
+    const char *kept = keep_name(s, text);
+    if (kept != NULL) atomic_store(&s->slots[number].name, kept);
+    return kept != NULL;
 }
 
 void server_start(server *s)

@@ -43,21 +43,22 @@ typedef enum server_end {
 
 /* On failure, NULL, and what is wrong has been logged. *app_failed: it was the app's open. */
 server *server_open(const server_options *options, const worker_app *app, void *app_context, bool *app_failed);
+/* ---- Listeners, by numbers below SERVER_LISTENERS_MAX. Any thread, but one at a time, and not after server_wait() ---- */
+
 /* Binds an address. What is bound before server_start() is accepted on from then on, what is bound later from
  * server_accept() on; NET_UDP can only be bound before (IO_UNSUPPORTED).
+ * number  of the listener; NULL: nobody wants it.
  * native  the system's code on failure. */
-io_status server_listen(server *s, const net_uri *uri, int *native);
+io_status server_listen(server *s, const net_uri *uri, uint32_t *number, int *native);
 /* Begins to accept on what was bound since server_start(). Returns how many these are. */
 uint32_t server_accept(server *s);
-/* Stops listening on an address, named as it was when bound, once; connections stay. Not for NET_UDP, which is let be. */
-void server_unlisten(server *s, const net_uri *uri);
-/* How many listeners there are for an address, named as it was when bound; several where the system chooses ports. */
-uint32_t server_listens(const server *s, const net_uri *uri);
-uint32_t server_listener_count(const server *s);
-/* As it was when bound. */
-const net_uri *server_listener_uri(const server *s, uint32_t index);
-/* "tcp://127.0.0.1:7777", "unix:/run/x": the name that scripts see as conn.listener, with the real port. */
-const char *server_listener_name(const server *s, uint32_t index);
+/* Stops listening there; connections stay. Its number may be given to another one. Not for NET_UDP, which is let be. */
+void server_unlisten(server *s, uint32_t number);
+/* "tcp://127.0.0.1:7777", "unix:/run/x": with the real port. NULL: none has that number. */
+const char *server_listener_address(const server *s, uint32_t number);
+/* What connections are told that come from now on; to begin with its address. A socket for datagrams that a worker has taken keeps
+ * the name that it had. False: out of memory. */
+bool server_name_listener(server *s, uint32_t number, const char *text);
 void server_start(server *s);
 /* Any thread, before server_wait(). */
 void server_stop(server *s);

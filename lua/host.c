@@ -21,8 +21,6 @@ static void free_host(host *h)
     host_line_close(h);
     host_topics_close(h);
     mem_heap_close(h->heap);
-    for (char **uri = h->listen; uri != NULL && *uri != NULL; uri++) mem_free(*uri);
-    mem_free(h->listen);
     generation_release(h->generation);
     mem_free(h);
 }

@@ -1,7 +1,7 @@
 /* host.h - the Lua host: one Lua state per worker that runs one script, as a worker_app.
  *
- * main.c fills in a host_config, passes &host_app and it to server_open(), and asks host_listen() for the addresses
- * that the script names. Everything else happens through worker_app's functions, on the workers' threads.
+ * main.c fills in a host_config, and passes &host_app and it to server_open(). What the script wants to listen on it tells
+ * config->listening. Everything else happens through worker_app's functions, on the workers' threads.
  */
 #ifndef PORTICO_HOST_H
 #define PORTICO_HOST_H
@@ -25,11 +25,12 @@ typedef struct host_config {
     const char *script_dir; /* where require() looks first; NULL: nowhere (embedded script) */
     int arg_count;          /* the script's own arguments: arg[1] … and portico.args */
     char *const *args;
-    struct shared *shared;      /* the dictionaries of portico.shared() */
-    size_t lua_memory;          /* cap of one Lua state, in bytes */
-    int64_t callback_budget_ns; /* of one handler between two waits; 0: none */
-    int64_t load_budget_ns;     /* of the script's top level and on_load; 0: none */
-    int64_t reload_deadline_ns; /* how long an old generation may linger */
+    struct shared *shared;       /* the dictionaries of portico.shared() */
+    struct listening *listening; /* NULL: what scripts want to listen on does not count */
+    size_t lua_memory;           /* cap of one Lua state, in bytes */
+    int64_t callback_budget_ns;  /* of one handler between two waits; 0: none */
+    int64_t load_budget_ns;      /* of the script's top level and on_load; 0: none */
+    int64_t reload_deadline_ns;  /* how long an old generation may linger */
     host_sandbox sandbox;
     bool check;                 /* the script is only to be loaded: what it leaves to timers does not run */
     bool workers_given;         /* the command line says how many workers there are */
@@ -81,11 +82,5 @@ char *host_holder(char *text, size_t size, const host_row *row);
 
 /* Fills rows, the one in force first; returns how many. */
 size_t host_rows(const worker *w, host_row *rows, size_t max);
-
-/* The addresses in the script's `listen`: NULL-terminated, and empty for a script that wants no listener; NULL when it
- * does not say. Valid while the worker lives. thread: any, after server_open(). */
-const char *const *host_listen(const worker *w);
-/* The same of what host_prepare() has prepared. */
-const char *const *host_candidate_listen(const worker *w);
 
 #endif

@@ -158,6 +158,7 @@ void host_api_open(lua_State *L)
         {"every", host_api_every},
         {"connect", host_api_connect},
         {"udp", host_api_udp},
+        {"listen", host_api_listen},
         {"conns", api_conns},
         {"reload", api_reload},
         {"shared", host_api_shared},

@@ -41,7 +41,6 @@ enum {
     HOST_POOL_MAX = 256,           /* idle coroutines that are kept */
     HOST_DRAW_MAX = 65536,         /* bytes of one conn:recv() */
     HOST_DRAW_DEFAULT = 16384,     /* … when the script names no number */
-    HOST_LISTEN_MAX = 64,          /* addresses in the script's `listen` */
     HOST_TIMER_ARGS_MAX = 64,      /* extra arguments of portico.after(), portico.spawn() */
     HOST_SPAWN_MAX = 100000,       /* tasks of portico.spawn() at a time */
     HOST_LINE_ROUND = 256,         /* turns before packets come first again */
@@ -174,9 +173,9 @@ struct host {
     bool cut;             /* the drain was cut off: nothing may wait any more */
     bool closing;         /* the state is being closed */
     bool half_open;       /* the script has on_eof */
+    bool is_client;       /* its `listen` is empty */
     conn_receive receive; /* mode of accepted connections */
     conn_limits limits;   /* of accepted and outbound connections */
-    char **listen;        /* NULL-terminated; NULL: the script names none */
     mem_heap *heap;
     size_t heap_bytes; /* allocated by Lua now */
     size_t heap_peak;
@@ -570,6 +569,12 @@ void host_udp_push_peer(lua_State *L, const host_datagram *d);
 void host_udp_reply(const host_task *t, const char *data, size_t len);
 /* Few enough handlers of datagrams wait again. */
 void host_udp_resume(host *h);
+
+/* ---- host_listen.c: what is listened on ---- */
+void host_listen_library(lua_State *L); /* raises */
+int host_api_listen(lua_State *L);
+/* Reads the script's `listen`, at index. NULL, or what is wrong, as a string on the stack. raises */
+const char *host_listen_read(lua_State *L, int index);
 
 /* ---- host_shared.c ---- */
 void host_shared_library(lua_State *L); /* raises */

@@ -39,33 +39,6 @@ static void fail_at(lua_State *L, int index)
 
 /* ---- What the table says ---- */
 
-static void read_listen(lua_State *L, host *h, int index)
-{
-    bool is_list = lua_type(L, index) == LUA_TTABLE;
-    size_t count = is_list ? (size_t)lua_rawlen(L, index) : 1;
-    lua_pushnil(L);
-    bool is_named = is_list && count == 0 && lua_next(L, index) != 0; /* {address = "…"} is no empty list */
-    if (is_named || count > HOST_LISTEN_MAX) {
-        lua_pushfstring(L, "listen: a list of at most %d addresses expected", HOST_LISTEN_MAX);
-        fail(L);
-    }
-    h->listen = mem_zalloc((count + 1) * sizeof(*h->listen)); /* freed with the host, whatever happens here */
-    if (h->listen == NULL) luaL_error(L, "out of memory");
-    for (size_t i = 0; i < count; i++) {
-        if (is_list) lua_rawgeti(L, index, (lua_Integer)i + 1);
-        else lua_pushvalue(L, index);
-        if (lua_type(L, -1) != LUA_TSTRING) {
-            lua_pushliteral(
-                L,
-                "listen: a string like \"tcp://127.0.0.1:7777\" or \"unix:/run/my.sock\", or a list of them, expected");
-            fail(L);
-        }
-        h->listen[i] = mem_strdup(lua_tostring(L, -1));
-        if (h->listen[i] == NULL) luaL_error(L, "out of memory");
-        lua_pop(L, 1);
-    }
-}
-
 static void read_limits(lua_State *L, host *h, int index)
 {
     if (lua_type(L, index) != LUA_TTABLE) {
@@ -128,7 +101,7 @@ static void read_workers(lua_State *L, host *h, int value)
 static void read_setting(lua_State *L, host *h, const char *name, int value)
 {
     if (strcmp(name, "listen") == 0) {
-        read_listen(L, h, value);
+        if (host_listen_read(L, value) != NULL) fail(L);
     } else if (strcmp(name, "limits") == 0) {
         read_limits(L, h, value);
     } else if (strcmp(name, "version") == 0) {
@@ -228,6 +201,7 @@ static int load(lua_State *L)
     host_conn_library(L);
     host_timer_library(L);
     host_udp_library(L);
+    host_listen_library(L);
     host_spawn_library(L);
     host_timeout_library(L);
     host_channel_library(L);
@@ -334,8 +308,7 @@ bool host_script_load(host *h)
         say_refused(h, wrong);
         return false;
     }
-    bool is_client = h->listen != NULL && h->listen[0] == NULL;
-    if ((h->handlers & HOST_READERS) == 0 && h->worker->id == 0 && !is_client) {
+    if ((h->handlers & HOST_READERS) == 0 && h->worker->id == 0 && !h->is_client) {
         log_write(LOG_WARN,
                   "%s: neither on_message nor on_stream nor on_readable is there: what clients send is dropped",
                   h->config->script);

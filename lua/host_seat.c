@@ -104,13 +104,3 @@ const worker_app host_app = {
     .accept = app_accept,
     .take_udp = host_udp_take,
 };
-
-const char *const *host_listen(const worker *w)
-{
-    return (const char *const *)((const host_seat *)w->app_state)->current->listen;
-}
-
-const char *const *host_candidate_listen(const worker *w)
-{
-    return (const char *const *)((const host_seat *)w->app_state)->candidate->listen;
-}

@@ -208,17 +208,13 @@ fail:
 
 /* ---- Starting ---- */
 
-static void log_start(const server *s, const char *script_name)
+static void log_start(const server *s, listening *l, const char *script_name)
 {
-    static text t;
+    char names[LISTENING_NAMES_BYTES];
     const server_options *so = server_get_options(s);
-    for (uint32_t i = 0; i < server_listener_count(s); i++) {
-        text_add(&t, "%s%s", i > 0 ? ", " : "", server_listener_name(s, i));
-    }
-    if (t.len == 0) text_add(&t, "nothing");
-    log_write(LOG_INFO, "listening on %s (backend %s, %" PRIu32 " worker%s, script %s, portico %s, %s)", t.bytes,
-              io_backend_name(so->backend), so->workers, plural(so->workers), script_name, PORTICO_VERSION,
-              LUA_RELEASE);
+    log_write(LOG_INFO, "listening on %s (backend %s, %" PRIu32 " worker%s, script %s, portico %s, %s)",
+              listening_names(l, names, sizeof names), io_backend_name(so->backend), so->workers, plural(so->workers),
+              script_name, PORTICO_VERSION, LUA_RELEASE);
 }
 
 /* ---- While it runs ---- */
@@ -305,20 +301,14 @@ static int end(server *s)
 
 /* Listens where the script and the command line say, and gives up the rights that only that needed. EXIT_CLEAN, or what the
  * process ends with; why has been logged. */
-static int bind_all(server *s, const listening *l, const generation *first, reload *r, const options *o)
+static int bind_all(listening *l, const script *chosen, const options *o)
 {
     char why[WHY_BYTES];
-    const char *const *uris = host_listen(server_worker(s, 0));
-    listen_set *wanted = reload_listen(r);
-    if (!listening_collect(l, wanted, uris, why, sizeof why)) {
-        log_write(LOG_ERROR, "%s", why);
-        return EXIT_SCRIPT;
-    }
     if (o->check) {
-        (void)lint_generation(first); /* warnings: the verdict stays */
+        (void)lint_generation(chosen->first); /* warnings: the verdict stays */
         return EXIT_CLEAN;
     }
-    if (!listening_bind(l, wanted, why, sizeof why)) {
+    if (!listening_bind(l, chosen->first->number, why, sizeof why)) {
         log_write(LOG_ERROR, "%s", why);
         return EXIT_LISTEN;
     }
@@ -329,16 +319,16 @@ static int bind_all(server *s, const listening *l, const generation *first, relo
 }
 
 /* From a loaded script to the end of all workers. */
-static int run(server *s, const listening *l, const generation *first, reload *r, triggers *t, const options *o)
+static int run(server *s, listening *l, const script *chosen, reload *r, triggers *t, const options *o)
 {
-    int code = r == NULL ? EXIT_FAILED : bind_all(s, l, first, r, o);
+    int code = r == NULL ? EXIT_FAILED : bind_all(l, chosen, o);
     if (code != EXIT_CLEAN || o->check) {
         server_stop(s);
         (void)server_wait(s);
         return code;
     }
-    server_start(s);
-    log_start(s, l->script);
+    listening_start(l);
+    log_start(s, l, chosen->name);
     watch(s, r, t);
     return end(s);
 }
@@ -389,6 +379,7 @@ static int serve(const options *o, const io_backend *backend, const script *chos
         .arg_count = o->arg_count,
         .args = o->args,
         .shared = shared_open((size_t)o->shared_memory, os_monotonic_ns),
+        .listening = listening_open(o, chosen->name),
         .lua_memory = (size_t)o->lua_memory,
         .callback_budget_ns = (int64_t)o->callback_budget_ns,
         .load_budget_ns = (int64_t)o->load_budget_ns,
@@ -400,8 +391,10 @@ static int serve(const options *o, const io_backend *backend, const script *chos
         .reload_wanted = &reload_wanted,
         .exit_code = &exit_code,
     };
-    if (host.shared == NULL) {
+    if (host.shared == NULL || host.listening == NULL) {
         log_write(LOG_ERROR, "cannot start: out of memory");
+        shared_close(host.shared);
+        listening_close(host.listening);
         return EXIT_FAILED;
     }
     fill_limits(&host, o);
@@ -409,20 +402,22 @@ static int serve(const options *o, const io_backend *backend, const script *chos
     server *s = server_open(&so, &host_app, &host, &script_failed);
     if (s == NULL) {
         shared_close(host.shared);
+        listening_close(host.listening);
         return script_failed ? EXIT_SCRIPT : EXIT_FAILED;
     }
     const reload_options ro = {
         .probation_ns = (int64_t)o->reload_probation_ns,
         .error_limit = o->reload_error_limit,
     };
-    const listening l = {.server = s, .options = o, .script = chosen->name};
-    reload *r = reload_open(&l, &host, &ro);
+    listening_attach(host.listening, s);
+    reload *r = reload_open(s, &host, &ro);
     if (r == NULL) log_write(LOG_ERROR, "cannot start: out of memory");
     triggers *t = r == NULL || o->check ? NULL : triggers_open(r, o);
-    int code = run(s, &l, chosen->first, r, t, o);
+    int code = run(s, host.listening, chosen, r, t, o);
     server_close(s);
     if (code != EXIT_FAILED) { /* else a worker may still be at work: see server_close() */
         reload_close(r);
+        listening_close(host.listening);
         shared_close(host.shared);
     }
     triggers_close(t);

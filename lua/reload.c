@@ -5,6 +5,7 @@
 
 #include "base.h"
 #include "generation.h"
+#include "listening.h"
 #include "log.h"
 #include "mem.h"
 #include "os.h"
@@ -41,17 +42,14 @@ typedef struct asker {
 
 struct reload {
     server *server;
-    const listening *listening;
+    listening *listening; /* the config's */
     const host_config *config;
     const reload_options *options;
     generation *current;
     generation *fallback; /* during probation; else NULL */
     generation *candidate;
     generation *rejected; /* the last that was refused or undone; else NULL */
-    listen_set current_listen;
-    listen_set fallback_listen;
-    listen_set candidate_listen;
-    uint64_t numbers; /* the last that was given to a generation that came into force */
+    uint64_t numbers;     /* the last that was given to a generation that came into force */
     phase phase;
     atomic_uint left; /* workers that have not done the step */
     int64_t begun_ns;
@@ -271,11 +269,7 @@ static bool is_failing(const reload *r)
 static bool bind_addresses(reload *r)
 {
     char error[GENERATION_REASON_BYTES];
-    const char *const *uris = host_candidate_listen(server_worker(r->server, 0));
-    if (listening_collect(r->listening, &r->candidate_listen, uris, error, sizeof(error)) &&
-        listening_bind(r->listening, &r->candidate_listen, error, sizeof(error))) {
-        return true;
-    }
+    if (listening_bind(r->listening, r->candidate->number, error, sizeof(error))) return true;
     if (generation_refuse(r->candidate, error, strlen(error))) log_write(LOG_ERROR, "%s", error);
     return false;
 }
@@ -300,6 +294,7 @@ static void dropped(reload *r)
     generation *g = r->candidate;
     r->candidate = NULL;
     r->phase = RESTING;
+    listening_drop(r->listening, g->number);
     if (r->again && !atomic_load(&g->refused)) {
         generation_release(g);
         for (size_t i = 0; i < RELOAD_ASKERS_MAX; i++)
@@ -323,9 +318,7 @@ static void committed(reload *r)
     g->loaded_ns = os_realtime_ns();
     set_generation(&r->fallback, r->current);
     r->current = g;
-    r->fallback_listen = r->current_listen;
-    r->current_listen = r->candidate_listen;
-    listening_settle(r->listening, &r->current_listen, &r->fallback_listen);
+    listening_settle(r->listening, g->number, r->fallback->number);
     set_generation(&r->rejected, NULL);
     r->paths_changed = true;
     conclude(r, true, LOG_INFO,
@@ -342,7 +335,7 @@ static void confirmed(reload *r)
     r->phase = RESTING;
     atomic_store(&r->current->error_limit, UINT64_MAX);
     set_generation(&r->fallback, NULL);
-    listening_settle(r->listening, &r->current_listen, NULL);
+    listening_settle(r->listening, r->current->number, 0);
 }
 
 static void undone(reload *r)
@@ -353,8 +346,7 @@ static void undone(reload *r)
     r->phase = RESTING;
     r->current = r->fallback;
     r->fallback = NULL;
-    r->current_listen = r->fallback_listen;
-    listening_settle(r->listening, &r->current_listen, NULL);
+    listening_settle(r->listening, r->current->number, 0);
     reject(r, bad);
     snprintf(line, sizeof(line),
              "reload undone: %s serves again instead of %s, because of %s; %" PRIu32 " connection%s to move",
@@ -438,13 +430,13 @@ static void counted(reload *r)
 
 /* ---- The controller ---- */
 
-reload *reload_open(const listening *l, const host_config *config, const reload_options *chosen)
+reload *reload_open(server *s, const host_config *config, const reload_options *chosen)
 {
-    uint32_t workers = server_get_options(l->server)->workers;
+    uint32_t workers = server_get_options(s)->workers;
     reload *r = mem_zalloc(sizeof(*r) + workers * sizeof(r->parts[0]));
     if (r == NULL) return NULL;
-    r->server = l->server;
-    r->listening = l;
+    r->server = s;
+    r->listening = config->listening;
     r->config = config;
     r->options = chosen;
     r->current = config->first;
@@ -455,11 +447,6 @@ reload *reload_open(const listening *l, const host_config *config, const reload_
     generation_retain(r->current);
     for (uint32_t i = 0; i < workers; i++) r->parts[i].owner = r;
     return r;
-}
-
-listen_set *reload_listen(reload *r)
-{
-    return &r->current_listen;
 }
 
 void reload_close(reload *r)
@@ -552,6 +539,7 @@ static void choose(reload *r)
 
 int64_t reload_step(reload *r)
 {
+    listening_tell(r->listening);
     if (atomic_exchange(r->config->reload_wanted, false)) reload_ask(r, RELOAD_SCRIPT, NULL, NULL);
     for (;;) {
         if (r->phase != RESTING) {

@@ -13,7 +13,7 @@
 #define PORTICO_RELOAD_H
 
 #include "host.h"
-#include "listening.h"
+#include "server.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -39,9 +39,7 @@ enum { RELOAD_ASKERS_MAX = 32 };
 typedef void reload_answer(void *context, bool ok, const char *text);
 
 /* All workers have opened with config->first, which is retained. The arguments outlive it. NULL: out of memory. */
-reload *reload_open(const listening *l, const host_config *config, const reload_options *chosen);
-/* What the first generation is to listen on: for the caller to fill in, before the first reload_step(). */
-listen_set *reload_listen(reload *r);
+reload *reload_open(server *s, const host_config *config, const reload_options *chosen);
 /* After server_wait(): no message is under way any more. NULL is fine. What was asked for and not answered gets its answer. */
 void reload_close(reload *r);
 

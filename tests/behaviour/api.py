@@ -18,7 +18,7 @@ local objects = {
   conn = conn, peer = assert(peers:recv(10)), socket = socket, remote = portico.conn(conn.id + 1),
   timer = portico.after(1e6, print), task = portico.spawn(function() end), channel = peers,
   semaphore = semaphore, guard = semaphore:acquire(), subscription = portico.subscribe("api", print),
-  dict = portico.shared("api"),
+  dict = portico.shared("api"), listener = assert(portico.listen{ uri = "tcp://127.0.0.1:0", name = "api" }),
 }
 """
 
@@ -26,7 +26,7 @@ local objects = {
 PARTS = ("buffer", "http_client", "http_server", "mqtt_broker", "resp_client", "resp_server")
 
 # Fields that C answers one by one, which no walk can find.
-FIELDS = ("peer.peer", "peer.addr", "peer.listener", "socket.addr", "socket.peer", "remote.id")
+FIELDS = ("peer.peer", "peer.addr", "peer.listener", "socket.addr", "socket.peer", "remote.id", "listener.name", "listener.uri")
 
 WALK = rig.SAY + """
 local function walk(prefix, members, between)

@@ -133,8 +133,8 @@ static server *open_server(uint32_t workers, uint32_t max_connections, int64_t d
     int native;
     check_eq(net_addr_parse(addr, "tcp://127.0.0.1:0", error, sizeof(error)), IO_OK);
     const net_uri uri = net_uri_tcp(addr);
-    check_eq(server_listen(s, &uri, &native), IO_OK);
-    check_eq(net_addr_parse(addr, server_listener_name(s, 0), error, sizeof(error)), IO_OK);
+    check_eq(server_listen(s, &uri, NULL, &native), IO_OK);
+    check_eq(net_addr_parse(addr, server_listener_address(s, 0), error, sizeof(error)), IO_OK);
     check(net_addr_port(addr) != 0);
     server_start(s);
     return s;
@@ -332,7 +332,7 @@ static void a_stop_while_addresses_are_bound(void)
             char error[128];
             int native;
             check_eq(net_uri_parse(&uri, "tcp://127.0.0.1:0", error, sizeof(error)), IO_OK);
-            check_eq(server_listen(s, &uri, &native), IO_OK);
+            check_eq(server_listen(s, &uri, NULL, &native), IO_OK);
         }
         server_start(s);
         close_server(s, SERVER_CLEAN);
@@ -357,7 +357,7 @@ static void a_port_in_use_is_said(void)
     int native = 0;
     server *s = open_server(1, 0, 1000000000, &addr);
     const net_uri uri = net_uri_tcp(&addr);
-    check_eq(server_listen(s, &uri, &native), IO_IN_USE);
+    check_eq(server_listen(s, &uri, NULL, &native), IO_IN_USE);
     check(native != 0);
     server_stop(s);
     close_server(s, SERVER_CLEAN);

@@ -158,7 +158,7 @@ typedef struct play {
     server_options options;
     uint32_t clients;
     options command_line;
-    listening listening;
+    listening *listening;
     reload *reload;
     reload_options reloads;
     bool is_plain;   /* a sweep over allocations */
@@ -248,9 +248,7 @@ static void stop(play *p)
 static bool listen_on_all(play *p)
 {
     char why[256];
-    listen_set *wanted = reload_listen(p->reload);
-    return listening_collect(&p->listening, wanted, NULL, why, sizeof(why)) &&
-           listening_bind(&p->listening, wanted, why, sizeof(why));
+    return listening_bind(p->listening, 1, why, sizeof(why));
 }
 
 /* Faults stop, and the script's last version is good. */
@@ -267,7 +265,7 @@ static void calm_down(play *p)
 
 static void perform(play *p)
 {
-    server_start(p->server);
+    listening_start(p->listening);
     int64_t length_ns = sim_between(SIM_SETUP, 100 * SIM_MS, 20 * SIM_SECOND);
     start_clients(p, length_ns);
     if (sim_percent(SIM_SETUP, 40)) { /* a stop in the middle of it all */
@@ -284,7 +282,7 @@ static void perform(play *p)
 static void perform_plain(play *p, const sim_setting *setting)
 {
     bool recovers = setting->want != SIM_WANT_FROM_THEN_ON || setting->at % 2 == 0;
-    server_start(p->server);
+    listening_start(p->listening);
     start_clients(p, SIM_SECOND);
     p->save_ns = p->script->expect.stays ? SIM_FOREVER : world.now_ns + SIM_SECOND / 2;
     attend(p, world.now_ns + 2 * SIM_SECOND);
@@ -354,6 +352,7 @@ static void serve(play *p, const sim_setting *setting)
         .chunk_name = "@sim.lua",
         .first = open_generation(),
         .shared = shared_open(1 << 20, os_monotonic_ns),
+        .listening = listening_open(&p->command_line, p->script->name),
         .script = p->script->name,
         .arg_count = strcmp(p->script->name, "default") == 0 ? 0 : 1,
         .args = arguments,
@@ -366,13 +365,14 @@ static void serve(play *p, const sim_setting *setting)
         .reload_wanted = &reload_wanted,
     };
     p->server = NULL;
-    if (config.first != NULL && config.shared != NULL) {
+    p->listening = config.listening;
+    if (config.first != NULL && config.shared != NULL && config.listening != NULL) {
         p->server = server_open(&p->options, &app, &config, &script_failed);
     }
     sim_check("sim", p->server != NULL || p->is_short, "the server did not open");
     if (p->server != NULL) {
-        p->listening = (listening){.server = p->server, .options = &p->command_line, .script = p->script->name};
-        p->reload = reload_open(&p->listening, &config, &p->reloads);
+        listening_attach(p->listening, p->server);
+        p->reload = reload_open(p->server, &config, &p->reloads);
         bool ok = p->reload != NULL && listen_on_all(p);
         if (ok && p->is_plain) perform_plain(p, setting);
         else if (ok) perform(p);
@@ -381,6 +381,7 @@ static void serve(play *p, const sim_setting *setting)
         server_close(p->server);
         reload_close(p->reload);
     }
+    listening_close(p->listening);
     if (config.shared != NULL) shared_close(config.shared);
     generation_release(config.first);
 }

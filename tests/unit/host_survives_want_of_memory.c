@@ -135,7 +135,7 @@ static int run_with(size_t cap, int64_t patience_ns)
         return 0;
     }
     check_eq(net_uri_parse(&target, uri, error, sizeof(error)), IO_OK);
-    bool listens = server_listen(s, &target, &native) == IO_OK; /* somebody else may have taken the port */
+    bool listens = server_listen(s, &target, NULL, &native) == IO_OK; /* somebody else may have taken the port */
     server_start(s);
     if (!listens) server_stop(s);
     bool ended = wait_for_end(s, patience_ns);
