@@ -3,6 +3,7 @@
 
   bench.py BUILD [matrix] [--quick] [--scenarios 64,512] [--servers portico,reference,NAME] [--rounds N] [--seconds S]
   bench.py BUILD instructions           user-space instructions per message (callgrind)
+  bench.py BUILD budget [--rounds N]    what budget and memory cap cost where they are not reached
   bench.py BUILD idle [--count N]       memory per idle connection; 1,000,000 of them with --count 1000000
   bench.py BUILD protocols              lines beside raw bytes, scripts beside redis-server and nginx
   bench.py BUILD classics [--wine [WINDOWS-BUILD]]   the classic designs, see classics.py
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import time
 
+from budget import bench_budget
 from classics import SIZES, bench_classics
 from idle import bench_idle
 from instructions import count_instructions
@@ -64,11 +66,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words = lambda text: text.split(",")
     parser.add_argument("build")
-    parser.add_argument("part", nargs="?", default="matrix", choices=["matrix", "instructions", "idle", "classics", "protocols", "reload", "packages"])
+    parser.add_argument("part", nargs="?", default="matrix", choices=["matrix", "instructions", "idle", "classics", "protocols", "reload", "budget", "packages"])
     parser.add_argument("--quick", action="store_true", help="matrix: three scenarios, Portico and the references, under two minutes")
     parser.add_argument("--scenarios", type=words, help=f"matrix: of {', '.join(SCENARIOS)}")
     parser.add_argument("--servers", type=words, help="matrix, idle: names, or portico, reference, peer; default: all")
-    parser.add_argument("--rounds", type=int, help="default: 5; quick and classics 3")
+    parser.add_argument("--rounds", type=int, help="default: 5; quick and classics 3, budget 11")
     parser.add_argument("--seconds", type=float, help="of each turn; default: 1; quick 0.7; classics under Wine 3")
     parser.add_argument("--connections", type=lambda text: [int(n) for n in text.split(",")], help="classics: default 1,64,512,4000")
     parser.add_argument("--count", type=int, default=10000, help="idle: how many; default: 10000")
@@ -85,6 +87,9 @@ def main():
     elif o.part == "reload":
         names = o.scenarios
         sys.exit(0 if bench_reload(portico, names, o.quick, lambda head, rows: print_table(head, rows, sys.stdout)) else 1)
+    elif o.part == "budget":
+        sources = os.path.join(o.build, "_deps", "lua-src", "src")
+        bench_budget(portico, sources, o.rounds or 11, lambda head, rows: print_table(head, rows, sys.stdout))
     elif o.part == "idle":
         bench_idle(portico, build, o.count, o.servers, print_table, sys.stdout)
     elif o.part == "protocols":
