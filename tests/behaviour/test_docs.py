@@ -1,6 +1,7 @@
-"""What the documentation shows is true: its scripts load, the tutorial happens as it says, and the reference names what there is."""
+"""What the documentation shows is true: its scripts load, the README and the tutorial happen as they say, and the reference names what there is."""
 
 import re
+import urllib.request
 
 import pytest
 
@@ -48,6 +49,43 @@ def test_lua_in_the_documentation(text, tmp_path):
         assert done.returncode == 0, done.stderr + script
 
 
+def talk(client, dialogue):
+    """Lines behind > are sent, the others come."""
+    for line in dialogue.splitlines():
+        if line.startswith("> "):
+            client.send(line[2:] + "\n")
+        else:
+            assert client.line().decode() == line + "\n"
+
+
+def test_the_readme(server, tmp_path):
+    """Its server is changed while it runs, as the page says, and each of the three tastes tastes so."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shout, lines, web, room = (block for kind, block, _ in blocks(ROOT / "README.md") if kind == "lua")
+    first, changed, sums = (block for kind, block, _ in blocks(ROOT / "README.md") if kind == "dialogue")
+    script = tmp_path / "shout.lua"
+    script.write_text(shout, encoding="utf-8")
+    one = server(script, watch=("--watch",))
+    with one.connect() as client:
+        talk(client, first)
+        assert one.log("hello, 127.0.0.1:")
+        line = re.search(r"Make the line with `upper` say `(.*?)`", text)[1]
+        script.write_text(re.sub(r"return data:upper\(\).*", line, shout), encoding="utf-8")
+        one.wait_log("generation 2 .* takes over")
+        talk(client, changed)
+    with server(lines).connect() as client:
+        talk(client, sums)
+    url = re.search(r"`curl (http://127.0.0.1:8080/.*?)`", text)[1]
+    port = server(web).port
+    assert urllib.request.urlopen(url.replace("8080", str(port)), timeout=20).read() == b"Hello, Ann!\n"
+    one = server(room, "--workers", "2")
+    with one.connect() as ann, one.connect() as bob:
+        ann.send("hello\n")
+        assert bob.line() == f"127.0.0.1:{ann.address[1]}: hello\n".encode()
+        bob.send("hi\n")
+        assert ann.line() == f"127.0.0.1:{bob.address[1]}: hi\n".encode()
+
+
 def test_the_tutorial(server, tmp_path):
     """Every script is saved, and every dialogue held, in the order of the page; one connection lasts to its end."""
     ports = {"7700": str(rig.free_port()), "7701": str(rig.free_port())}
@@ -64,17 +102,13 @@ def test_the_tutorial(server, tmp_path):
                 box = server(script, listen=(), watch=("--watch",))
             elif name.endswith("broken"):
                 refused += 1
-                box.wait_log("did you mean 'on_message'")
+                box.wait_log("unknown handler 'on_mesage': did you mean 'on_message'?")
                 box.wait_log("reload refused", refused)
             else:
                 generation += 1
                 box.wait_log(rf"reload: generation \d+ \(.*takes over", generation - 1)
         elif kind == "dialogue":
-            for line in text.splitlines():
-                if line.startswith("> "):
-                    person.send(line[2:] + "\n")
-                else:
-                    assert person.line().decode() == line + "\n"
+            talk(person, text)
     person.close()
     assert generation == 5 and refused == 1
 
