@@ -26,7 +26,7 @@ static frame_rule read_rule(fuzz_input *in)
     rule.max = (flags & 8) != 0 ? 1 + fuzz_u32(in) % FRAME_BYTES_MAX : 1u + fuzz_byte(in);
     if (rule.type == FRAME_LENGTH) {
         rule.offset = rule.strip ? 0 : fuzz_below(in, FRAME_OFFSET_MAX + 1);
-        rule.adjust = (flags & 16) != 0 ? (int32_t)(fuzz_u32(in) % (2u * FRAME_ADJUST_MAX + 1)) - FRAME_ADJUST_MAX
+        rule.adjust = (flags & 16) != 0 ? (int32_t)(fuzz_u32(in) % (2u * FRAME_ADJUST_MAX)) - FRAME_ADJUST_MAX
                                         : (int8_t)fuzz_byte(in);
     }
     if (rule.type == FRAME_LINE) {

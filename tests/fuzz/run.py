@@ -45,7 +45,7 @@ def run(options, work):
     seeds = pathlib.Path(__file__).resolve().parent / "corpus" / name
     found = target.parent / "found"
     found.mkdir(exist_ok=True)
-    before = set(found.iterdir())
+    before = set(found.glob(f"{name}-*"))
     count = len(list(seeds.iterdir()))
     seconds = max(1, round(options.minutes * 60))
     print(f"{name}: {count} seeds, then {seconds} s with -seed={options.seed}", flush=True)
@@ -63,7 +63,7 @@ def run(options, work):
             output.append(line)
             if options.work and "pulse" in line:
                 print(line, end="", flush=True)
-    finds = sorted(set(found.iterdir()) - before)
+    finds = sorted(set(found.glob(f"{name}-*")) - before)
     executions = re.search(r"number_of_executed_units: (\d+)", "".join(output))
     print(f"{name}: {executions[1] if executions else '?'} executions, {len(finds)} finds")
     if process.returncode != 0:

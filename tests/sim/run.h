@@ -21,6 +21,10 @@ typedef struct sim_setting {
     bool tracing;
     sim_want want; /* not NONE: nothing but memory fails, and nobody saves or stops early; see sim_memory_open() */
     uint64_t at;
+    const char *source; /* NULL: see script; else a script of which nothing is known but that it opens connections, … */
+    bool stays;         /* … and nobody saves it anew */
+    const uint8_t *decisions; /* see sim_decide() */
+    size_t decision_count;
 } sim_setting;
 
 /* Reads the scripts from that directory, and the default script from the other. */

@@ -73,6 +73,10 @@ extern sim_world world;
 void sim_open(uint64_t seed, sim_profile profile, bool tracing);
 /* Frees what belongs to it. */
 void sim_close(void);
+/* Before sim_open(), for a fuzzer: the first draws are decided, in turn. A byte below SIM_UNDECIDED leaves a draw as it is;
+ * another one is the number drawn, less SIM_UNDECIDED. The bytes outlive the run. */
+void sim_decide(const uint8_t *bytes, size_t count);
+enum { SIM_UNDECIDED = 128 };
 
 uint64_t sim_random(sim_stream stream);
 /* From 0 to bound - 1; bound > 0. */

@@ -47,9 +47,24 @@ static uint64_t next_of(uint64_t *state)
     return z ^ (z >> 31);
 }
 
+static struct {
+    const uint8_t *bytes;
+    size_t count;
+} decided;
+
+void sim_decide(const uint8_t *bytes, size_t count)
+{
+    decided.bytes = bytes;
+    decided.count = count;
+}
+
 uint64_t sim_random(sim_stream stream)
 {
-    return next_of(&own.streams[stream]);
+    uint64_t drawn = next_of(&own.streams[stream]);
+    if (decided.count == 0) return drawn;
+    decided.count--;
+    uint8_t decision = *decided.bytes++;
+    return decision < SIM_UNDECIDED ? drawn : decision - (uint64_t)SIM_UNDECIDED;
 }
 
 uint64_t sim_below(sim_stream stream, uint64_t bound)
