@@ -4,11 +4,12 @@ The figures of the table in docs/testing.md: run this file with -s.
 """
 
 import re
+import signal
 import time
 
 import pytest
 
-from rig import Settings
+from rig import ECHO, Settings
 
 BUDGET = 0.1
 
@@ -149,3 +150,16 @@ def test_buffers_near_the_cap_collect_garbage_first(server):
     end }""", "--workers", "1", "--lua-memory", "16M")
     with one.connect() as client:
         assert client.send("x").take(4) == b"fine"
+
+
+@pytest.mark.budget
+@pytest.mark.no_wine("there is no HUP")
+def test_a_new_version_that_hangs_in_c_is_refused_at_the_load_budget(server):
+    one = server(ECHO, "--workers", "1", "--load-budget", "0.3")
+    one.script_path("string.find(('x'):rep(20000), '.-.-b') " + ECHO)
+    with one.connect(seconds=60) as client:
+        assert client.ask("x") == b"x"
+        one.signal(signal.SIGHUP)
+        one.wait_log("load budget of 0.3 s exceeded")
+        one.wait_log("reload refused, generation 1 .* serves on")
+        assert client.ask("y") == b"y"

@@ -11,6 +11,9 @@ import pytest
 
 from rig import ECHO, SAY, Client, Settings, command, run
 
+# The leak checker looks at a process from another one, which with strict there cannot be.
+WITHOUT_LEAKS = {"ASAN_OPTIONS": "detect_leaks=0"}
+
 STRICT = {
     "_G": "_G _VERSION arg assert collectgarbage coroutine dofile error getmetatable ipairs load loadfile math next os package "
           "pairs pcall portico print rawequal rawget rawlen rawset require select setmetatable string table tonumber tostring "
@@ -52,7 +55,7 @@ def expected(level):
 def load(tmp_path, text, level, *options):
     path = tmp_path / "script.lua"
     path.write_text(SAY + text, encoding="utf-8")
-    return run("--check", "--log-level", "info", "--sandbox", level, *options, path)
+    return run("--check", "--log-level", "info", "--sandbox", level, *options, path, env={**os.environ, **WITHOUT_LEAKS})
 
 
 def said(result):
@@ -171,8 +174,6 @@ def test_the_level_is_one_of_three(tmp_path):
 
 # ---- What strict does to the process ----
 
-# The leak checker looks at a process from another one, which there cannot be.
-WITHOUT_LEAKS = {"ASAN_OPTIONS": "detect_leaks=0"}
 linux = pytest.mark.no_wine("is about Linux")
 as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another")
 
