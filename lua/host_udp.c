@@ -478,6 +478,13 @@ int host_api_udp(lua_State *L)
     }
     if (status != IO_OK) {
         forget_anchor(h, s);
+        if (status == IO_IN_USE && h->loading && h->generation->number > 1) {
+            return host_push_failure(
+                L,
+                "address already in use, and if it is by the version in force: such a socket ends with its version; "
+                "what is in `listen` stays open",
+                io_status_name(status));
+        }
         return host_push_failure(L, io_status_text(status), io_status_name(status));
     }
     s->udp_id = udp_id(s->udp);

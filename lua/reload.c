@@ -449,14 +449,22 @@ reload *reload_open(server *s, const host_config *config, const reload_options *
     return r;
 }
 
+/* Nothing that was asked for, and has not begun, will happen. */
+static void turn_away(reload *r, const char *why)
+{
+    if (r->asked) log_write(LOG_WARN, "reload refused: %s", why);
+    r->asked = r->undo_asked = r->report_asked = false;
+    answer_all(r->next, false, why);
+    answer_all(r->undoers, false, why);
+    answer_all(r->reporters, false, why);
+}
+
 void reload_close(reload *r)
 {
     static const char stopped[] = "the server has stopped";
     if (r == NULL) return;
     answer_all(r->under_way, false, stopped);
-    answer_all(r->next, false, stopped);
-    answer_all(r->undoers, false, stopped);
-    answer_all(r->reporters, false, stopped);
+    turn_away(r, stopped);
     generation_release(r->candidate);
     generation_release(r->fallback);
     generation_release(r->rejected);
@@ -547,7 +555,10 @@ int64_t reload_step(reload *r)
             go_on(r);
             continue;
         }
-        if (server_stopping(r->server)) return -1;
+        if (server_stopping(r->server)) {
+            turn_away(r, "the server is stopping");
+            return -1;
+        }
         choose(r);
         if (r->phase != RESTING || r->asked) continue;
         if (r->fallback == NULL) return -1;

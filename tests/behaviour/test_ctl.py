@@ -131,6 +131,19 @@ def test_stop_drains_and_the_second_stop_does_not_wait(server, control):
     check(ctl("stop", "--control", control), 1, err="no portico there")
 
 
+def test_while_the_server_stops_everything_else_is_refused_at_once(server, control):
+    one = server("return { on_message = function(conn) portico.sleep(30) end }", "--control", control, "--drain-timeout", "60")
+    with one.connect() as client:
+        client.send("x")
+        check(ctl("stop", "--control", control), 0, out="^stopping\n$")
+        for word in ("reload", "rollback", "generations"):
+            check(ctl(word, "--control", control), 1, err="the server is stopping")
+        one.wait_log("reload refused: the server is stopping")
+        assert one.process.poll() is None
+        one.signal()
+        one.check_end(5)
+
+
 # ---- Which server ----
 
 

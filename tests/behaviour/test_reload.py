@@ -243,7 +243,7 @@ BAD = """return { version = 1, on_error = function() return 'keep' end,
 
 
 def test_a_version_whose_handlers_raise_is_undone(server):
-    one = server(STATEFUL % (1, ""), "--reload-error-limit", "2")
+    one = server(STATEFUL % (1, ""), "--reload-error-limit", "2", "--reload-probation", "600")
     clients = [one.connect() for _ in range(5)]
     for client in clients:
         assert say(client, "x") == "1:1:nil"

@@ -2,8 +2,8 @@
 
 import socket
 
-from reloads import ASK, STILL, TAKEN, reload, save, say
-from rig import SAY, Client, Settings, pattern, until
+from reloads import ASK, REFUSED, STILL, TAKEN, UNDONE, reload, save, say
+from rig import SAY, Client, Settings, free_port, pattern, until
 
 STREAM = """local mark = '%s'
 return { on_stream = function(conn)
@@ -88,6 +88,53 @@ def test_calls_are_answered_by_the_version_in_force(server):
         save(one, text % "b")
         reload(one, client)
         assert say(client, "x") == "b" and say(other, "x") == "b"
+
+
+def test_subscriptions_and_served_functions_come_back_with_their_version(server):
+    text = SAY + """portico.subscribe('news', function(text) say('%s', text, portico.worker.id) end)
+      portico.worker.serve('mark', function() return '%s' end)
+      return { on_error = function() return 'keep' end, on_message = function(conn, data) """ + ASK + """
+        if data == 'fail' then error('bad') end
+        if data == 'mark' then return portico.worker.call(1, 'mark') end
+        portico.publish('news', data) return 'published' end }"""
+    one = server(text % ("a", "a"), "--workers", "2", "--reload-error-limit", "0", "--reload-probation", "600")
+    with one.connect() as client:
+        save(one, text % ("b", "b"))
+        reload(one, client)
+        assert say(client, "one") == "published" and say(client, "mark") == "b"
+        assert sorted(one.wait_said(2)) == ["b one 0", "b one 1"]
+        client.send("fail")
+        one.wait_log(UNDONE)
+        assert say(client, "two") == "published" and say(client, "mark") == "a"
+        assert sorted(one.wait_said(4)[2:]) == ["a two 0", "a two 1"]
+
+
+def test_tasks_of_an_old_version_finish_what_they_do(server):
+    text = SAY + """local mark = '%s'
+      return { on_unload = function() say('gone', mark) end, on_message = function(conn, data) """ + ASK + """
+        local channel = portico.channel(0)
+        portico.spawn(function() say(mark, 'got', channel:recv()) end)
+        portico.spawn(function() portico.sleep(1.5) channel:send('late') end)
+        return 'spawned' end }"""
+    one = server(text % "a", "--workers", "1", "--reload-probation", "0")
+    with one.connect() as client:
+        assert say(client, "x") == "spawned"
+        save(one, text % "b")
+        reload(one, client)
+        one.wait_log(STILL)
+        assert one.wait_said(2) == ["a got late", "gone a"]
+
+
+def test_a_socket_of_a_fixed_port_is_had_by_one_version_at_a_time(server):
+    port = free_port()
+    text = f"local socket, wrong = portico.udp{{ bind = 'udp://127.0.0.1:{port}', on_message = function(peer, data) peer:send(data) end }}" \
+        " if not socket then error(wrong) end return { on_message = function(conn, data) " + ASK + "end }"
+    one = server(text, "--workers", "1")
+    with one.connect() as client, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        assert "such a socket ends with its version" in reload(one, client, REFUSED)
+        peer.settimeout(10 * Settings.patience)
+        peer.sendto(b"x", ("127.0.0.1", port))
+        assert peer.recv(100) == b"x"
 
 
 def test_dictionaries_outlive_versions(server):

@@ -7,7 +7,7 @@
   bench.py BUILD idle [--count N]       memory per idle connection; 1,000,000 of them with --count 1000000
   bench.py BUILD protocols              lines beside raw bytes, scripts beside redis-server and nginx
   bench.py BUILD classics [--wine [WINDOWS-BUILD]]   the classic designs, see classics.py
-  bench.py BUILD reload [--quick] [--scenarios storm,memory]   what hot reload promises, see reload.py
+  bench.py BUILD reload [--quick] [--scenarios storm,memory] [--backend NAME] [--wine [WINDOWS-BUILD]]   what hot reload promises, see reload.py
 
 BUILD is a build folder with portico and the programs of tests/bench in it. The matrix also writes bench.json and bench.svg there.
 A server that is not here is left out and named; one that answers wrongly fails its row.
@@ -74,7 +74,8 @@ def main():
     parser.add_argument("--seconds", type=float, help="of each turn; default: 1; quick 0.7; classics under Wine 3")
     parser.add_argument("--connections", type=lambda text: [int(n) for n in text.split(",")], help="classics: default 1,64,512,4000")
     parser.add_argument("--count", type=int, default=10000, help="idle: how many; default: 10000")
-    parser.add_argument("--wine", nargs="?", const="", metavar="WINDOWS-BUILD", help="classics: the Windows builds too")
+    parser.add_argument("--wine", nargs="?", const="", metavar="WINDOWS-BUILD", help="classics: the Windows builds too; reload: that one")
+    parser.add_argument("--backend", help="reload: io_uring, epoll; default: what is best here")
     o = parser.parse_args()
     portico, build = os.path.join(o.build, "portico"), os.path.abspath(os.path.join(o.build, "bench"))
     if o.part == "packages":
@@ -85,8 +86,9 @@ def main():
         os.makedirs(build, exist_ok=True)
         instructions(portico, build)
     elif o.part == "reload":
-        names = o.scenarios
-        sys.exit(0 if bench_reload(portico, names, o.quick, lambda head, rows: print_table(head, rows, sys.stdout)) else 1)
+        windows = os.path.join(os.path.dirname(os.path.abspath(o.build)), "windows") if o.wine == "" else o.wine
+        program = portico if o.wine is None else os.path.join(windows, "portico.exe")
+        sys.exit(0 if bench_reload(program, o.scenarios, o, lambda head, rows: print_table(head, rows, sys.stdout)) else 1)
     elif o.part == "budget":
         sources = os.path.join(o.build, "_deps", "lua-src", "src")
         bench_budget(portico, sources, o.rounds or 11, lambda head, rows: print_table(head, rows, sys.stdout))

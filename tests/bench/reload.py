@@ -6,7 +6,8 @@
   broken    30 broken scripts saved one after another while 100 clients talk
   undone    a version whose handler raises
 
-Each returns what it measured and what was not as promised.
+Each returns what it measured and what was not as promised. Under Wine (--wine) the volumes are smaller, and the figures of pauses are
+printed but not judged: each system call of the server goes through Wine's own server there.
 """
 import multiprocessing
 import os
@@ -40,6 +41,10 @@ class Failures(list):
     def check(self, holds, text):
         if not holds:
             self.append(text)
+
+
+def pauses_are_judged():
+    return not rig.Settings.wine
 
 
 def start(script, *options, watch=("--watch",), env=None):
@@ -206,8 +211,9 @@ def storm(bad, connections=1000, saves=1000, burst=10):
     reloads = len(one.log(TAKEN))
     pauses = describe_pauses(latencies)
     bad.check(not errors, f"{len(errors)} errors, first: {errors[:1]}")
-    bad.check(latencies[int(len(latencies) * 0.99)] <= PAUSES[0], f"p99 of the pauses above {PAUSES[0] * 1e3:g} ms")
-    bad.check(latencies[-1] <= PAUSES[1], f"a pause above {PAUSES[1] * 1e3:g} ms")
+    if pauses_are_judged():
+        bad.check(latencies[int(len(latencies) * 0.99)] <= PAUSES[0], f"p99 of the pauses above {PAUSES[0] * 1e3:g} ms")
+        bad.check(latencies[-1] <= PAUSES[1], f"a pause above {PAUSES[1] * 1e3:g} ms")
     bad.check(not one.log(UNDONE), "a version was undone")
     refused = len(one.log(REFUSED))
     finish(one, bad)
@@ -217,7 +223,7 @@ def storm(bad, connections=1000, saves=1000, burst=10):
 
 def alive(one, environment):
     """The generations that a command shows."""
-    table = subprocess.run([rig.Settings.portico, "ctl", "generations"], env=environment, capture_output=True, text=True)
+    table = subprocess.run(rig.command("ctl", "generations"), env=environment, capture_output=True, text=True)
     return len(table.stdout.strip().splitlines()) - 1
 
 
@@ -258,6 +264,9 @@ def memory(bad, reloads=10000):
             ("a timer of 0.1 s", f"{count} times in {seconds:.1f} s")]
 
 
+DESCRIPTORS_SPARE = 100
+
+
 def raise_descriptor_limit(wanted):
     """Returns what it is then, here and in programs started from here."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -272,7 +281,8 @@ def swap(bad, sizes=(10, 20000), rounds=15):
     rows, medians = [], []
     swapped = re.compile(r"swapped in ([\d.]+) ms, (\d+) connections? to move")
     for size in sizes:
-        size = min(size, raise_descriptor_limit(size + 1000) - 1000)
+        # The server and the clients, each a process, have a descriptor per connection, and some for themselves.
+        size = min(size, raise_descriptor_limit(size + DESCRIPTORS_SPARE) - DESCRIPTORS_SPARE)
         one = start(ECHO % 0, "--workers", "1", watch=("--no-watch",))
         sockets = connect_all(one.addresses[0], size)
         for each in sockets:
@@ -354,10 +364,19 @@ def undone(bad, clients=50):
 PARTS = {"storm": storm, "memory": memory, "swap": swap, "broken": broken, "undone": undone}
 
 
-def bench_reload(portico, names, quick, print_table):
-    """Returns True when everything was as promised."""
+QUICK = {"storm": {"connections": 100, "saves": 60}, "memory": {"reloads": 1000}, "swap": {"sizes": (10, 2000)}}
+WINE = {"storm": {"connections": 100, "saves": 120}, "memory": {"reloads": 500}, "swap": {"sizes": (10, 1000)}, "broken": {"clients": 20}, "undone": {"clients": 20}}
+
+
+def bench_reload(portico, names, o, print_table):
+    """Returns True when everything was as promised. o: quick, wine, backend."""
     rig.Settings.portico = os.path.abspath(portico)
-    smaller = {"storm": {"connections": 100, "saves": 60}, "memory": {"reloads": 1000}, "swap": {"sizes": (10, 2000)}} if quick else {}
+    rig.Settings.backend = o.backend
+    rig.Settings.wine = o.wine is not None
+    if rig.Settings.wine:
+        rig.Settings.patience = 5
+        os.environ.setdefault("WINEDEBUG", "-all")
+    smaller = WINE if rig.Settings.wine else QUICK if o.quick else {}
     failures = []
     for name in names or PARTS:
         bad = Failures()
