@@ -20,6 +20,7 @@ KINDS = {
     "plain": ("1", "print io.stdout", "cannot be copied"),
     "any": ("1", "nil", "value"),
     "conn": ("conn", "nil true 1 'x' {} io.stdout", "conn"),
+    "listen": ("'x'", "nil true 1 print", "expected"),
     "address": ("'127.0.0.1:1'", "true 1 print", "an address"),
     "what": ("1", "true {} print", "a number of bytes, 'l', 'L', 'a' or 'm'"),
     "side": ("'left'", "true {} print", "string"),
@@ -37,6 +38,7 @@ FUNCTIONS = {
     "portico.semaphore": "integer",
     "portico.connect": "string ?table",
     "portico.udp": "?address ?table",
+    "portico.listen": "listen", "listener:close": "",
     "portico.shared": "key",
     "portico.shutdown": "?integer",
     "portico.conn": "integer",
@@ -92,6 +94,8 @@ OPTIONS = {
         **HANDLERS, **FRAME, "timeout": ("true 'x' {}", "seconds"), "pool": ("1 'x' print", "table or boolean")},
     "portico.connect('127.0.0.1:1', { pool = { %s } })": {"size": ("true 'x' {}", "connections"), "idle": ("true 'x' {}", "seconds")},
     "portico.udp{ %s }": {"bind": ("true 1 {} 'tcp://127.0.0.1:1'", "address"), "on_message": ("true 1 'x' {}", "function")},
+    "portico.listen{ %s }": {"uri": ("true 1 {}", "string")},
+    "portico.listen{ uri = 'tcp://127.0.0.1:0', %s }": {"name": ("true 1 {}", "string")},
     "portico.broadcast('x', { %s })": {"listener": ("true 1 {}", "string"), "except": ("true 'x' {}", "conn")},
     "conn:read_until('x', { %s })": {
         "max": ("true 'x' {}", "bytes"), "keep": ("1 'x' {}", "boolean"), "timeout": ("true 'x' {} -1", "seconds")},
@@ -154,7 +158,7 @@ return { on_message = function(conn)
 """ + api.OBJECTS + """
   local task, timer, channel = objects.task, objects.timer, objects.channel
   local dict, guard, subscription = objects.dict, objects.guard, objects.subscription
-  local peer, remote = objects.peer, objects.remote
+  local peer, remote, listener = objects.peer, objects.remote, objects.listener
   %s
   timer:cancel()
   say("end")
