@@ -68,7 +68,7 @@ def test_the_readme(server, tmp_path):
     one = server(script, watch=("--watch",))
     with one.connect() as client:
         talk(client, first)
-        assert one.log("hello, 127.0.0.1:")
+        one.wait_log("hello, 127.0.0.1:")
         line = re.search(r"Make the line with `upper` say `(.*?)`", text)[1]
         script.write_text(re.sub(r"return data:upper\(\).*", line, shout), encoding="utf-8")
         one.wait_log("generation 2 .* takes over")
