@@ -390,6 +390,55 @@ shared_status shared_pop(shared_dict *dict, shared_key key, shared_side side, sh
     return end_change(&a, SHARED_OK);
 }
 
+/* A list's value number index, from 0. */
+static const shared_node *node_at(const shared_entry *list, size_t index)
+{
+    bool from_left = index < list->value.len / 2;
+    const shared_node *node = list->end[from_left ? SHARED_LEFT : SHARED_RIGHT];
+    for (size_t steps = from_left ? index : list->value.len - 1 - index; steps > 0; steps--) {
+        node = node->link[from_left ? SHARED_RIGHT : SHARED_LEFT];
+    }
+    return node;
+}
+
+/* Copies values from that node on to the right into one block: first the values, then the bytes of strings. */
+static shared_status copy_values(const shared_node *from, size_t count, shared_values *values)
+{
+    const shared_node *node = from;
+    size_t bytes = count * sizeof(shared_value);
+    for (size_t i = 0; i < count; i++, node = node->link[SHARED_RIGHT]) {
+        if (node->value.type == SHARED_STRING) bytes += node->value.len;
+    }
+    shared_value *at = mem_alloc(bytes);
+    if (at == NULL) return SHARED_MEMORY;
+    uint8_t *strings = (uint8_t *)(at + count);
+    *values = (shared_values){.at = at, .count = count};
+    for (node = from; count > 0; at++, count--, node = node->link[SHARED_RIGHT]) {
+        *at = node->value;
+        if (at->type != SHARED_STRING) continue;
+        if (at->len > 0) memcpy(strings, node->bytes, at->len);
+        at->as.bytes = strings;
+        strings += at->len;
+    }
+    return SHARED_OK;
+}
+
+shared_status shared_range(shared_dict *dict, shared_key key, int64_t first, int64_t last, shared_values *values)
+{
+    access a = begin(dict, key);
+    *values = (shared_values){0};
+    if (a.place == NULL) return end(&a, SHARED_ABSENT);
+    const shared_entry *list = *a.place;
+    if (list->value.type != SHARED_LIST) return end(&a, SHARED_TYPE);
+    int64_t len = (int64_t)list->value.len;
+    if (first < 0) first += len + 1;
+    if (last < 0) last += len + 1;
+    if (first < 1) first = 1;
+    if (last > len) last = len;
+    if (first > last) return end(&a, SHARED_OK);
+    return end(&a, copy_values(node_at(list, (size_t)(first - 1)), (size_t)(last - first + 1), values));
+}
+
 /* ---- All keys ---- */
 
 size_t shared_count(shared_dict *dict)

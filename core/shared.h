@@ -122,6 +122,17 @@ shared_status shared_push(shared_dict *dict, shared_key key, const shared_value 
 shared_status shared_pop(shared_dict *dict, shared_key key, shared_side side, shared_value *value, void *buffer,
                          size_t room);
 
+/* Values of a list, with the bytes of those that are strings. */
+typedef struct shared_values {
+    shared_value *at; /* mem_free() */
+    size_t count;
+} shared_values;
+
+/* Copies out what stands from first to last in a list, both included: from 1 on counted from the left, from -1 on from
+ * the right. What is outside of the list is left out. Costs also what lies between it and the nearer end.
+ * result  OK; ABSENT, TYPE, MEMORY, and then values is empty. */
+shared_status shared_range(shared_dict *dict, shared_key key, int64_t first, int64_t last, shared_values *values);
+
 /* How many keys there are; what has expired goes on the way. */
 size_t shared_count(shared_dict *dict);
 /* Deletes all. */

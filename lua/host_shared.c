@@ -154,7 +154,7 @@ static int method_get(lua_State *L)
         buffer = lua_newuserdatauv(L, room, 0);
     }
     if (status == SHARED_OK) return push_value(L, &value);
-    if (status != SHARED_ABSENT) return refuse(L, dict, status, "the value is a list: pop takes from it");
+    if (status != SHARED_ABSENT) return refuse(L, dict, status, "the value is a list: range and pop read it");
     lua_pushnil(L);
     return 1;
 }
@@ -267,6 +267,33 @@ static int method_pop(lua_State *L)
     return lua_error(L);
 }
 
+/* Protected: the argument is what shared_range() has copied. Returns a table of it. */
+static int push_values(lua_State *L)
+{
+    const shared_values *values = lua_touserdata(L, 1);
+    lua_createtable(L, (int)values->count, 0);
+    for (size_t i = 0; i < values->count; i++) {
+        push_value(L, &values->at[i]);
+        lua_rawseti(L, -2, (lua_Integer)i + 1);
+    }
+    return 1;
+}
+
+static int method_range(lua_State *L)
+{
+    shared_dict *dict = check(L);
+    shared_key key = check_key(L, 2);
+    lua_Integer first = luaL_optinteger(L, 3, 1), last = luaL_optinteger(L, 4, -1);
+    shared_values values;
+    lua_pushcfunction(L, push_values);
+    lua_pushlightuserdata(L, &values);
+    shared_status status = shared_range(dict, key, first, last, &values); /* from here on nothing may raise … */
+    if (status != SHARED_OK && status != SHARED_ABSENT) return refuse(L, dict, status, "the value is not a list");
+    int failed = lua_pcall(L, 1, 1, 0);
+    mem_free(values.at); /* … to here */
+    return failed == LUA_OK ? 1 : lua_error(L);
+}
+
 static int method_len(lua_State *L)
 {
     shared_dict *dict = check(L);
@@ -344,10 +371,10 @@ int host_api_shared(lua_State *L)
 void host_shared_library(lua_State *L)
 {
     static const luaL_Reg methods[] = {
-        {"get", method_get},     {"set", method_set},       {"add", method_add}, {"incr", method_incr},
-        {"cas", method_cas},     {"delete", method_delete}, {"ttl", method_ttl}, {"expire", method_expire},
-        {"push", method_push},   {"pop", method_pop},       {"len", method_len}, {"keys", method_keys},
-        {"count", method_count}, {"flush", method_flush},   {NULL, NULL},
+        {"get", method_get},   {"set", method_set},       {"add", method_add},     {"incr", method_incr},
+        {"cas", method_cas},   {"delete", method_delete}, {"ttl", method_ttl},     {"expire", method_expire},
+        {"push", method_push}, {"pop", method_pop},       {"len", method_len},     {"range", method_range},
+        {"keys", method_keys}, {"count", method_count},   {"flush", method_flush}, {NULL, NULL},
     };
     static const luaL_Reg metamethods[] = {{NULL, NULL}};
     host_metatable(L, "shared dictionary", &handle_tag, methods, metamethods);

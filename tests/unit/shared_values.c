@@ -2,6 +2,7 @@
  * beside a plain model. The clock is the test's. argv[1]: the seed.
  */
 #include "check.h"
+#include "mem.h"
 #include "shared.h"
 #include "siphash.h"
 
@@ -302,6 +303,43 @@ static void lists_have_two_ends(void)
     shared_close(store);
 }
 
+static void lists_are_read_from_anywhere(void)
+{
+    enum { COUNT = 7 };
+    shared *store;
+    shared_dict *dict = open_dict(&store, 1 << 20);
+    size_t count;
+    shared_values values;
+    for (int64_t i = 1; i <= COUNT; i++) {
+        shared_value value = integer(i);
+        shared_push(dict, key_of("l"), &value, SHARED_RIGHT, &count);
+    }
+    for (int64_t first = -COUNT - 2; first <= COUNT + 2; first++) {
+        for (int64_t last = -COUNT - 2; last <= COUNT + 2; last++) {
+            int64_t from = first < 0 ? first + COUNT + 1 : first, to = last < 0 ? last + COUNT + 1 : last;
+            if (from < 1) from = 1;
+            if (to > COUNT) to = COUNT;
+            check_eq(shared_range(dict, key_of("l"), first, last, &values), SHARED_OK);
+            check_eq(values.count, from <= to ? (size_t)(to - from + 1) : 0);
+            for (size_t i = 0; i < values.count; i++) check_eq(values.at[i].as.integer, from + (int64_t)i);
+            mem_free(values.at);
+        }
+    }
+    shared_value value = text("seven");
+    shared_push(dict, key_of("l"), &value, SHARED_LEFT, &count);
+    shared_push(dict, key_of("l"), &value, SHARED_RIGHT, &count);
+    check_eq(shared_range(dict, key_of("l"), 1, -1, &values), SHARED_OK);
+    check_eq(values.count, COUNT + 2);
+    check_str(show(SHARED_OK, &values.at[0]), "'seven'");
+    check_str(show(SHARED_OK, &values.at[COUNT + 1]), "'seven'");
+    mem_free(values.at);
+    check_eq(shared_range(dict, key_of("none"), 1, -1, &values), SHARED_ABSENT);
+    check_eq(values.count, 0);
+    set(dict, "n", integer(1));
+    check_eq(shared_range(dict, key_of("n"), 1, -1, &values), SHARED_TYPE);
+    shared_close(store);
+}
+
 static void the_cap_holds_and_what_is_there_stays(void)
 {
     shared *store;
@@ -493,6 +531,7 @@ int main(int argc, char **argv)
     check_run(what_has_expired_is_not_there);
     check_run(changes_elsewhere_sweep_away_what_has_expired);
     check_run(lists_have_two_ends);
+    check_run(lists_are_read_from_anywhere);
     check_run(the_cap_holds_and_what_is_there_stays);
     check_run(the_expired_make_room);
     check_run(keys_are_listed_by_prefix);
