@@ -1,6 +1,7 @@
--- mqtt_broker.lua - a broker for MQTT 3.1.1.
+-- mqtt_broker.lua - a broker for MQTT 3.1.1. Its sessions and retained messages are in the memory of one worker, and end
+-- with this version of the script: clients come again after a reload, and have to subscribe anew.
 --
---   portico --workers 1 --listen tcp://127.0.0.1:1883 scripts/mqtt_broker.lua [USER PASSWORD]
+--   portico --listen tcp://127.0.0.1:1883 scripts/mqtt_broker.lua [USER PASSWORD]
 --   mosquitto_sub -t 'rooms/+/temperature' -v
 --   mosquitto_pub -t rooms/kitchen/temperature -m 21.5 -r
 
@@ -9,6 +10,7 @@ local mqtt = require "portico.mqtt"
 local user <const>, password <const> = arg[1], arg[2]
 
 return mqtt.broker {
+  workers = 1,
   authenticate = function(packet)
     return not user or packet.username == user and packet.password == password
   end,

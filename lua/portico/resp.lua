@@ -493,6 +493,17 @@ end
 -- What a handler of resp.server returns that has sent its replies itself, or has none.
 resp.NO_REPLY = {}
 
+-- Returns a function of a text that says whether a glob of Redis's matches all of it. See resp_glob.lua.
+function resp.glob(glob)
+  return require("portico.resp_glob")(glob)
+end
+
+-- Sends a message to who has subscribed to a channel of resp.server, on all workers. Returns how many these are. It waits
+-- when there are several workers.
+function resp.publish(channel, message)
+  return require("portico.resp_channels").publish(channel, message)
+end
+
 -- See resp_server.lua.
 function resp.server(options)
   return require("portico.resp_server")(options)

@@ -126,7 +126,38 @@ local ENCODED <const> = { -- value, RESP2, RESP3
   { { verbatim_string = { format = "txt", string = "ab" } }, "$2\r\nab\r\n", "=6\r\ntxt:ab\r\n" },
 }
 
+local GLOBS <const> = { -- glob, what it matches, what not
+  { "", { "" }, { "a" } },
+  { "*", { "", "a", "a\0b" }, {} },
+  { "a*c", { "ac", "abc", "acc" }, { "a", "abcd", "bac" } },
+  { "*ab*ba*", { "abba", "xabxbax" }, { "aba", "bab" } },
+  { "a?c", { "abc", "a?c" }, { "ac", "abbc" } },
+  { "[a-c][^a-c]", { "ad", "c-" }, { "ab", "da", "a" } },
+  { "[c-a]", { "b" }, { "d" } },
+  { "[]a", {}, { "a", "]a" } },
+  { "x[^]", { "xa" }, { "x" } },
+  { "[a\\]]", { "a", "]" }, { "\\" } },
+  { "[a-]", { "a", "-" }, { "b" } },
+  { "[abc", { "a" }, { "[abc" } },
+  { "\\*\\?", { "*?" }, { "ab", "\\*" } },
+  { "\\", { "\\" }, { "" } },
+  { "a.%w$^(", { "a.%w$^(" }, { "ab%w$^(" } },
+  { "\0*\0", { "\0\0", "\0a\0" }, { "\0" } },
+}
+
 return check.run(function()
+  for _, case in ipairs(GLOBS) do
+    local matches = resp.glob(case[1])
+    for _, text in ipairs(case[2]) do
+      check.equal(matches(text), true, ("glob %q and %q"):format(case[1], text))
+    end
+    for _, text in ipairs(case[3]) do
+      check.equal(matches(text), false, ("glob %q and not %q"):format(case[1], text))
+    end
+  end
+  check.linear(function(n)
+    check.equal(resp.glob(("*a"):rep(20) .. "*b")(("a"):rep(n)), false, "a hostile glob")
+  end, 20000, 200000, "a hostile glob")
   for i, case in ipairs(COMMANDS) do
     check.equal(check.splits(case[1], commands, "command " .. i), case[2], "command " .. i)
   end

@@ -23,7 +23,8 @@ local objects = {
 """
 
 # Modules that others are made of.
-PARTS = ("buffer", "http_client", "http_server", "mqtt_broker", "resp_client", "resp_server")
+PARTS = ("buffer", "http_client", "http_server", "mqtt_broker", "resp_channels", "resp_client", "resp_commands",
+         "resp_glob", "resp_server")
 
 # Fields that C answers one by one, which no walk can find.
 FIELDS = ("peer.peer", "peer.addr", "peer.listener", "socket.addr", "socket.peer", "remote.id", "listener.name", "listener.uri")

@@ -133,7 +133,7 @@ def bench_protocols(portico, build, scripts, rounds, seconds, show):
     rounds, seconds = rounds or 5, max(1, round(seconds or 2))
 
     def ours(script, port):
-        return [portico, "--workers", "1", "--quiet", "--listen", f"tcp://127.0.0.1:{port}", os.path.join(scripts, script)]
+        return [portico, "--workers", "1", "--quiet", "--shared-memory", "1G", "--listen", f"tcp://127.0.0.1:{port}", os.path.join(scripts, script)]
 
     os.makedirs(build, exist_ok=True)
     echoload = Client(build).path

@@ -1,11 +1,13 @@
 """scripts/kv.lua, judged by Redis's own clients: redis-cli and redis-benchmark."""
 
+import contextlib
 import re
 import shutil
 import subprocess
 
 import pytest
 
+import reloads
 import rig
 
 pytestmark = pytest.mark.skipif(shutil.which("redis-cli") is None, reason="redis-tools is not installed (./dev setup test)")
@@ -13,7 +15,7 @@ pytestmark = pytest.mark.skipif(shutil.which("redis-cli") is None, reason="redis
 
 @pytest.fixture
 def kv(server, scripts):
-    return server(scripts / "kv.lua", "--workers", "1")
+    return server(scripts / "kv.lua")
 
 
 def cli(kv, *words, stdin=None):
@@ -89,6 +91,92 @@ def test_expiry(kv):
 def test_multi(kv):
     assert script(kv, "MULTI\nSET x 1\nINCR x\nGET x\nEXEC\nMULTI\nSET x 9\nDISCARD\nGET x\nEXEC\n") == [
         "OK", "QUEUED", "QUEUED", "QUEUED", "OK", "2", "2", "OK", "QUEUED", "OK", "2", "ERR EXEC without MULTI", ""]
+
+
+def test_what_is_wrong_spoils_a_transaction(kv):
+    aborted = "EXECABORT Transaction discarded because of previous errors."
+    assert script(kv, "MULTI\nGET\nSET x 1\nEXEC\nGET x\n") == [
+        "OK", "ERR wrong number of arguments for 'get' command", "", "QUEUED", aborted, "", ""]
+    assert script(kv, "MULTI\nBOGUS\nEXEC\n")[-2:] == [aborted, ""]
+    assert script(kv, "MULTI\nSUBSCRIBE a\nEXEC\n")[1:] == ["ERR Command not allowed inside a transaction", "", aborted, ""]
+    assert script(kv, "MULTI\nMULTI\nSET s x\nINCR s\nGET s\nEXEC\n") == [
+        "OK", "ERR MULTI calls can not be nested", "", "QUEUED", "QUEUED", "QUEUED",
+        "OK", "ERR value is not an integer or out of range", "", "x"]
+    with kv.connect() as client:  # a transaction that has no end keeps nothing
+        big = b"*3\r\n$3\r\nSET\r\n$1\r\nb\r\n$%d\r\n%s\r\n" % (6 << 20, b"x" * (6 << 20))
+        client.send("MULTI\r\n" + "PING\r\n")
+        client.send(big * 3 + b"EXEC\r\nGET b\r\n")
+        said = client.finish().rest().decode().splitlines()
+    assert said == ["+OK", "+QUEUED", "+QUEUED", "+QUEUED", "-ERR the transaction is too large", "-" + aborted, "$-1"]
+
+
+def test_what_is_stored_survives_a_reload(server, scripts):
+    """A person edits the script while it runs: values, subscriptions and open transactions stay."""
+    text = (scripts / "kv.lua").read_text(encoding="utf-8")
+    kv = server(text, watch=("--watch",))
+    script(kv, "SET a 1\nRPUSH l x y\nHSET h f v\nEXPIRE h 1000\n")
+    with kv.connect() as client, kv.connect() as other:
+        client.send("SUBSCRIBE news\r\n")
+        client.take(len(b"*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n"))
+        assert other.send("MULTI\r\nINCR a\r\n").line() == b"+OK\r\n" and other.line() == b"+QUEUED\r\n"
+        reloads.save(kv, text.replace('["INCR key"]', '["MORE key"]').replace('["DECR key"]', '["INCR key"]'))
+        kv.wait_log(reloads.TAKEN, 1, 20)
+        assert script(kv, "GET a\nMORE a\nLRANGE l 0 -1\nHGET h f\nTTL h\n")[:5] == ["1", "2", "x", "y", "v"]
+        assert cli(kv, "PUBLISH", "news", "hi") == ["1"]
+        assert client.take(len(b"*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$2\r\nhi\r\n")).endswith(b"hi\r\n")
+        assert other.send("EXEC\r\n").line() == b"*1\r\n" and other.line() == b":1\r\n"
+    rig.until(lambda: cli(kv, "PUBLISH", "news", "hi") == ["0"], what="the end of the subscription")
+
+
+def test_kinds_of_values(kv):
+    wrong = ["WRONGTYPE Operation against a key holding the wrong kind of value", ""]
+    script(kv, "SET s x\nRPUSH l a b\nHSET h f v\n")
+    for line in ("GET l", "GET h", "STRLEN h", "APPEND l x", "APPEND h x", "INCR l", "INCR h", "LPUSH s x", "LPUSH h x", "LPOP s", "LPOP h",
+                 "LLEN s", "LLEN h", "LRANGE s 0 1", "LRANGE h 0 1", "HSET s f v", "HSET l f v", "HGET s f", "HLEN l", "HDEL l f", "HGETALL s"):
+        assert script(kv, line + "\n") == wrong, line
+    assert script(kv, "TYPE s\nTYPE l\nTYPE h\nMGET s l h\nSET h x\nTYPE h\nSET l 007\nINCR l\nGET l\n") == [
+        "string", "list", "hash", "x", "", "", "OK", "string", "OK", "ERR value is not an integer or out of range", "", "007"]
+    assert script(kv, "RPUSH n a b c\nLRANGE n 1 9223372036854775807\nLRANGE n 9223372036854775807 9\nEXPIRE n 99999999999\nSET n x EX 0\n") == [
+        "3", "b", "c", "", "ERR invalid expire time", "", "ERR invalid expire time", ""]
+
+
+def test_room_has_an_end(server, scripts):
+    kv = server(scripts / "kv.lua", "--shared-memory", "1M")
+    with kv.connect() as client:
+        client.send(b"*3\r\n$3\r\nSET\r\n$1\r\nb\r\n$%d\r\n%s\r\n" % (2 << 20, b"x" * (2 << 20)))
+        assert client.line() == b"-OOM command not allowed when used memory > 'maxmemory'.\r\n"
+        assert client.send("SET b 1\r\n").line() == b"+OK\r\n"
+
+
+def test_what_clients_ask_for(kv):
+    assert script(kv, "CLIENT SETNAME me\nCLIENT GETNAME\nCLIENT SETINFO lib-name x\nSELECT 0\nECHO hi\nPING\nPING x\n") == [
+        "OK", "me", "OK", "OK", "hi", "PONG", "x"]
+    assert script(kv, "SELECT 1\n")[0] == "ERR DB index is out of range"
+    assert script(kv, "CLIENT LIST\n")[0].startswith("ERR unknown subcommand")
+    assert int(cli(kv, "CLIENT", "ID")[0]) > 0 and int(cli(kv, "COMMAND", "COUNT")[0]) > 40
+    assert "get" in cli(kv, "COMMAND") and cli(kv, "HELLO", "4")[0].startswith("NOPROTO")
+    with kv.connect() as client:  # in RESP2, who listens to channels may say little else
+        client.send("SUBSCRIBE a\r\n")
+        client.take(len(b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n"))
+        assert client.send("GET a\r\n").line().startswith(b"-ERR Can't execute 'get': only SUBSCRIBE")
+        assert client.send("PING\r\n").take(len(b"*2\r\n$4\r\npong\r\n$0\r\n\r\n")) == b"*2\r\n$4\r\npong\r\n$0\r\n\r\n"
+        assert client.send("RESET\r\nPING\r\n").line() == b"+RESET\r\n" and client.line() == b"+PONG\r\n"
+        client.send("UNSUBSCRIBE\r\n")
+        assert client.take(len(b"*3\r\n$11\r\nunsubscribe\r\n$-1\r\n:0\r\n")) == b"*3\r\n$11\r\nunsubscribe\r\n$-1\r\n:0\r\n"
+        assert client.send("SUBSCRIBE" + " x" * 1001 + "\r\n").line().startswith(b"-ERR too many subscriptions")
+    assert cli(kv, "PUBLISH", "a", "x") == ["0"]
+
+
+def test_messages_reach_subscribers_of_all_workers(server):
+    """RESP without the keys: subscribers on two workers, and how many they are."""
+    one = server('return require("portico.resp").server {}', "--workers", "2")
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(one.connect()) for _ in range(8)]
+        for client in clients:
+            client.send("SUBSCRIBE news\r\n").take(len(b"*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n"))
+        assert cli(one, "PUBLISH", "news", "hi") == ["8"]
+        for client in clients:
+            assert client.take(len(b"*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$2\r\nhi\r\n")).endswith(b"hi\r\n")
 
 
 def test_resp3(kv):
