@@ -33,6 +33,8 @@ def pytest_configure(config):
     settings.backend = config.getoption("--backend")
     settings.wine = config.getoption("--wine")
     config.addinivalue_line("markers", "no_wine(reason): cannot be tried under Wine")
+    config.addinivalue_line("markers", "packets(direction): takes what one packet brings for a message, the script "
+                            "(received) or the client too (both): not to be split by portico_stingy")
     config.addinivalue_line("markers", "budget: ends a handler that runs for too long")
     if settings.portico is None:
         raise pytest.UsageError("--portico is needed: the program under test")
@@ -55,6 +57,14 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason=mark.args[0]))
         if item.get_closest_marker("budget") and rig.Settings.sanitizer == "thread":
             item.add_marker(pytest.mark.skip(reason="the thread sanitizer holds back the signal that ends a handler"))
+
+
+@pytest.fixture(autouse=True)
+def packets(request, monkeypatch):
+    """Has a meaning for portico_stingy only: tests/stingy/stingy.c."""
+    mark = request.node.get_closest_marker("packets")
+    if mark:
+        monkeypatch.setenv("PORTICO_STINGY", {"received": "sends", "both": "nothing"}[mark.args[0]])
 
 
 @pytest.fixture

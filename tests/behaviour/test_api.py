@@ -87,6 +87,7 @@ def test_state_belongs_to_the_connection(server):
         assert second.line() == b"1\n"
 
 
+@pytest.mark.packets("received")
 def test_stats_count_bytes(server):
     one = server("""return { on_message = function(conn, data)
       local s = conn.stats
@@ -140,6 +141,7 @@ def test_misuse_raises_and_says_what_is_wrong(server, misuse, complaint):
     assert said.startswith("false ") and complaint in said, said
 
 
+@pytest.mark.packets("received")
 def test_pause_and_resume(server):
     one = server(SAY + """
       return { on_message = function(conn, data)
@@ -156,6 +158,7 @@ def test_pause_and_resume(server):
         assert one.wait_said(3) == ["stop", "resumed", "more"]
 
 
+@pytest.mark.packets("received")
 def test_a_paused_connection_can_be_drawn_from(server):
     one = server(SAY + """
       return { on_connect = function(conn)
@@ -168,6 +171,7 @@ def test_a_paused_connection_can_be_drawn_from(server):
         assert client.is_over()
 
 
+@pytest.mark.packets("received")
 def test_close_flushes_and_abort_does_not_wait(server):
     one = server("""return { on_message = function(conn, data)
       if data == "close" then conn:send(string.rep("x", 1 << 20)) conn:close() else conn:abort() end
@@ -331,6 +335,7 @@ return { on_message = function(conn, data)
 end }"""
 
 
+@pytest.mark.packets("received")
 def test_connect_talks_to_another_server(server):
     upstream = server("return { on_message = function(c, d) c:send(d:upper()) c:close() end }")
     one = server(PROXY.replace("PORT", str(upstream.port)))
@@ -356,6 +361,7 @@ def test_connect_to_nonsense_gives_nil_and_why(server):
         assert all(line.startswith("nil ") and line.endswith(" invalid") for line in said), said
 
 
+@pytest.mark.packets("received")
 def test_connect_without_handlers_can_be_drawn_from(server):
     upstream = server("return { on_connect = function(c) c:send('welcome') end }")
     one = server(SAY + f"""

@@ -24,6 +24,7 @@ def test_every_byte_value_comes_back(server, default):
         assert client.ask(bytes(range(256)) * 4) == bytes(range(256)) * 4
 
 
+@pytest.mark.packets("received")
 def test_a_message_acknowledged_is_not_echoed(server, scripts):
     with server(scripts / "default.lua", args=("ack",)).connect() as client:
         client.send("hello")

@@ -7,6 +7,8 @@ import pytest
 
 from rig import SAY, Settings
 
+pytestmark = pytest.mark.packets("received")
+
 GOOD = "if data == 'good' then return data end "
 
 

@@ -251,6 +251,7 @@ def test_callbacks_of_a_connection_never_overlap_and_keep_byte_order(server):
     assert not one.log(r"\berror\b")
 
 
+@pytest.mark.packets("received")
 def test_what_comes_while_on_connect_sleeps_waits_for_it(server):
     one = server(SAY + """
       return {
@@ -277,6 +278,7 @@ def test_on_close_waits_for_a_handler_that_sleeps(server):
     assert said[0] == "begin" and said[1].startswith("end ") and said[2].startswith("close ")
 
 
+@pytest.mark.packets("received")
 def test_other_connections_are_served_while_a_handler_sleeps(server):
     one = server("""
       return { on_message = function(conn, data)
@@ -321,6 +323,7 @@ def test_with_on_eof_the_connection_stays_open_for_sending(server):
     assert one.wait_said(3) == ["message x", "eof", "close local"]
 
 
+@pytest.mark.packets("received")
 def test_the_script_may_finish_first_and_go_on_receiving(server):
     one = server(SAY + """
       return {
@@ -359,6 +362,7 @@ def test_on_drain_comes_when_the_queue_has_gone_down(server):
     assert one.wait_said(2)[1] == "drain true"
 
 
+@pytest.mark.packets("received")
 def test_while_the_queue_is_high_nothing_is_read(server):
     one = server(SAY + """
       local chunk = string.rep("x", 1 << 20)

@@ -216,6 +216,7 @@ def test_after_close_no_message_is_delivered(switch):
     assert talk(switch, "close", '"line"', b"a\nb\nc\n") == (b"[a]", "local -")
 
 
+@pytest.mark.packets("received")
 def test_a_new_frame_is_in_force_for_the_next_byte(server):
     one = server("""
       return { frame = "line", on_message = function(conn, data)
@@ -243,6 +244,7 @@ def test_a_new_frame_is_in_force_for_what_waits_for_more(server):
     one.stop()
 
 
+@pytest.mark.packets("both")
 def test_many_messages_of_one_segment_are_answered_together(server):
     one = server('return { frame = "line", on_message = function(_, line) return line end }', "--workers", "1")
     data = b"".join(b"message %d\n" % i for i in range(100))
@@ -292,6 +294,7 @@ def test_messages_are_counted(server):
 
 # ---- Outbound ----
 
+@pytest.mark.packets("both")
 def test_an_outbound_connection_has_a_frame_of_its_own(server):
     one = server(SAY + """
       local function go(uri)

@@ -191,6 +191,7 @@ def greeted(one, count, index=0):
     return clients
 
 
+@pytest.mark.packets("received")
 def test_a_broadcast_reaches_every_connection_of_every_worker(server):
     one = server("return { " + GREET + """on_message = function(conn, data)
       assert(portico.broadcast(data, data:find("!") and { except = conn } or nil)) end }""", *FOUR)

@@ -67,6 +67,7 @@ def drink(client, key, total, step=1 << 18):
     assert client.rest() == b""
 
 
+@pytest.mark.packets("received")
 def test_many_bytes_both_ways_at_once(server, upstream):
     there, back = scaled(64, 4) << 20, scaled(24, 2) << 20
     one = server(PROXY, args=(upstream.uri,))
@@ -108,6 +109,7 @@ def test_who_has_failed_is_told(server, upstream, first):
     assert lines[1] == ("close reset" if first == "client" else "close local")
 
 
+@pytest.mark.packets("received")
 def test_a_reader_that_does_not_read_stops_the_sender(server, upstream):
     """What is queued stays below the high mark and one receive, however much is sent."""
     one = server(SAY + """
@@ -160,6 +162,7 @@ def test_an_echo_without_the_script(server):
         work.result()
 
 
+@pytest.mark.packets("received")
 def test_what_was_received_already_goes_first(server, upstream):
     one = server("""return { on_message = function(c, first)
       local up <close> = portico.connect(arg[1])

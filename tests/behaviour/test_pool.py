@@ -86,6 +86,7 @@ def test_what_is_idle_for_too_long_is_closed(server, numbers):
     numbers.wait_log("closed 1 eof")
 
 
+@pytest.mark.packets("both")
 @pytest.mark.parametrize("what", ["twice", "bye"])
 def test_an_idle_one_that_gets_bytes_or_the_end_is_dropped(server, numbers, what):
     said = client(server, f"""

@@ -9,6 +9,8 @@ import pytest
 from reloads import ASK, REFUSED, TAKEN, TELLER, UNDONE, generation, reload, save, say
 from rig import SAY, Settings, pattern, run, scaled, until
 
+pytestmark = pytest.mark.packets("both")
+
 
 def test_an_open_connection_is_served_by_the_new_version(server):
     one = server(TELLER % "a")

@@ -5,6 +5,8 @@ import re
 import pytest
 
 from reloads import ASK, REFUSED, TELLER, UNDONE, reload, save, say
+
+pytestmark = pytest.mark.packets("both")
 # Name, text, and what the log says about it. The options below make the endless ones end soon.
 BROKEN = {
     "syntax": ("return {\n  on_message = = 1 }", r"script\.lua:2: unexpected symbol"),

@@ -5,6 +5,8 @@ import pytest
 from reloads import ASK, STILL, TELLER, UNDONE, reload, save, say
 from rig import SAY, Settings, scaled
 
+pytestmark = pytest.mark.packets("both")
+
 GONE = SAY + "local mark = '%s' return { on_unload = function() say('gone', mark) end, "
 
 

@@ -7,6 +7,8 @@ import pytest
 from reloads import ASK, REFUSED, UNDONE, reload, save, say
 from rig import Client, free_port, until
 
+pytestmark = pytest.mark.packets("both")
+
 TEXT = "return { listen = { %s }, on_message = function(conn, data) " + ASK + \
     "if data == 'fail' then error('bad') end return conn.listener end, on_error = function() return 'keep' end }"
 

@@ -2,8 +2,12 @@
 
 import socket
 
+import pytest
+
 from reloads import ASK, REFUSED, STILL, TAKEN, UNDONE, reload, save, say
 from rig import SAY, Client, Settings, free_port, pattern, until
+
+pytestmark = pytest.mark.packets("both")
 
 STREAM = """local mark = '%s'
 return { on_stream = function(conn)

@@ -88,6 +88,7 @@ def test_byte_by_byte(server):
         assert said(one, len(EXPECTED)) == EXPECTED
 
 
+@pytest.mark.packets("received")
 def test_what_is_there_comes_at_once(server):
     one = server(SHOW + """
       return { on_stream = function(c)
@@ -611,6 +612,7 @@ def test_elsewhere_send_says_that_it_is_enough(server):
         assert said(one, 5)[3:] == ["true", "true"]
 
 
+@pytest.mark.packets("both")
 def test_who_waits_to_send_hears_of_the_end(server):
     one = server(SHOW + """
       local block = string.rep("x", 1 << 20)
@@ -626,6 +628,7 @@ def test_who_waits_to_send_hears_of_the_end(server):
     assert said(one, 3) == [reset, reset, '"reset"']
 
 
+@pytest.mark.packets("received")
 def test_many_bytes_through_a_stream(server):
     total = scaled(64, 4) << 20
     one = server("""return { on_stream = function(c)
@@ -790,6 +793,7 @@ def save(one, text):
     (one.directory / "script.lua").write_text(text, encoding="utf-8")
 
 
+@pytest.mark.packets("received")
 def test_a_stream_begins_on_connections_that_had_none(server):
     one = server(MESSAGES.replace("MARK", "a"), *ONE)
     with one.connect() as client, one.connect() as silent:

@@ -465,6 +465,7 @@ def test_waiting_is_refused_where_it_cannot_be(server):
 # ---- With connections, and at the end ----
 
 
+@pytest.mark.packets("received")
 def test_handlers_wait_for_tasks_and_each_other(server):
     """A connection's handlers talk to one worker task through channels; the answers come in order."""
     one = server("""
@@ -540,6 +541,7 @@ def test_stopping_while_thousands_wait(server, stops):
     assert one.said()[-1] == "true"
 
 
+@pytest.mark.packets("received")
 def test_tasks_of_two_connections_do_not_hold_each_other(server):
     one = server("""
       local turn = portico.channel()

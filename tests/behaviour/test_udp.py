@@ -231,6 +231,7 @@ def test_each_peer_has_its_worker(server):
         assert len(workers) > 1
 
 
+@pytest.mark.packets("received")
 def test_more_waiting_handlers_than_there_may_be_hold_up_the_rest_and_lose_none(server):
     if Settings.wine:
         pytest.skip("a thousand handlers that wait are slow under Wine")

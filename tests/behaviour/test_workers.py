@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+import pytest
+
 from rig import SAY, in_background, run, scaled
 
 # Each worker has its own Lua state, so a table made at load time tells them apart.
@@ -47,6 +49,7 @@ def test_ids_of_connections_are_unique_over_all_workers(server):
     assert len(ids) == 60
 
 
+@pytest.mark.packets("received")
 def test_the_free_worker_serves_while_the_other_is_busy(server):
     one = server("""
       local me = tostring({})
