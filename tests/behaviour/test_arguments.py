@@ -78,7 +78,7 @@ FUNCTIONS = {
     "dict:incr": "key ?number ?number ?seconds",
     "dict:cas": "key ?value ?value",
     "dict:delete": "key", "dict:ttl": "key", "dict:expire": "key ?seconds",
-    "dict:push": "key value ?side", "dict:pop": "key ?side", "dict:len": "key",
+    "dict:push": "key value ?side", "dict:pop": "key ?side", "dict:len": "key", "dict:range": "key ?integer ?integer",
     "dict:keys": "?key ?integer", "dict:count": "", "dict:flush": "",
 }
 
