@@ -190,6 +190,44 @@ static void read_globals(lua_State *L, host *h, bool has_table, int first)
 
 /* ---- Loading ---- */
 
+/* True when the first line of an error has a place in it, like "script.lua:3: ". */
+static bool has_place(const char *text)
+{
+    for (; *text != '\0' && *text != '\n'; text++) {
+        size_t digits = *text == ':' ? strspn(text + 1, "0123456789") : 0;
+        if (digits > 0 && text[1 + digits] == ':') return true;
+    }
+    return false;
+}
+
+/* The last line of code of the function on top, which is popped. raises */
+static lua_Integer last_line(lua_State *L)
+{
+    lua_Debug where;
+    lua_Integer last = 0;
+    lua_getinfo(L, ">L", &where); /* stack: …, lines */
+    for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1)) {
+        if (lua_tointeger(L, -2) > last) last = lua_tointeger(L, -2);
+    }
+    lua_pop(L, 1);
+    return last;
+}
+
+/* Raises what running the script has raised, on top. With `return http1.server { … }`, the script's frame is gone when
+ * what it calls complains: then the statement that ends there is named. chunk: the index of its function. raises */
+static void fail_running(lua_State *L, int chunk)
+{
+    lua_Debug where;
+    const char *text = lua_tostring(L, -1);
+    bool is_tail = text != NULL && strstr(text, "(...tail calls...)") != NULL && strstr(text, "in main chunk") == NULL;
+    if (!is_tail || has_place(text)) lua_error(L);
+    lua_pushvalue(L, chunk);
+    lua_getinfo(L, ">S", &where);
+    lua_pushvalue(L, chunk);
+    lua_pushfstring(L, "%s:%I: %s", where.short_src, (LUAI_UACINT)last_line(L), text);
+    lua_error(L);
+}
+
 /* Protected: libraries, script, handlers; leaves the dispatcher. */
 static int load(lua_State *L)
 {
@@ -218,9 +256,12 @@ static int load(lua_State *L)
 
     lua_pushcfunction(L, host_add_traceback);
     if (host_compile(L, h->generation->script, config->chunk_name) != LUA_OK) lua_error(L);
+    lua_pushvalue(L, -1);
+    lua_insert(L, 1); /* stack: chunk, add_traceback, chunk */
     luaL_checkstack(L, config->arg_count + 32, "too many arguments for the script");
     for (int i = 0; i < config->arg_count; i++) lua_pushstring(L, config->args[i]);
-    if (lua_pcall(L, config->arg_count, 1, 1) != LUA_OK) lua_error(L); /* stack: add_traceback, result */
+    if (lua_pcall(L, config->arg_count, 1, 2) != LUA_OK) fail_running(L, 1);
+    lua_remove(L, 1); /* stack: add_traceback, result */
     if (!lua_isnoneornil(L, 2) && !lua_istable(L, 2)) {
         lua_pushfstring(L, "the script returned a %s: a table of handlers expected, or nothing", luaL_typename(L, 2));
         fail(L);

@@ -59,9 +59,9 @@ def test_modules_say_where_they_raise(server):
 ])
 def test_wrong_options_are_named(tmp_path, options, text):
     script = tmp_path / "wrong.lua"
-    script.write_text(f'return require("portico.http1").server {options}')
+    script.write_text(f'local http1 = require "portico.http1"\n\nreturn http1.server {options}\n')
     done = run("--check", script, backend=False)
-    assert done.returncode == 3 and text in done.stderr, done.stderr
+    assert done.returncode == 3 and f"wrong.lua:3: {text}" in done.stderr, done.stderr
 
 
 def test_http_in_the_middle_of_a_request(server):
