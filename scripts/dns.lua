@@ -23,23 +23,12 @@ local function encode_name(name)
 end
 
 local function encode_ipv6(text)
+  local function groups(part)
+    return (part:gsub("(%x+):?", function(group) return string.pack(">I2", tonumber(group, 16)) end))
+  end
   local head, tail = text:match("^(.-)::(.*)$")
-  local groups = {}
-  for group in (head or text):gmatch("%x+") do
-    groups[#groups + 1] = group
-  end
-  local rest = {}
-  for group in (tail or ""):gmatch("%x+") do
-    rest[#rest + 1] = group
-  end
-  for _ = 1, 8 - #groups - #rest do
-    groups[#groups + 1] = "0"
-  end
-  table.move(rest, 1, #rest, #groups + 1, groups)
-  for i, group in ipairs(groups) do
-    groups[i] = string.pack(">I2", tonumber(group, 16))
-  end
-  return table.concat(groups)
+  head, tail = groups(head or text), groups(tail or "")
+  return head .. ("\0"):rep(16 - #head - #tail) .. tail
 end
 
 -- What stands behind a record's length, by type.

@@ -12,20 +12,15 @@ local IDLE <const> = 300 -- seconds
 local count = 0
 
 -- Writes a mail down. Nil and why when that is not possible.
-local function deliver(mail)
+local function deliver(from, to, text)
   count = count + 1
-  portico.log.info(("mail %d from <%s> to <%s>, %d bytes"):format(count, mail.from, table.concat(mail.to, ">, <"), #mail.text))
-  if not directory then
-    return true
-  end
+  portico.log.info(("mail %d from <%s> to <%s>, %d bytes"):format(count, from, table.concat(to, ">, <"), #text))
+  if not directory then return true end
   local name = ("%s/%d-%d-%d.eml"):format(directory, portico.now() * 1000 // 1, portico.worker.id, count)
   local file, message = io.open(name, "wb")
-  if not file then
-    return nil, message
-  end
-  file:write(mail.text)
-  file:close()
-  return true
+  if not file then return nil, message end
+  file:write(text)
+  return file:close()
 end
 
 -- The lines up to the one with a single dot; false when they are too much, nil when the client does not go on.
@@ -55,9 +50,10 @@ function commands.EHLO(client, _, name)
   return "250 SIZE " .. MAIL_MAX
 end
 
-function commands.HELO()
-  return "250 portico"
-end
+function commands.HELO() return "250 portico" end
+function commands.NOOP() return "250 OK" end
+function commands.VRFY() return "252 who knows" end
+function commands.QUIT() return "221 bye" end
 
 function commands.MAIL(_, mail, rest)
   local from = rest:match("^[Ff][Rr][Oo][Mm]:%s*<([^>%c]*)>")
@@ -91,13 +87,12 @@ function commands.DATA(client, mail)
   end
   client:send("354 end with a line that has only a dot\r\n")
   local text = read_text(client)
+  local from, to = mail.from, mail.to
+  mail.from, mail.to = nil, nil
   if not text then
-    mail.from, mail.to = nil, nil
     return text == false and "552 too large" or "500 that was no mail"
   end
-  mail.text = text
-  local done, message = deliver(mail)
-  mail.from, mail.to, mail.text = nil, nil, nil
+  local done, message = deliver(from, to, text)
   return done and "250 taken" or "451 " .. message:gsub("%c", "?")
 end
 
@@ -106,35 +101,20 @@ function commands.RSET(_, mail)
   return "250 OK"
 end
 
-function commands.NOOP()
-  return "250 OK"
-end
-
-function commands.VRFY()
-  return "252 who knows"
-end
-
 return {
   limits = { idle = IDLE, message = LINE_MAX },
 
   on_stream = function(client)
     local mail = {}
     client:send("220 portico ESMTP\r\n")
-    while true do
+    repeat
       local line, _, code = client:read("l")
-      local verb, rest = (line or ""):match("^(%a+)%s*(.-)%s*$")
-      verb = verb and verb:upper()
+      if code == "limit" then client:send("500 line too long\r\n") end
+      if not line then return end
+      local verb, rest = line:match("^(%a+)%s*(.-)%s*$")
+      verb = (verb or ""):upper()
       local command = commands[verb]
-      if code == "limit" then
-        client:send("500 line too long\r\n")
-        return
-      elseif not line then
-        return
-      elseif verb == "QUIT" then
-        client:send("221 bye\r\n")
-        return
-      end
       client:send(command and command(client, mail, rest) or "500 what is that?", "\r\n")
-    end
+    until verb == "QUIT"
   end,
 }
