@@ -386,9 +386,6 @@ static inline void host_slice_end(host *h, lua_State *L)
 }
 
 /* ---- host_dispatch.c ---- */
-/* Calls function(L) with the light userdata argument, protected and watched, on the main thread. Its results, as many
- * as asked for, or on an error its message, are left on the stack. */
-int host_protect(host *h, lua_CFunction function, void *argument, int results);
 /* Makes the dispatcher of the functions and nils on top of L's stack, HOST_ON_UNLOAD of them, and replaces them by it.
  * raises */
 void host_dispatcher_push(lua_State *L);
@@ -399,9 +396,6 @@ void host_call_message(host *h, conn *c, const uint8_t *data, size_t len);
 /* Asks a FRAME_CUSTOM for the message at the front of the bytes. When its function has raised, which has been logged, the
  * connection is not open any more, and the answer FRAME_MORE. */
 frame_status host_call_frame(host *h, conn *c, frame_found *found, const uint8_t *data, size_t len);
-/* The same for kind, also from inside of a slice of the host's; without results. *used: where an error's message is on top,
- * when the result is not LUA_OK. */
-int host_call(host *h, host_kind kind, lua_CFunction function, void *argument, lua_State **used);
 /* False: it raised, which has been logged. kind: HOST_ON_LOAD, HOST_ON_CHECK. */
 bool host_call_load(host *h, host_kind kind);
 void host_call_unload(host *h);
@@ -409,6 +403,26 @@ void host_call_unload(host *h);
 void host_call_datagram(host *h, const host_datagram *d, const void *data, size_t len);
 /* Runs an errand. False: there was no memory for it, which has been logged, and its functions are not called. */
 bool host_call_errand(host *h, host_kind kind, const host_errand *errand, void *subject);
+
+/* ---- host_task.c ---- */
+/* Calls function(L) with the light userdata argument, protected and watched, on the main thread. Its results, as many
+ * as asked for, or on an error its message, are left on the stack. */
+int host_protect(host *h, lua_CFunction function, void *argument, int results);
+/* The same for kind, also from inside of a slice of the host's; without results. *used: where an error's message is on top,
+ * when the result is not LUA_OK. */
+int host_call(host *h, host_kind kind, lua_CFunction function, void *argument, lua_State **used);
+/* A task from the pool, or a new one; NULL when there is no memory for it, which has been logged. */
+host_task *host_task_take(host *h, host_kind kind, conn *c);
+/* Runs it at least until it waits; it is the pool's again once it is over. False: the handler has raised at once. */
+bool host_task_start(host *h, host_task *t);
+/* Its error is for on_error, too. */
+static inline bool host_wants_on_error(const host *h, const host_task *t)
+{
+    return (h->handlers & HOST_BIT(HOST_ON_ERROR)) && t->kind != HOST_ON_ERROR && !h->loading &&
+           t->kind != HOST_ON_UNLOAD && !t->quiet;
+}
+/* on_close has run, or there is none. */
+void host_end_conn(host *h, conn *c);
 /* A function that waits calls this first. raises unless the task can be suspended from here. */
 void host_check_wait(lua_State *L, const char *function);
 /* Then it sets the task's waiting, and yields. This goes on with it. */

@@ -419,8 +419,7 @@ bool listening_bind(listening *l, uint64_t generation, char *error, size_t error
 void listening_start(listening *l)
 {
     os_mutex_lock(l->mutex);
-    l->started = true;
-    l->changed = false;
+    l->started = true; /* what a handler has opened before this is still to be told */
     server_start(l->server);
     os_mutex_unlock(l->mutex);
 }

@@ -79,7 +79,7 @@ void listening_drop(listening *l, uint64_t generation);
 /* That generation is in force, and it can be gone back to fallback; 0: to none. Accepts where nothing was accepted yet, and
  * stops listening on what neither wants. */
 void listening_settle(listening *l, uint64_t generation, uint64_t fallback);
-/* When what is listened on has changed since listening_start(): writes the address file anew, and logs what. The main thread is
+/* When what is listened on has changed since listening_write_file() at the start: writes the address file anew, and logs what. The main thread is
  * woken when there is something to tell. */
 void listening_tell(listening *l);
 /* Writes the address file, if there is to be one. False: it cannot be, which has been logged. */
