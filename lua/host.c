@@ -71,6 +71,8 @@ bool host_load(host *h)
 void host_discard(host *h)
 {
     h->closing = true;
+    host_line_close(
+        h); /* what on_unload lined up would run while the state is being closed and others have their turns */
     host_slice_begin(h, HOST_CLEANUP, 0, h->L);
     lua_close(h->L);
     /* The hook, if any, went with the state. */

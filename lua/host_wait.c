@@ -37,6 +37,7 @@ bool host_line_open(host *h)
 
 void host_line_close(host *h)
 {
+    h->line.moves = false;
     timer_stop(&h->worker->timers, &h->line.clock);
 }
 
