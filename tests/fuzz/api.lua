@@ -99,6 +99,8 @@ collect(portico)
 local function call(f, ...)
   if f == portico.shutdown and byte() ~= 77 then -- there would be little left to do
     return
+  elseif f == portico.reload and portico.generation > 1 then -- each generation reads INPUT from its beginning: there would be no end
+    return
   end
   return keep(f(...))
 end
