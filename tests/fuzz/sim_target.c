@@ -20,7 +20,9 @@ static sim_verdict verdict;
 _Noreturn void __wrap__Exit(int status);
 _Noreturn void __real__Exit(int status);
 io_status __wrap_net_udp_open(io_socket *opened, const net_addr *addr, int *native);
+io_status __wrap_net_udp_open_group(io_socket *opened, uint32_t count, const net_addr *addr, int *native);
 io_status __wrap_net_udp_connect(io_socket *opened, const net_addr *addr, const net_addr *peer, int *native);
+io_status __wrap_net_unix_listen(io_socket *opened, const net_uri *uri, net_unix_file *file, int *native);
 io_status __wrap_net_unix_connect(io_socket *opened, const net_uri *uri, int *native);
 
 /* An oracle's no ends the process so. */
@@ -39,10 +41,25 @@ io_status __wrap_net_udp_open(io_socket *opened, const net_addr *addr, int *nati
     return IO_LIMIT;
 }
 
+io_status __wrap_net_udp_open_group(io_socket *opened, uint32_t count, const net_addr *addr, int *native)
+{
+    (void)count;
+    return __wrap_net_udp_open(opened, addr, native);
+}
+
 io_status __wrap_net_udp_connect(io_socket *opened, const net_addr *addr, const net_addr *peer, int *native)
 {
     (void)peer;
     return __wrap_net_udp_open(opened, addr, native);
+}
+
+io_status __wrap_net_unix_listen(io_socket *opened, const net_uri *uri, net_unix_file *file, int *native)
+{
+    (void)uri;
+    (void)file;
+    *opened = IO_SOCKET_NONE;
+    *native = 0;
+    return IO_DENIED;
 }
 
 io_status __wrap_net_unix_connect(io_socket *opened, const net_uri *uri, int *native)

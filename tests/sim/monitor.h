@@ -15,7 +15,7 @@ typedef struct sim_expect {
     bool keeps;    /* … and keeps bytes in conn.state, which going back to an older version of it does as well */
     bool stays;    /* nobody saves it anew: what it keeps in variables would be lost */
     bool judges;   /* it has oracles of its own, which want of memory would mislead */
-    bool strange;  /* nothing is known of it: it may not even load */
+    bool strange;  /* nothing is known of it: it may not even load, or listen where nobody can */
     bool connects; /* it opens connections of its own */
 } sim_expect;
 
