@@ -614,6 +614,8 @@ def test_elsewhere_send_says_that_it_is_enough(server):
 
 @pytest.mark.packets("both")
 def test_who_waits_to_send_hears_of_the_end(server):
+    if Settings.wine:
+        pytest.skip("Wine 8 does not always end a pending send when the peer resets: then only the write timeout ends it")
     one = server(SHOW + """
       local block = string.rep("x", 1 << 20)
       return { on_stream = function(c)
