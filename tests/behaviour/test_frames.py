@@ -53,6 +53,7 @@ def talk(one, way, declared, data, bytewise=False):
     """Everything that the server answers, and what on_close says."""
     with one.connect() as client:
         peer = ":".join(map(str, client.address[:2])) + " "
+        before = len(one.log("said: " + peer)) # an earlier client may have had the same port
         head = f"{way} {declared}\n".encode()
         if bytewise:
             client.send(head)
@@ -65,7 +66,7 @@ def talk(one, way, declared, data, bytewise=False):
             answer = client.rest()
         except OSError:  # a handler that raised resets
             answer = b""
-    line = one.wait_log("said: " + peer)[0]
+    line = one.wait_log("said: " + peer, before + 1)[-1]
     return answer, line.split("said: " + peer, 1)[1]
 
 
