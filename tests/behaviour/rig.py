@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -332,10 +333,15 @@ def pattern(index, offset, count):
 
 
 def free_port(family=socket.AF_INET, host="127.0.0.1"):
-    """A port that nobody listens on."""
-    with socket.socket(family) as probe:
-        probe.bind((host, 0))
-        return probe.getsockname()[1]
+    """A port that nobody listens on, and below those that systems give to clients: it stays free."""
+    while True:
+        port = random.randrange(20000, 30000)
+        with socket.socket(family) as probe:
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            return port
 
 
 def json_lines(lines):
