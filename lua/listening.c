@@ -143,6 +143,25 @@ static bool give_name(const listening *l, const wish *w)
     return server_name_listener(l->server, w->number, w->name[0] != '\0' ? w->name : address);
 }
 
+/* A killed process leaves its sockets to the kernel, which closes those of a ring a moment after the process has gone: who
+ * starts it again at once finds its port taken. So at the start a port in use is asked for again, for a second. The mutex is
+ * held, but not while waiting. */
+static io_status listen_on(listening *l, const net_uri *uri, uint32_t *number, int *native)
+{
+    const int64_t patience_ns = 1000000000;
+    const int64_t pause_ns = 10000000;
+    int64_t end_ns = os_monotonic_ns() + patience_ns;
+    io_status status = server_listen(l->server, uri, number, native);
+    if (status != IO_IN_USE || l->bound) return status;
+    os_cond *never = os_cond_open();
+    while (never != NULL && status == IO_IN_USE && os_monotonic_ns() < end_ns) {
+        os_cond_wait(never, l->mutex, pause_ns);
+        status = server_listen(l->server, uri, number, native);
+    }
+    if (never != NULL) os_cond_close(never);
+    return status;
+}
+
 /* Gives a wish the socket that is there for it, or a new one; *is_new says which. */
 static io_status bind_one(listening *l, wish *wanted, bool *is_new, char *error, size_t error_size)
 {
@@ -154,7 +173,7 @@ static io_status bind_one(listening *l, wish *wanted, bool *is_new, char *error,
         return IO_OK;
     }
     uint32_t number = UNBOUND;
-    io_status status = server_listen(l->server, &wanted->uri, &number, &native);
+    io_status status = listen_on(l, &wanted->uri, &number, &native);
     if (status == IO_OK) {
         *is_new = true;
         wanted->number = number;
