@@ -5,6 +5,7 @@ and then, on command, sends a message on random ones. Limits that stand in the w
 """
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -57,6 +58,11 @@ def kernel_bytes():
 
 def hold(server, client, count):
     """{held, bytes, kernel_bytes, opened_per_s, sweeps} or {failed}"""
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count + SPARE, max(allowed, count + SPARE)))
+    except (ValueError, OSError) as error:
+        return {"failed": f"a process may have {allowed} open files here, {count + SPARE} are needed, and raising the limit says: {error}"}
     cores = sorted(os.sched_getaffinity(0))
     server.start(cores[:1], 1, descriptors=count + SPARE)
     before, kernel_before = settled(server), kernel_bytes()
