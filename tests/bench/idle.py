@@ -2,19 +2,22 @@
 
 The load client opens the connections from several addresses of 127.0.0.x, since one address has no more than some 60,000 ports,
 and then, on command, sends a message on random ones. Limits that stand in the way are raised where the system lets us, which is said.
+Where a process may not have so many open files, several servers hold a part each, which is said, too.
 """
 import json
 import os
 import resource
+import select
 import subprocess
 import sys
 import time
 
-from servers import Client, Server, catalogue, raise_descriptors, read
+from servers import Client, NotHere, Server, catalogue, raise_descriptors, read
 
 SYSTEM_LIMITS = {"fs/nr_open": 2200000, "fs/file-max": 4400000, "net/core/somaxconn": 65535, "net/ipv4/tcp_max_syn_backlog": 65535,
                  "net/ipv4/tcp_mem": None}
-SPARE = 2000 # descriptors beside the connections
+SPARE = 600 # descriptors beside the connections: Portico keeps 64, and the client opens the 1 % a second time
+LEAVE = 3 << 30 # bytes of memory that are left to others
 
 
 def raise_system_limits(out):
@@ -40,59 +43,116 @@ def put_back(before):
             f.write(text)
 
 
-def settled(server):
-    """The server's memory once it stands still for half a second."""
+def memory_of(servers):
+    return sum(server.memory_bytes() for server in servers)
+
+
+def settled(servers):
+    """Their memory once it stands still for half a second."""
     last, since = -1, time.monotonic()
     while time.monotonic() - since < 0.5:
-        now = server.memory_bytes()
+        now = memory_of(servers)
         if now != last:
             last, since = now, time.monotonic()
         time.sleep(0.05)
     return last
 
 
-def kernel_bytes():
+def meminfo(*names):
+    """Bytes."""
     fields = dict(line.split(":") for line in read("/proc/meminfo").splitlines())
-    return sum(int(fields[name].split()[0]) * 1024 for name in ("SUnreclaim", "SReclaimable", "Percpu"))
+    return sum(int(fields[name].split()[0]) * 1024 for name in names)
 
 
-def hold(server, client, count):
-    """{held, bytes, kernel_bytes, opened_per_s, sweeps} or {failed}"""
-    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+def kernel_bytes():
+    return meminfo("SUnreclaim", "SReclaimable", "Percpu")
+
+
+def plan(count, out):
+    """How many connections each server process is to hold. One holds all where a process may have so many descriptors."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if count + count // 100 + SPARE <= hard:
+        return [count]
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (count + SPARE, max(allowed, count + SPARE)))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count + count // 100 + SPARE,) * 2)
+        print(f"open files of a process raised from {hard} to {count + count // 100 + SPARE} for this run", file=out)
+        return [count]
     except (ValueError, OSError) as error:
-        return {"failed": f"a process may have {allowed} open files here, {count + SPARE} are needed, and raising the limit says: {error}"}
-    cores = sorted(os.sched_getaffinity(0))
-    server.start(cores[:1], 1, descriptors=count + SPARE)
-    before, kernel_before = settled(server), kernel_bytes()
-    command = client.command(server, ["-m", "idle", "-T", "-c", str(count), "-s", "64"], 1, 0, cores[0])
+        processes = -(-count // (hard - SPARE))
+        print(f"a process may have {hard} open files here, and raising that says: {error}. So {processes} server processes, each on a port "
+              f"of its own, hold a part each; the client has as many threads with descriptors of their own.", file=out)
+        return [count // processes + (i < count % processes) for i in range(processes)]
 
-    def child():
-        os.sched_setaffinity(0, cores[-1:])
-        raise_descriptors(count + SPARE)
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-                               preexec_fn=child)
+
+class Holder:
+    """The load client with its connections, driven line by line."""
+
+    def __init__(self, client, servers, count, cores):
+        command = client.command(servers, ["-m", "idle", "-T", "-c", str(count), "-s", "64", "-t", str(len(servers))], 1, 0, cores[0])
+
+        def child():
+            os.sched_setaffinity(0, cores[-1:])
+            raise_descriptors(count + count // 100 + SPARE)
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                                        preexec_fn=child)
+
+    def say(self, line):
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def answer(self):
+        """Its next line. When memory gets short meanwhile, it is told to stop opening connections."""
+        told = False
+        while not select.select([self.process.stdout], [], [], 0.5)[0]:
+            if not told and meminfo("MemAvailable") < LEAVE:
+                self.say("stop")
+                told = True
+        line = self.process.stdout.readline()
+        found = json.loads(line) if line else {"connected": 0, "error": "the client ended"}
+        if told:
+            found["error"] = f"less than {LEAVE >> 30} GiB of memory were left"
+        return found
+
+    def end(self):
+        self.process.stdin.close()
+        self.process.kill()
+        self.process.wait()
+
+
+def hold(servers, parts, client):
+    """{held, bytes, kernel_bytes, opened_per_s, sweeps} or {failed}"""
+    count = sum(parts)
+    cores = sorted(os.sched_getaffinity(0))
+    holder = None
     try:
-        line = process.stdout.readline()
-        opened = json.loads(line) if line else {"connected": 0, "error": "the client ended"}
+        for server, part in zip(servers, parts):
+            server.start(cores[:1], 1, descriptors=part + SPARE)
+        before, kernel_before, files_before = settled(servers), kernel_bytes(), sum(server.descriptors() for server in servers)
+        holder = Holder(client, servers, count, cores)
+        opened = holder.answer()
         held = opened["connected"]
         if held < count:
             return {"failed": f"{held} of {count} connections could be opened: {opened['error']}"}
-        result = {"held": held, "bytes": (settled(server) - before) / held, "opened_per_s": opened["conns_per_s"],
+        result = {"held": held, "bytes": (settled(servers) - before) / held, "opened_per_s": opened["conns_per_s"],
                   "kernel_bytes": (kernel_bytes() - kernel_before) / held, "sweeps": []}
+        accepted = sum(server.descriptors() for server in servers) - files_before
+        if accepted < count:
+            return {"failed": f"{count} connections were opened, but the server has {accepted}"}
         for width in (1, 64):
-            process.stdin.write(f"sweep {max(100, count // 100)} {width}\n")
-            process.stdin.flush()
-            result["sweeps"].append(json.loads(process.stdout.readline())["lat_us"])
-        process.stdin.write("quit\n")
-        process.stdin.flush()
+            holder.say(f"sweep {max(100, count // 100)} {width}")
+            swept = holder.answer()
+            if swept.get("errors", 1) or swept["mismatches"]:
+                return {"failed": f"wrong or missing answers: {swept}"}
+            result["sweeps"].append(swept["lat_us"])
+        holder.say("quit")
         return result
+    except NotHere as error:
+        return {"failed": str(error)}
     finally:
-        process.stdin.close()
-        process.kill()
-        process.wait()
-        server.stop()
+        if holder:
+            holder.end()
+        for server in servers:
+            server.stop()
 
 
 def idle_servers():
@@ -111,18 +171,20 @@ def bench_idle(portico, build, count, names, table, out):
     before = raise_system_limits(out)
     rows = []
     try:
+        parts = plan(count, out)
         for spec in idle_servers():
             if names and not {spec["name"], spec["group"]} & set(names):
                 continue
-            server = Server(spec, portico, build)
-            server.prepare()
-            print(f"== {count} idle connections: {server.name}", file=sys.stderr)
-            result = hold(server, client, count)
+            servers = [Server(spec, portico, build, mark=f"-{i}" if i else "") for i in range(len(parts))]
+            servers[0].prepare()
+            name = servers[0].name
+            print(f"== {count} idle connections: {name}", file=sys.stderr)
+            result = hold(servers, parts, client)
             if "failed" in result:
-                print(f"{server.name}: {result['failed']}", file=out)
+                print(f"{name} failed: {result['failed']}", file=out)
                 continue
             one, many = result["sweeps"]
-            rows.append([server.name, f"{result['held']:,}", f"{result['bytes']:.0f}", f"{result['kernel_bytes']:.0f}",
+            rows.append([name, f"{result['held']:,}", f"{result['bytes']:.0f}", f"{result['kernel_bytes']:.0f}",
                          f"{result['opened_per_s']:.0f}", f"{one['p50']:.0f} / {one['p99']:.0f}", f"{many['p50']:.0f} / {many['p99']:.0f}"])
     finally:
         put_back(before)

@@ -24,6 +24,7 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PATIENCE = 20
+PORTS_TRIED = 5
 CC = os.environ.get("CC", "cc")
 PING = {"framing": "fixed", "request": "*1\\r\\n$4\\r\\nPING\\r\\n", "answer": "+PONG\\r\\n", "skip": ["16k"]}
 
@@ -58,7 +59,7 @@ PEERS = [
     {"name": "erlang", "folder": "peers/erlang", "needs": "erlang-base", "workers": True, "build": "erlc -o {build} echo.erl",
      "run": "erl +S {workers}:{workers} +P 2000000 +Q 2000000 -noshell -noinput -pa {build} -s echo start {port}"},
     {"name": "tarantool", "folder": "peers/tarantool", "needs": "tarantool", "run": "tarantool echo.lua {port}"},
-    {"name": "redis PING", "folder": "peers/redis", "needs": "redis-server", "per_message": True, **PING,
+    {"name": "redis PING", "folder": ".", "needs": "redis-server", "per_message": True, **PING,
      "run": "redis-server --port {port} --bind 127.0.0.1 --save '' --appendonly no --maxclients 200000 --tcp-backlog 65535 "
             "--daemonize no --loglevel warning"},
 ]
@@ -120,8 +121,10 @@ class NotHere(Exception):
 
 
 class Server:
-    def __init__(self, spec, portico, build):
+    def __init__(self, spec, portico, build, mark=""):
+        """mark tells several of one kind apart."""
         self.spec = spec
+        self.mark = mark
         self.name = spec["name"]
         self.folder = os.path.normpath(os.path.join(HERE, spec["folder"]))
         self.values = {"build": build, "dir": self.folder, "portico": os.path.abspath(portico)}
@@ -141,6 +144,15 @@ class Server:
             raise NotHere((result.stdout.strip().splitlines() or ["its build failed"])[-1][-200:])
 
     def start(self, cores, workers, lines=False, descriptors=65536):
+        """Raises NotHere. A port that somebody else took just before is no reason to give up."""
+        for left in reversed(range(PORTS_TRIED)):
+            try:
+                return self.start_once(cores, workers, lines, descriptors)
+            except NotHere as error:
+                if not left or "in use" not in str(error).lower():
+                    raise
+
+    def start_once(self, cores, workers, lines, descriptors):
         self.port = free_port()
         self.values.update(port=self.port, workers=workers)
         for source, target in self.spec.get("config", {}).items():
@@ -155,7 +167,7 @@ class Server:
             os.setsid()
             os.sched_setaffinity(0, cores)
             raise_descriptors(descriptors)
-        log_path = os.path.join(self.values["build"], "server-%s.log" % self.name.replace(" ", "-"))
+        log_path = os.path.join(self.values["build"], "server-%s.log" % (self.name.replace(" ", "-") + self.mark))
         with open(log_path, "w") as log:
             try:
                 self.process = subprocess.Popen(command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -194,6 +206,9 @@ class Server:
                     total += int(line.split()[1]) * 1024
         return total
 
+    def descriptors(self):
+        return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in self.pids())
+
     def stop(self):
         if self.process is None:
             return
@@ -214,9 +229,11 @@ class Client:
         self.path = os.path.join(build, "echoload")
         subprocess.run([CC, "-O2", "-o", self.path, "echoload.c", "-lpthread"], cwd=os.path.join(HERE, "references"), check=True)
 
-    def command(self, server, arguments, seconds, warm, core):
+    def command(self, servers, arguments, seconds, warm, core):
+        """One server, or, for idle connections, several of one kind."""
+        server = servers[0]
         command = [self.path, "-d", str(seconds), "-w", str(warm), "-C", str(core)]
-        for pid in server.pids()[:64]:
+        for pid in [pid for each in servers for pid in each.pids()][:64]:
             command += ["-P", str(pid)]
         framing = server.spec.get("framing", "raw")
         if "-f" in arguments and framing == "fixed": # request and answer are given: no other framing
@@ -225,7 +242,7 @@ class Client:
         command += ["-f", framing]
         if framing == "fixed":
             command += ["-q", server.spec["request"], "-a", server.spec["answer"]]
-        return command + arguments + ["127.0.0.1", str(server.port)]
+        return command + arguments + ["127.0.0.1", ",".join(str(each.port) for each in servers)]
 
     def run(self, server, arguments, seconds, warm, server_core, client_cores):
         """One slice: what the client has counted, as a dictionary; with "failed" in it if there is nothing to count."""
@@ -233,7 +250,7 @@ class Client:
             os.sched_setaffinity(0, client_cores)
             raise_descriptors(65536)
         try:
-            result = subprocess.run(self.command(server, arguments, seconds, warm, server_core), capture_output=True, text=True,
+            result = subprocess.run(self.command([server], arguments, seconds, warm, server_core), capture_output=True, text=True,
                                     preexec_fn=child, timeout=seconds + warm + 60)
         except subprocess.TimeoutExpired:
             return {"failed": "the client did not end"}

@@ -1,13 +1,14 @@
 /* echoload - load client for TCP echo / acknowledge servers.
  *
- *   echoload [options] HOST PORT
+ *   echoload [options] HOST PORT[,PORT...]
  *
  * Modes (-m):
  *   echo      closed loop: every connection keeps DEPTH messages in flight
  *             (default); with -R an open loop at a fixed message rate
  *   connect   connect, one echo, close - repeated; reports connections/s
  *   idle      open and hold connections; obeys commands on stdin:
- *             "sweep N W" pings N random connections, W at a time; "quit"
+ *             "sweep N W" pings N random connections, W at a time; "quit".
+ *             With several ports thread i connects to the i-th of them
  * Options:
  *   -c N   connections (1)             -s N   message size in bytes (64)
  *   -p N   messages in flight per connection (1)
@@ -66,6 +67,8 @@ static const char *host, *rq, *an;
 static char *rq_b, *an_b;
 static int ansz;
 static struct sockaddr_in dst;
+static uint16_t ports[256]; /* network order; dst has the first */
+static int nports;
 static int pids[64], npids;
 
 /* ---- time -------------------------------------------------------------- */
@@ -847,7 +850,7 @@ static int run_connect(void)
 /* ---- idle mode -------------------------------------------------------------------- */
 #define IB 256
 
-static int idle_batch(int *fd, int n, const char *m, char *buf, char *err, size_t esz)
+static int idle_batch(const struct sockaddr_in *to, int *fd, int n, const char *m, char *buf, char *err, size_t esz)
 {
     struct pollfd p[IB];
     int got[IB];
@@ -857,7 +860,7 @@ static int idle_batch(int *fd, int n, const char *m, char *buf, char *err, size_
             snprintf(err, esz, "socket: %s", strerror(errno));
             return i;
         }
-        if (connect(fd[i], (struct sockaddr *)&dst, sizeof dst) && errno != EINPROGRESS) {
+        if (connect(fd[i], (const struct sockaddr *)to, sizeof *to) && errno != EINPROGRESS) {
             snprintf(err, esz, "connect: %s", strerror(errno));
             close(fd[i]);
             return i;
@@ -919,68 +922,122 @@ static int idle_batch(int *fd, int n, const char *m, char *buf, char *err, size_
 }
 
 /* Where the descriptor limit is too low for the wanted number, the connections
- * are spread over threads that do not share their descriptor tables. */
+ * are spread over threads that do not share their descriptor tables. Those that
+ * a sweep has drawn are passed to the main thread, so that it pings connections
+ * of all threads in one go. */
 struct iworker {
     pthread_t th;
+    struct sockaddr_in to;
     int n, have, *fd;
-    int cmd, count, width; /* 1 connect, 2 sweep, 3 leave */
-    struct hist h;
-    uint64_t err, mm, seed;
+    int cmd, count; /* 1 connect, 2 draw */
+    uint64_t seed;
     char what[128];
 };
 static pthread_mutex_t imx = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t icv = PTHREAD_COND_INITIALIZER;
 static volatile int istop;
-static int itotal;
+static int itotal, passage[2];
 static uint64_t istart;
 
-static void sweep(struct iworker *w)
+static uint64_t draw(uint64_t *seed, uint64_t below)
+{
+    *seed ^= *seed << 13;
+    *seed ^= *seed >> 7;
+    *seed ^= *seed << 17;
+    return *seed % below;
+}
+
+/* Moves count random members to the front. */
+static void shuffle(int *fd, int n, int count, uint64_t *seed)
+{
+    for (int i = 0; i < count; i++) {
+        int x = i + (int)draw(seed, (uint64_t)(n - i)), t = fd[i];
+        fd[i] = fd[x];
+        fd[x] = t;
+    }
+}
+
+enum { PASSED = 250 }; /* descriptors in a message; the kernel takes 253 (SCM_MAX_FD) */
+
+union rights {
+    struct cmsghdr h;
+    char room[CMSG_SPACE(sizeof(int) * PASSED)];
+};
+
+static int pass(const int *fd, int n)
+{
+    for (int k; n; n -= k, fd += k) {
+        char byte = 0;
+        union rights r;
+        struct iovec v = {&byte, 1};
+        struct msghdr m = {.msg_iov = &v, .msg_iovlen = 1, .msg_control = &r};
+        k = n < PASSED ? n : PASSED;
+        m.msg_controllen = CMSG_SPACE(sizeof(int) * (size_t)k);
+        memset(&r, 0, sizeof r);
+        r.h.cmsg_level = SOL_SOCKET;
+        r.h.cmsg_type = SCM_RIGHTS;
+        r.h.cmsg_len = CMSG_LEN(sizeof(int) * (size_t)k);
+        memcpy(CMSG_DATA(&r.h), fd, sizeof(int) * (size_t)k);
+        if (sendmsg(passage[1], &m, 0) < 0) return errno;
+    }
+    return 0;
+}
+
+/* Returns how many have come with the next message, 0 when it came without. */
+static int take_passed(int *fd)
+{
+    char byte;
+    union rights r;
+    struct iovec v = {&byte, 1};
+    struct msghdr m = {.msg_iov = &v, .msg_iovlen = 1, .msg_control = &r, .msg_controllen = sizeof r};
+    if (recvmsg(passage[0], &m, MSG_CMSG_CLOEXEC) != 1 || m.msg_flags & MSG_CTRUNC || !CMSG_FIRSTHDR(&m)) return 0;
+    int n = (int)((r.h.cmsg_len - CMSG_LEN(0)) / sizeof(int));
+    memcpy(fd, CMSG_DATA(&r.h), sizeof(int) * (size_t)n);
+    return n;
+}
+
+struct swept {
+    struct hist h;
+    uint64_t err, mm;
+};
+
+static void sweep(const int *fd, int n, int width, struct swept *s)
 {
     struct pollfd p[IB];
     uint64_t t0[IB];
-    int got[IB], width = w->width > IB ? IB : w->width < 1 ? 1 : w->width;
-    if (width > w->have) width = w->have;
+    int got[IB];
     char *m = malloc((size_t)msz), *buf = malloc((size_t)ansz);
+    if (width > IB) width = IB;
+    if (width < 1) width = 1;
     fill_slot(m, 7);
-    for (int done = 0; done < w->count && width;) {
-        int k = w->count - done < width ? w->count - done : width;
+    for (int done = 0; done < n;) {
+        int k = n - done < width ? n - done : width;
         for (int i = 0; i < k; i++) {
-            w->seed ^= w->seed << 13;
-            w->seed ^= w->seed >> 7;
-            w->seed ^= w->seed << 17;
-            int x = (int)(w->seed % (uint64_t)w->have), dup = 0;
-            for (int j = 0; j < i; j++) dup |= p[j].fd == w->fd[x];
-            if (dup) {
-                i--;
-                continue;
-            }
-            p[i].fd = w->fd[x];
+            p[i].fd = fd[done + i];
             p[i].events = POLLIN;
             got[i] = 0;
-        }
-        for (int i = 0; i < k; i++) {
             t0[i] = ticks();
-            if (send(p[i].fd, m, (size_t)msz, MSG_NOSIGNAL | MSG_DONTWAIT) != msz) w->err++;
+            if (send(p[i].fd, m, (size_t)msz, MSG_NOSIGNAL | MSG_DONTWAIT) != msz) s->err++;
         }
         for (int left = k; left;) {
             int r = poll(p, (nfds_t)k, (int)(stall * 1000));
             if (r <= 0) {
-                w->err += (uint64_t)left;
+                s->err += (uint64_t)left;
                 break;
             }
             for (int i = 0; i < k; i++) {
                 if (p[i].fd < 0 || !p[i].revents) continue;
                 ssize_t g = recv(p[i].fd, buf, (size_t)(ansz - got[i]), MSG_DONTWAIT);
                 if (g <= 0) {
-                    w->err++;
+                    s->err++;
                     left--;
                     p[i].fd = -1;
                     continue;
                 }
-                if (memcmp(buf, (framing == F_FIXED ? an_b : m) + got[i], (size_t)g)) w->mm++;
+                if (memcmp(buf, (framing == F_FIXED ? an_b : m) + got[i], (size_t)g)) s->mm++;
                 got[i] += (int)g;
                 if (got[i] == ansz) {
-                    h_add(&w->h, ticks() - t0[i]);
+                    h_add(&s->h, ticks() - t0[i]);
                     left--;
                     p[i].fd = -1;
                 }
@@ -999,7 +1056,7 @@ static void idle_connect(struct iworker *w)
     w->fd = malloc(sizeof(int) * (size_t)w->n);
     while (w->have < w->n && !istop) {
         int k = w->n - w->have < IB ? w->n - w->have : IB;
-        int g = idle_batch(w->fd + w->have, k, m, buf, w->what, sizeof w->what);
+        int g = idle_batch(&w->to, w->fd + w->have, k, m, buf, w->what, sizeof w->what);
         w->have += g;
         itotal += g;
         if (itotal / 20000 != (itotal - g) / 20000) {
@@ -1027,42 +1084,86 @@ static void *idle_worker(void *arg)
         int c = w->cmd;
         pthread_mutex_unlock(&imx);
         if (c == 1) idle_connect(w);
-        if (c == 2) sweep(w);
+        if (c == 2) {
+            shuffle(w->fd, w->have, w->count, &w->seed);
+            int e = pass(w->fd, w->count);
+            if (e) {
+                fprintf(stderr, "passing descriptors: %s\n", strerror(e));
+                exit(1);
+            }
+        }
         pthread_mutex_lock(&imx);
         w->cmd = 0;
         pthread_cond_broadcast(&icv);
-        if (c == 3) break;
     }
-    pthread_mutex_unlock(&imx);
     return NULL;
 }
 
-static void idle_do(struct iworker *w, int cmd) /* one thread at a time */
+static void idle_do(struct iworker *w, int cmd)
 {
     pthread_mutex_lock(&imx);
     w->cmd = cmd;
     pthread_cond_broadcast(&icv);
+    pthread_mutex_unlock(&imx);
+}
+
+static void idle_done(struct iworker *w)
+{
+    pthread_mutex_lock(&imx);
     while (w->cmd) pthread_cond_wait(&icv, &imx);
     pthread_mutex_unlock(&imx);
+}
+
+/* count random connections out of n, from each thread as many as its part is */
+static int gather(struct iworker *w, int count, int n, int *fd, uint64_t *seed)
+{
+    int have = 0, upto = 0;
+    for (int i = 0; i < nthreads; i++) {
+        int from = (int)((int64_t)upto * count / n);
+        upto += w[i].have;
+        w[i].count = (int)((int64_t)upto * count / n) - from;
+        idle_do(&w[i], 2);
+        for (int want = have + w[i].count; have < want;) {
+            int got = take_passed(fd + have);
+            if (!got) {
+                fprintf(stderr, "a sweep of %d needs as many free descriptors\n", count);
+                exit(1);
+            }
+            have += got;
+        }
+        idle_done(&w[i]);
+    }
+    shuffle(fd, have, have, seed);
+    return have;
 }
 
 static int run_idle(void)
 {
     struct rlimit rl;
+    uint64_t seed = 88172645463325252ull;
     getrlimit(RLIMIT_NOFILE, &rl);
-    int per = (int)(rl.rlim_cur > 1000 ? rl.rlim_cur - 200 : rl.rlim_cur);
+    /* what a sweep draws is open twice meanwhile */
+    int per = (int)(rl.rlim_cur > 1000 ? rl.rlim_cur - 200 - rl.rlim_cur / 50 : rl.rlim_cur);
     if (nconn > per && nthreads == 1) nthreads = (nconn + per - 1) / per;
+    if (nthreads < nports) nthreads = nports;
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, passage)) {
+        perror("socketpair");
+        return 1;
+    }
     struct iworker *w = calloc((size_t)nthreads, sizeof *w);
     for (int i = 0; i < nthreads; i++) {
         w[i].n = nconn / nthreads + (i < nconn % nthreads);
-        w[i].seed = 88172645463325252ull + (uint64_t)i * 7919;
+        w[i].seed = seed + (uint64_t)i * 7919;
+        w[i].to = dst;
+        w[i].to.sin_port = ports[i % nports];
         pthread_create(&w[i].th, NULL, idle_worker, &w[i]);
     }
     istart = now_ns();
     int n = 0;
     const char *what = "";
-    for (int i = 0; i < nthreads && !istop; i++) {
+    for (int i = 0; i < nthreads && !istop; i++) { /* one thread at a time */
         idle_do(&w[i], 1);
+        idle_done(&w[i]);
         n += w[i].have;
         if (w[i].what[0]) {
             what = w[i].what;
@@ -1080,28 +1181,23 @@ static int run_idle(void)
         if (!strncmp(line, "quit", 4)) break;
         if (strncmp(line, "sweep", 5) || !n) continue;
         sscanf(line + 5, "%d %d", &cnt, &width);
+        if (cnt > n) cnt = n;
         struct cpu a, b;
-        struct hist *h = calloc(1, sizeof *h);
-        uint64_t err = 0, mm = 0;
+        struct swept *s = calloc(1, sizeof *s);
+        int *fd = malloc(sizeof(int) * ((size_t)cnt + PASSED));
+        cnt = gather(w, cnt, n, fd, &seed);
         cpu_sample(&a);
-        for (int i = 0; i < nthreads; i++) {
-            memset(&w[i].h, 0, sizeof w[i].h);
-            w[i].err = w[i].mm = 0;
-            w[i].count = cnt / nthreads + (i < cnt % nthreads);
-            w[i].width = width;
-            idle_do(&w[i], 2);
-            h_merge(h, &w[i].h);
-            err += w[i].err;
-            mm += w[i].mm;
-        }
+        sweep(fd, cnt, width, s);
         cpu_sample(&b);
-        printf("{\"mode\":\"sweep\",\"pinged\":%llu,\"width\":%d,\"seconds\":%.3f,", (unsigned long long)h->n, width,
+        for (int i = 0; i < cnt; i++) close(fd[i]);
+        printf("{\"mode\":\"sweep\",\"pinged\":%llu,\"width\":%d,\"seconds\":%.3f,", (unsigned long long)s->h.n, width,
                (double)(b.wall - a.wall) / 1e9);
-        json_latency(h);
-        json_cpu(&a, &b, (double)h->n);
-        printf(",\"errors\":%llu,\"mismatches\":%llu}\n", (unsigned long long)err, (unsigned long long)mm);
+        json_latency(&s->h);
+        json_cpu(&a, &b, (double)s->h.n);
+        printf(",\"errors\":%llu,\"mismatches\":%llu}\n", (unsigned long long)s->err, (unsigned long long)s->mm);
         fflush(stdout);
-        free(h);
+        free(fd);
+        free(s);
     }
     return n < nconn;
 }
@@ -1194,8 +1290,8 @@ int main(int argc, char **argv)
         }
     }
     if (argc - optind != 2 || nconn < 1 || msz < 1 || depth < 1 || nthreads < 1 || nthreads > nconn) {
-        fprintf(stderr,
-                "usage: echoload [-m echo|connect|idle] [-c conns] [-s size] [-p depth] [-d secs] ... HOST PORT\n");
+        fprintf(stderr, "usage: echoload [-m echo|connect|idle] [-c conns] [-s size] [-p depth] [-d secs] ... HOST "
+                        "PORT[,PORT...]\n");
         return 2;
     }
     if (framing == F_FIXED) {
@@ -1212,7 +1308,11 @@ int main(int argc, char **argv)
     if (nsrc < 0) nsrc = mode == M_CONNECT ? 64 : mode == M_IDLE ? (nconn < 80000 ? 10 : nconn / 8000) : 0;
     host = argv[optind];
     struct addrinfo hint = {.ai_family = AF_INET, .ai_socktype = SOCK_STREAM}, *ai;
-    if (getaddrinfo(host, argv[optind + 1], &hint, &ai)) {
+    char *first = argv[optind + 1];
+    for (char *p = strtok(strdup(first), ","); p && nports < (int)(sizeof ports / sizeof *ports); p = strtok(NULL, ","))
+        ports[nports++] = htons((uint16_t)atoi(p));
+    first[strcspn(first, ",")] = 0;
+    if (getaddrinfo(host, first, &hint, &ai)) {
         fprintf(stderr, "cannot resolve %s\n", host);
         return 1;
     }
