@@ -30,6 +30,8 @@ ALSO = {("log", "mem"), ("log", "os"), ("os", "mem"), ("os", "log"), ("file", "m
 # Headers that only the files named after them include.
 PRIVATE = {
     "io_backend.h": r"core/io(_\w+)?\.[ch]",
+    "io_iocp.h": r"core/io_iocp\w*\.c",
+    "io_uring.h": r"core/io_uring\w*\.c",
     "conn_internal.h": r"core/conn(_\w+)?\.[ch]",
     "net_system.h": r"core/net(_\w+)?\.[ch]",
     "net_inet.h": r"core/net_(posix|win)\.c",
@@ -41,7 +43,7 @@ PRIVATE = {
 STANDARD = {f"{name}.h" for name in (
     "assert ctype errno float inttypes limits locale math setjmp stdalign stdarg stdatomic stdbool stddef stdint stdio "
     "stdlib string time").split()}
-WINDOWS_FILES = r"core/(io_iocp|\w+_win)\.c|lua/main_win\.c"
+WINDOWS_FILES = r"core/(io_iocp\w*|\w+_win)\.[ch]|lua/main_win\.c"
 POSIX_FILES = r"core/(io_epoll|io_uring\w*|\w+_posix)\.c|lua/main_posix\.c"
 WINDOWS_HEADERS = r"(windows|winsock2|ws2tcpip|mswsock|mstcpip|ntstatus|winternl|bcrypt|shellapi|psapi|sddl|tlhelp32|io|process)\.h"
 LUA_HEADERS = r"(lua|lauxlib|lualib|luaconf)\.h"
