@@ -24,10 +24,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-enum {
-    CQ_FACTOR = 4, /* completion entries per submission entry; beyond that the kernel keeps a list */
-    SLOTS_MIN = 64 /* first size of the table by descriptor */
-};
+enum { CQ_FACTOR = 4 }; /* completion entries per submission entry; beyond that the kernel keeps a list */
 
 /* ---- Submission entries ---- */
 
@@ -160,7 +157,7 @@ void uring_close(io_port *head)
     if (port->ring.ring_fd >= 0) io_uring_queue_exit(&port->ring);
     uring_close_bufs(port);
     io_mailbox_close(&port->mailbox);
-    mem_free(port->slots);
+    uring_slots_close(&port->attached);
     mem_free(port);
 }
 
@@ -223,26 +220,15 @@ io_status uring_attach(io_port *head, io_socket socket, bool is_udp)
 {
     uring_port *port = uring_of(head);
     (void)is_udp;
-    if ((size_t)socket < port->slot_count) return IO_OK;
-    size_t count = port->slot_count > 0 ? port->slot_count : SLOTS_MIN;
-    while (count <= (size_t)socket) count *= 2;
-    uring_slot *slots = mem_realloc(port->slots, count * sizeof *slots);
-    if (slots == NULL) return IO_LIMIT;
-    memset(slots + port->slot_count, 0, (count - port->slot_count) * sizeof *slots);
-    port->slots = slots;
-    port->slot_count = (uint32_t)count;
-    return IO_OK;
+    return uring_slot_add(&port->attached, socket) ? IO_OK : IO_LIMIT;
 }
 
 static void uring_close_socket(io_port *head, io_socket socket, bool abort)
 {
     uring_port *port = uring_of(head);
-    if ((size_t)socket < port->slot_count) {
-        uring_slot *s = uring_slot_of(port, socket);
+    if (uring_slot_find(port, socket) != NULL) {
         uring_end_stream(port, socket);
-        s->generation++;
-        s->cancels = 0;
-        s->error = 0;
+        uring_slot_remove(&port->attached, socket);
     }
     if (abort) (void)net_set_abort(socket);
     net_close(socket);

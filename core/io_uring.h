@@ -1,4 +1,4 @@
-/* io_uring.h - what the files of the io_uring backend share: the port, its table of descriptors, its buffers. Included by
+/* io_uring.h - what the files of the io_uring backend share: the port, its table of sockets, its buffers. Included by
  * io_uring*.c only. Not the kernel's header of that name: that one is <linux/io_uring.h>, and comes with <liburing.h>.
  */
 #ifndef PORTICO_IO_URING_H
@@ -43,20 +43,30 @@ typedef struct uring_chunk {
     uint8_t bytes[];
 } uring_chunk;
 
-/* One descriptor. Every idle connection has one. */
+/* What the port knows of a socket that is attached to it. Every idle connection has one. */
 typedef struct uring_slot {
     union {
         io_op *waiting;    /* the op that gets the next news of the multishot receive; NULL: nobody wants it */
         uring_chunk *held; /* instead, with URING_HOLDING: what comes first */
     };
-    uint32_t generation; /* changes when the descriptor is closed: late completions are recognised */
+    uint32_t generation; /* of this port only: tells late completions from those of the descriptor's next owner */
     uint8_t cancels;     /* submitted, completion not seen. Until then a receive that found no buffer, which the
                             cancel did not find, must not be submitted again. */
     uint8_t error;       /* see io_error_keep() */
     uint8_t flags;
 } uring_slot;
 
-_Static_assert(sizeof(uring_slot) == 16, "an idle connection costs one of these");
+_Static_assert(sizeof(uring_slot) == 16, "an idle connection costs one of these, and its descriptor's number");
+
+/* The slots of one port: a hash table by descriptor, because a worker's descriptors are scattered among those of the
+ * process. Slots move when a socket is attached or closed. */
+typedef struct uring_slots {
+    uring_slot *slots;
+    int32_t *sockets; /* whose slot it is; -1: nobody's */
+    uint32_t room;
+    uint32_t count;
+    uint32_t generations; /* given so far */
+} uring_slots;
 _Static_assert(_Alignof(io_op) > URING_TAG_MASK, "an op's address is told from the other user data by its low bits");
 
 typedef struct uring_port {
@@ -77,8 +87,7 @@ typedef struct uring_port {
     io_mailbox mailbox;
     bool wake_armed; /* a multishot poll watches the mailbox's eventfd */
     bool multishot;  /* receives may be multishot ones */
-    uring_slot *slots;
-    uint32_t slot_count;
+    uring_slots attached;
     uint32_t arena_used; /* bytes */
     _Alignas(URING_ARENA_ALIGN) uint8_t arena[URING_ARENA_BYTES];
 } uring_port;
@@ -88,10 +97,30 @@ static inline uring_port *uring_of(io_port *port)
     return (uring_port *)(void *)port;
 }
 
-static inline uring_slot *uring_slot_of(uring_port *port, io_socket socket)
+/* Where a descriptor's slot is looked for first. The multiplier, 2^32 divided by the golden ratio, spreads numbers that follow
+ * each other evenly (Knuth, The Art of Computer Programming, volume 3, section 6.4). */
+static inline uint32_t uring_home(const uring_slots *slots, int32_t socket)
 {
-    assert(socket >= 0 && (size_t)socket < port->slot_count);
-    return &port->slots[socket];
+    return (uint32_t)((uint64_t)((uint32_t)socket * UINT32_C(2654435769)) * slots->room >> 32);
+}
+
+/* NULL: it is not attached to this port. */
+static inline uring_slot *uring_slot_find(const uring_port *port, io_socket socket)
+{
+    const uring_slots *slots = &port->attached;
+    if (slots->room == 0) return NULL;
+    for (uint32_t i = uring_home(slots, (int32_t)socket); slots->sockets[i] >= 0;) {
+        if (slots->sockets[i] == (int32_t)socket) return &slots->slots[i];
+        if (++i == slots->room) i = 0;
+    }
+    return NULL;
+}
+
+static inline uring_slot *uring_slot_of(const uring_port *port, io_socket socket)
+{
+    uring_slot *s = uring_slot_find(port, socket);
+    assert(s != NULL);
+    return s;
 }
 
 /* A receive has brought bytes; flags are the completion's. */
@@ -114,8 +143,8 @@ static inline uint64_t uring_tag(uint64_t tag, io_socket socket, const uring_slo
 /* The slot that such user data is about; NULL: the descriptor has been closed since. */
 static inline uring_slot *uring_slot_tagged(uring_port *port, uint64_t data)
 {
-    uring_slot *s = uring_slot_of(port, (io_socket)(uint32_t)(data >> 3));
-    return data >> 35 == (s->generation & ((UINT64_C(1) << 29) - 1)) ? s : NULL;
+    uring_slot *s = uring_slot_find(port, (io_socket)(uint32_t)(data >> 3));
+    return s != NULL && data >> 35 == (s->generation & ((UINT64_C(1) << 29) - 1)) ? s : NULL;
 }
 
 /* A result that says only: not now. */
@@ -134,6 +163,12 @@ io_status uring_attach(io_port *head, io_socket socket, bool is_udp);
 void uring_cancel(io_port *head, io_socket socket);
 io_status uring_wait(io_port *head, int64_t timeout_ns);
 bool uring_next(io_port *head, io_packet *packet);
+
+/* ---- io_uring_slots.c ---- */
+/* False: out of memory. */
+bool uring_slot_add(uring_slots *slots, io_socket socket);
+void uring_slot_remove(uring_slots *slots, io_socket socket);
+void uring_slots_close(uring_slots *slots);
 
 /* ---- io_uring_recv.c: bytes of streams ---- */
 /* Returns 0 or an errno. */
