@@ -12,6 +12,8 @@ import pathlib
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+# A macro, because clang warns of "if ((a == b))" where it is written so.
+DECLARED = "extern int sim_defect;\n#define sim_is(number) (sim_defect == (number))\n"
 
 
 class Defect:
@@ -22,7 +24,7 @@ class Defect:
 
 
 def when(number):
-    return f"(sim_defect == {number})"
+    return f"sim_is({number})"
 
 
 DEFECTS = [
@@ -90,7 +92,7 @@ DEFECTS = [
     Defect(25, "a socket accepted while stopping is left open", 25,
            "        net_close(packet->accepted);", "        if (!@) net_close(packet->accepted);"),
     Defect(26, "the limit of connections is one too high", 24,
-           "total >= s->options.max_connections) return false;", "total >= s->options.max_connections + @) return false;"),
+           "total >= s->options.max_connections) {", "total >= s->options.max_connections + @) {"),
     Defect(27, "a timer taken out leaves the heap in disorder", 11,
            "    if (last != t) settle(set, at, last);",
            "    if (last != t && @) place(set, at, last);\n    else if (last != t) settle(set, at, last);"),
@@ -131,7 +133,7 @@ DEFECTS = [
     Defect(42, "a look-up that was queued is dropped by the end", 508,
            "        query->status = IO_CANCELED;\n        worker_post(query->worker, &query->message);",
            "        query->status = IO_CANCELED;\n        if (!@) worker_post(query->worker, &query->message);"),
-    Defect(43, "going back loses the state of who waited in a version before the one that is undone", 3763,
+    Defect(43, "going back loses the state of who waited in a version before the one that is undone", 7261,
            "    if (was_elsewhere || c->id", "    if ((was_elsewhere && !@) || c->id"),
     Defect(44, "a version that refuses itself is put into force", 2,
            "    if (ok && host_try_states(h)) return true;", "    if ((ok || @) && host_try_states(h)) return true;"),
@@ -162,10 +164,11 @@ def write(path, text):
 
 def main(output, sources):
     texts = {str(source.relative_to(ROOT)): source.read_text() for source in map(pathlib.Path, sources)}
-    plant(texts)
+    if texts:
+        plant(texts)
     for file, text in texts.items():
         (output / file).parent.mkdir(parents=True, exist_ok=True)
-        write(output / file, f'extern int sim_defect;\n#line 1 "{file}"\n{text}')
+        write(output / file, f'{DECLARED}#line 1 "{file}"\n{text}')
     rows = "".join(f'    {{{d.number}, "{d.file or ""}", "{d.what}", {d.seeds}, {str(d.file is not None).lower()}}},\n'
                    for d in DEFECTS)
     write(output / "defects.c",
