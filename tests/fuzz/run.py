@@ -53,8 +53,8 @@ def run(options, work):
         print("no seeds: there has to be at least one")
         return 1
     command = [target, f"-seed={options.seed}", f"-max_total_time={seconds}", f"-max_len={INPUT_MAX}",
-               f"-timeout={INPUT_SECONDS_MAX}", f"-rss_limit_mb={MEMORY_MAX}", f"-artifact_prefix={found}/{name}-",
-               "-print_final_stats=1", "-verbosity=1", work, seeds]
+               f"-timeout={INPUT_SECONDS_MAX}", f"-report_slow_units={INPUT_SECONDS_MAX}", f"-rss_limit_mb={MEMORY_MAX}",
+               f"-artifact_prefix={found}/{name}-", "-print_final_stats=1", "-verbosity=1", work, seeds]
     if (seeds.parents[1] / f"{name}.lua").exists():
         command.insert(1, "-detect_leaks=0")  # a Lua state that lives on allocates more than it frees in many a call
     output = []
