@@ -233,15 +233,72 @@ io_status conn_send(conn *c, const void *data, size_t len)
     return IO_OK;
 }
 
+static void note_sent(conn *c, size_t bytes)
+{
+    c->sent += bytes;
+    c->active_ns = c->progress_ns = c->set->now_ns;
+}
+
+io_status conn_send_last(conn *c, const void *data, size_t len)
+{
+    size_t sent = 0;
+    if (c->state == CONN_OPEN && !c->fin_wanted && len > 0 && c->out.bytes == 0 && c->send_op.kind == IO_IDLE) {
+        io_buf buf = {data, len};
+        io_status status = io_send_now(c->set->port, c->socket, &buf, 1, &sent);
+        if (status == IO_OK) {
+            c->answered = true;
+            note_sent(c, sent);
+            if (sent == len) return IO_OK;
+        } else if (status != IO_AGAIN) {
+            conn_break(c, status);
+            return status;
+        }
+    }
+    return conn_send(c, (const char *)data + sent, len - sent);
+}
+
+/* The first bytes of the queue have left. */
+static void take_sent(conn *c, size_t bytes)
+{
+    sendq_consume(&c->out, &c->set->cache, bytes);
+    note_sent(c, bytes);
+}
+
+/* Is to follow whatever may have made the queue shorter. */
+static void look_at_mark(conn *c)
+{
+    if (!c->above_high || c->out.bytes > c->limits->send_low) return;
+    c->above_high = false;
+    c->drain_due = true;
+}
+
+/* A queue that has become shorter may be news to somebody. */
+static bool is_sending_news(const conn *c)
+{
+    return c->drain_due || c->waits != NULL;
+}
+
+static void send_queue(conn *c)
+{
+    io_buf bufs[IO_BUFS_MAX];
+    size_t sent;
+    uint32_t count = sendq_view(&c->out, bufs);
+    io_status status = io_send_now(c->set->port, c->socket, bufs, count, &sent);
+    if (status == IO_OK) {
+        take_sent(c, sent);
+        look_at_mark(c);
+        if (is_sending_news(c)) conn_mark_dirty(c);
+        if (c->out.bytes == 0) return;
+        count = sendq_view(&c->out, bufs);
+    }
+    if (status == IO_OK || status == IO_AGAIN) status = io_send(c->set->port, &c->send_op, c->socket, bufs, count);
+    if (status != IO_OK) conn_break(c, status);
+    else arm_by(c, earlier(INT64_MAX, c->progress_ns, c->limits->write_ns)); /* all else is what it was */
+}
+
 static void submit_send(conn *c)
 {
-    if (c->out.bytes > 0 && c->send_op.kind == IO_IDLE) {
-        io_buf bufs[IO_BUFS_MAX];
-        uint32_t count = sendq_view(&c->out, bufs);
-        io_status status = io_send(c->set->port, &c->send_op, c->socket, bufs, count);
-        if (status != IO_OK) conn_break(c, status);
-        else arm_by(c, earlier(INT64_MAX, c->progress_ns, c->limits->write_ns)); /* all else is what it was */
-    }
+    if (c->out.bytes > 0 && c->send_op.kind == IO_IDLE) send_queue(c);
     /* With the peer's FIN already here, closing the socket says the same as a FIN of ours. */
     if (c->fin_wanted && !c->fin_sent && c->out.bytes == 0 && !(c->state == CONN_DRAINING && c->eof_seen)) {
         assert(c->send_op.kind == IO_IDLE);
@@ -255,24 +312,15 @@ static void submit_send(conn *c)
 
 static void on_send(conn *c, const io_packet *packet)
 {
-    conn_set *set = c->set;
-    if (packet->bytes > 0) {
-        sendq_consume(&c->out, &set->cache, packet->bytes);
-        c->sent += packet->bytes;
-        c->active_ns = c->progress_ns = set->now_ns;
-    }
-    if (packet->status != IO_OK) {
-        conn_break(c, packet->status);
-    } else if (c->above_high && c->out.bytes <= c->limits->send_low) {
-        c->above_high = false;
-        c->drain_due = true;
-    }
+    if (packet->bytes > 0) take_sent(c, packet->bytes);
+    if (packet->status != IO_OK) conn_break(c, packet->status);
+    else look_at_mark(c);
 }
 
 /* A send that has emptied the queue of an open connection, which is what most do, leaves nothing to settle. */
 static bool send_leaves_work(const conn *c)
 {
-    return c->state != CONN_OPEN || c->out.bytes > 0 || c->fin_wanted || c->drain_due || c->waits != NULL;
+    return c->state != CONN_OPEN || c->out.bytes > 0 || c->fin_wanted || is_sending_news(c);
 }
 
 static void on_connect(conn *c, const io_packet *packet)

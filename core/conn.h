@@ -261,6 +261,11 @@ bool conn_settle(conn_set *set);
  * result  IO_OK: queued; ask conn_is_high() whether to slow down. IO_CLOSED: not OPEN, or FIN was sent or asked for.
  *         IO_LIMIT: no memory, or the queue passed limits.send_max, which also ends the connection (overflow). */
 io_status conn_send(conn *c, const void *data, size_t len);
+/* The same for who has nothing more to send in this event: where the port can send at once and nothing is queued, the bytes go
+ * from where they are, and only what the system does not take is copied.
+ * result  as conn_send(); after IO_LIMIT a part of the bytes may have been sent, so that the caller has to end the connection.
+ *         What the system says of a broken connection: nothing was queued, and the connection ends. */
+io_status conn_send_last(conn *c, const void *data, size_t len);
 
 /* Inside on_data only, at most once: the last len bytes, > 0, of what it got are not taken. They come again, at the front of
  * what on_data gets next. Not in OPEN any more: nothing happens, input is dropped.

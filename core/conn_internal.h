@@ -46,7 +46,7 @@ static inline bool conn_wants_receive(const conn *c)
     if (c->state == CONN_DRAINING) return true; /* to see the peer's FIN; bytes are dropped */
     if (c->state != CONN_OPEN || !c->open_told) return false;
     if (c->reading) return c->relaying || !c->above_high;
-    return !c->paused && c->holds == 0 && !c->above_high && !conn_has_due(c) &&
+    return !c->paused && c->holds == 0 && !c->above_high && !c->drain_due && !conn_has_due(c) && /* on_drain is first */
            !(c->receive == CONN_READY && c->undrawn);
 }
 

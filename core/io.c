@@ -188,6 +188,15 @@ io_status io_send(io_port *port, io_op *op, io_socket socket, const io_buf *bufs
     return submitted(port, op, port->backend->send(port, op, socket, bufs, count));
 }
 
+io_status io_send_now(io_port *port, io_socket socket, const io_buf *bufs, uint32_t count, size_t *bytes)
+{
+    assert(socket != IO_SOCKET_NONE);
+    assert(count > 0 && count <= IO_BUFS_MAX);
+    *bytes = 0;
+    if (port->backend->send_now == NULL) return IO_AGAIN;
+    return port->backend->send_now(port, socket, bufs, count, bytes);
+}
+
 io_status io_recv_from(io_port *port, io_datagram_op *op, io_socket socket)
 {
     if (port->datagram == NULL) port->datagram = mem_alloc(IO_DATAGRAM_BYTES);

@@ -152,6 +152,13 @@ io_status io_readable(io_port *port, io_op *op, io_socket socket);
  * with IO_OK: the caller submits the rest. */
 io_status io_send(io_port *port, io_op *op, io_socket socket, const io_buf *bufs, uint32_t count);
 
+/* Sends what the system takes at once, without an op and so without a packet; legal while no send is pending on the socket.
+ * Not every port can: one whose sends always go through the system's own queue says IO_AGAIN each time.
+ * bufs    as for io_send(); the bytes are the caller's again on return.
+ * bytes   moved, perhaps fewer than asked.
+ * result  IO_OK; IO_AGAIN: nothing was moved, io_send() is the way; IO_RESET, … */
+io_status io_send_now(io_port *port, io_socket socket, const io_buf *bufs, uint32_t count, size_t *bytes);
+
 /* Receives one datagram, whole: no size is too large. An idle socket pins no memory. A packet of 0 bytes is an empty
  * datagram. An error (IO_REFUSED: an earlier datagram met nobody, on connected sockets only) is news about the network,
  * and no end: submit again. */

@@ -26,6 +26,8 @@ struct io_backend {
     io_status (*recv)(io_port *port, io_op *op, io_socket socket, void *buffer, size_t len); /* NULL: lent */
     io_status (*readable)(io_port *port, io_op *op, io_socket socket);
     io_status (*send)(io_port *port, io_op *op, io_socket socket, const io_buf *bufs, uint32_t count);
+    io_status (*send_now)(io_port *port, io_socket socket, const io_buf *bufs, uint32_t count,
+                          size_t *bytes);                                        /* or NULL */
     io_status (*recv_from)(io_port *port, io_datagram_op *op, io_socket socket); /* into port->datagram */
     io_status (*send_to)(io_port *port, io_datagram_op *op, io_socket socket, const void *data, size_t len);
     io_status (*draw)(io_port *port, io_socket socket, void *buffer, size_t len, size_t *bytes);

@@ -3,7 +3,7 @@
  * Every socket is registered once, edge-triggered, for everything. A table by descriptor remembers what the last
  * edge said, so that an operation is attempted when it can succeed and waits otherwise:
  *
- *   send      is attempted by the submit itself; its packet waits in the queue
+ *   send      is attempted by the submit itself; its packet waits in the queue. io_send_now() is the same without a packet
  *   receive   goes on the queue when the socket may have something, and is attempted by io_port_next(), which is
  *             where the one scratch buffer of the port is free
  *   otherwise the op waits in the table until an edge comes
@@ -435,31 +435,42 @@ static ssize_t send_bufs(int fd, const io_buf *bufs, uint32_t count)
     return sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
+/* Sends what there is room for. Returns an errno, or 0; EAGAIN: no room, and an edge will tell. */
+static int send_some(entry *e, int fd, const io_buf *bufs, uint32_t count, size_t *bytes)
+{
+    ssize_t sent;
+    assert(e->out == NULL);
+    *bytes = 0;
+    if (!(e->flags & ENTRY_WRITABLE)) return EAGAIN;
+    do {
+        sent = send_bufs(fd, bufs, count);
+    } while (sent < 0 && errno == EINTR);
+    if (sent >= 0) {
+        if ((size_t)sent < io_bufs_bytes(bufs, count)) e->flags &= (uint8_t)~ENTRY_WRITABLE;
+        *bytes = (size_t)sent;
+        return 0;
+    }
+    int native = errno;
+    if (native == EAGAIN) e->flags &= (uint8_t)~ENTRY_WRITABLE;
+    else note_error(e, native);
+    return native;
+}
+
 static io_status epoll_send(io_port *head, io_op *op, io_socket socket, const io_buf *bufs, uint32_t count)
 {
     epoll_port *port = to_epoll(head);
     entry *e = attached_entry(port, socket);
-    ssize_t sent;
-    assert(e->out == NULL);
-    if (!(e->flags & ENTRY_WRITABLE)) {
-        e->out = op; /* Full, and the edge that says otherwise has not come. */
-        return IO_OK;
-    }
-    do {
-        sent = send_bufs((int)socket, bufs, count);
-    } while (sent < 0 && errno == EINTR);
-    if (sent >= 0) {
-        if ((size_t)sent < io_bufs_bytes(bufs, count)) e->flags &= (uint8_t)~ENTRY_WRITABLE;
-        queue_done(port, op, 0, (uint32_t)sent);
-    } else if (errno == EAGAIN) {
-        e->flags &= (uint8_t)~ENTRY_WRITABLE;
-        e->out = op;
-    } else {
-        int native = errno;
-        note_error(e, native);
-        queue_done(port, op, native, 0);
-    }
+    size_t sent;
+    int native = send_some(e, (int)socket, bufs, count, &sent);
+    if (native == EAGAIN) e->out = op;
+    else queue_done(port, op, native, (uint32_t)sent);
     return IO_OK;
+}
+
+static io_status epoll_send_now(io_port *head, io_socket socket, const io_buf *bufs, uint32_t count, size_t *bytes)
+{
+    int native = send_some(attached_entry(to_epoll(head), socket), (int)socket, bufs, count, bytes);
+    return native == 0 ? IO_OK : net_map_error(native);
 }
 
 /* Datagrams are attempted when their turn comes: several sockets of one port then take turns. */
@@ -671,6 +682,7 @@ const io_backend io_backend_epoll = {
     .recv = epoll_recv,
     .readable = epoll_readable,
     .send = epoll_send,
+    .send_now = epoll_send_now,
     .recv_from = epoll_recv_from,
     .send_to = epoll_send_to,
     .draw = epoll_draw,

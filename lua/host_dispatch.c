@@ -208,7 +208,7 @@ static int send_reply(lua_State *L, conn *c)
     switch (c->limits->frame.type) {
     case FRAME_RAW:
         /* A queue that ran over has ended the connection already. */
-        if (conn_send(c, bytes, len) == IO_LIMIT) conn_abort(c, CONN_LIMIT, IO_LIMIT);
+        if (conn_send_last(c, bytes, len) == IO_LIMIT) conn_abort(c, CONN_LIMIT, IO_LIMIT);
         return LUA_OK;
     case FRAME_CUSTOM:
         break;

@@ -5,7 +5,8 @@
  *                   packet is taken, perhaps    while there are buffers       perhaps in vain
  *                   in vain
  *   send            pending until all is taken  the same, or less             what there is room for, at once; without
- *                                                                             room 0 bytes once there is some
+ *                                                                             room 0 bytes once there is some;
+ *                                                                             also by io_send_now()
  *   cancel          may come too late           may come too late             never too late
  *   accept          the descriptor is made by   … by the kernel               … by the kernel
  *                   the submit
@@ -136,12 +137,35 @@ static io_status sim_readable(io_port *head, io_op *op, io_socket number)
     return submit_in(head, op, number, NULL, 0);
 }
 
-static io_status sim_send(io_port *head, io_op *op, io_socket number, const io_buf *bufs, uint32_t count)
+/* A send is legal now on that socket. */
+static sim_socket *find_sender(io_socket number)
 {
     sim_socket *s = sim_socket_find(number);
     sim_check("contract", s->end != NULL, "a send on socket %lld, which is not connected", (long long)number);
     sim_check("pending", s->out == NULL, "two sends at once on socket %lld", (long long)number);
     sim_check("order", !s->end->out.fin_written, "a send after FIN on socket %lld", (long long)number);
+    return s;
+}
+
+static io_status sim_send_now(io_port *head, io_socket number, const io_buf *bufs, uint32_t count, size_t *bytes)
+{
+    sim_end *end = find_sender(number)->end;
+    (void)head;
+    if (world.profile != SIM_EPOLL) return IO_AGAIN;
+    if (end->broken) return IO_RESET;
+    for (uint32_t i = 0; i < count; i++) {
+        size_t room = sim_end_room(end), len = bufs[i].len < room ? bufs[i].len : room;
+        if (sim_fault_drawn(SIM_PARTIAL_SEND)) len = sim_below(SIM_FAULTS, len + 1);
+        if (len > 0) sim_end_write(end, bufs[i].base, len);
+        *bytes += len;
+        if (len < bufs[i].len) break;
+    }
+    return *bytes > 0 ? IO_OK : IO_AGAIN;
+}
+
+static io_status sim_send(io_port *head, io_op *op, io_socket number, const io_buf *bufs, uint32_t count)
+{
+    sim_socket *s = find_sender(number);
     if (sim_fault_drawn(SIM_SUBMIT_LIMIT)) return IO_LIMIT;
     sim_op *o = sim_op_begin(to_port(head), op, s);
     o->buf_count = count;
@@ -310,6 +334,7 @@ const io_backend io_backend_sim = {
     .recv = sim_recv,
     .readable = sim_readable,
     .send = sim_send,
+    .send_now = sim_send_now,
     .draw = sim_draw,
     .cancel = sim_cancel,
     .shutdown = sim_shutdown,

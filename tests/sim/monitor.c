@@ -300,13 +300,10 @@ static void check_echo(const sim_record *r, const uint8_t *data, size_t len)
               len);
 }
 
-io_status __wrap_conn_send(conn *c, const void *data, size_t len)
+/* What the script gave to be sent. */
+static void note_sent(conn *c, const uint8_t *data, size_t len)
 {
-    io_status status = __real_conn_send(c, data, len);
-    /* What goes over the mark is queued and then dropped with the connection. */
-    if (status != IO_OK || len == 0) return status;
     sim_record *r = record_of(c);
-    r->high = r->high || c->above_high;
     if (monitor.expect.echoes && !r->outbound && !r->lenient) check_echo(r, data, len);
     if (r->sent_len + len > r->sent_room) {
         r->sent_room = (r->sent_len + len) * 2;
@@ -314,6 +311,30 @@ io_status __wrap_conn_send(conn *c, const void *data, size_t len)
     }
     memcpy(r->sent + r->sent_len, data, len);
     r->sent_len += len;
+}
+
+static void note_high(conn *c)
+{
+    sim_record *r = record_of(c);
+    r->high = r->high || c->above_high;
+}
+
+io_status __wrap_conn_send(conn *c, const void *data, size_t len)
+{
+    io_status status = __real_conn_send(c, data, len);
+    /* What goes over the mark is queued and then dropped with the connection. */
+    if (status != IO_OK || len == 0) return status;
+    note_sent(c, data, len);
+    note_high(c);
+    return status;
+}
+
+io_status __wrap_conn_send_last(conn *c, const void *data, size_t len)
+{
+    bool can_send = c->state == CONN_OPEN && !c->fin_wanted;
+    if (can_send && len > 0) note_sent(c, data, len); /* they may go out before it returns */
+    io_status status = __real_conn_send_last(c, data, len);
+    note_high(c);
     return status;
 }
 

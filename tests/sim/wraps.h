@@ -77,6 +77,8 @@ conn *__wrap_conn_connect(conn_set *set, const net_uri *target, const conn_confi
 conn *__real_conn_connect(conn_set *set, const net_uri *target, const conn_config *config, io_status *status);
 io_status __wrap_conn_send(conn *c, const void *data, size_t len);
 io_status __real_conn_send(conn *c, const void *data, size_t len);
+io_status __wrap_conn_send_last(conn *c, const void *data, size_t len);
+io_status __real_conn_send_last(conn *c, const void *data, size_t len);
 io_status __wrap_conn_draw(conn *c, void *buffer, size_t len, size_t *bytes);
 io_status __real_conn_draw(conn *c, void *buffer, size_t len, size_t *bytes);
 

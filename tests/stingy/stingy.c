@@ -47,6 +47,8 @@ io_status __wrap_io_draw(io_port *port, io_socket socket, void *buffer, size_t l
 io_status __real_io_draw(io_port *port, io_socket socket, void *buffer, size_t len, size_t *bytes);
 io_status __wrap_io_send(io_port *port, io_op *op, io_socket socket, const io_buf *bufs, uint32_t count);
 io_status __real_io_send(io_port *port, io_op *op, io_socket socket, const io_buf *bufs, uint32_t count);
+io_status __wrap_io_send_now(io_port *port, io_socket socket, const io_buf *bufs, uint32_t count, size_t *bytes);
+io_status __real_io_send_now(io_port *port, io_socket socket, const io_buf *bufs, uint32_t count, size_t *bytes);
 void __wrap_io_cancel(io_port *port, io_socket socket);
 void __real_io_cancel(io_port *port, io_socket socket);
 io_status __wrap_io_port_wait(io_port *port, int64_t timeout_ns);
@@ -109,6 +111,15 @@ io_status __wrap_io_send(io_port *port, io_op *op, io_socket socket, const io_bu
     op->native[WORD_LEN] = few(bufs[0].len);
     io_queue_push(&put_off, op);
     return IO_OK;
+}
+
+/* Half of the times nothing, else a few bytes. */
+io_status __wrap_io_send_now(io_port *port, io_socket socket, const io_buf *bufs, uint32_t count, size_t *bytes)
+{
+    if (!sends) return __real_io_send_now(port, socket, bufs, count, bytes);
+    io_buf buf = {.base = bufs[0].base, .len = few(bufs[0].len)};
+    *bytes = 0;
+    return draw(2) == 0 ? __real_io_send_now(port, socket, &buf, 1, bytes) : IO_AGAIN;
 }
 
 /* The backend sees what was put off, or its owner is told to submit again. */
