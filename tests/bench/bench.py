@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """bench.py - Portico beside hand-written C and beside its peers, in one run on one machine. ./dev bench runs it.
 
-  bench.py BUILD [matrix] [--quick] [--scenarios 64,512] [--servers portico,reference,NAME] [--rounds N] [--seconds S]
+  bench.py BUILD [matrix] [--quick] [--scenarios 64,512] [--servers portico,reference,NAME] [--rounds N] [--seconds S] [--first]
   bench.py BUILD instructions           user-space instructions per message (callgrind)
   bench.py BUILD budget [--rounds N]    what budget and memory cap cost where they are not reached
   bench.py BUILD idle [--count N]       memory per idle connection; 1,000,000 of them with --count 1000000
@@ -27,6 +27,7 @@ from idle import bench_idle
 from instructions import count_instructions
 from reload import bench_reload
 from matrix import QUICK, QUICK_SERVERS, SCENARIOS, run_matrix
+from priority import may_go_first
 from protocols import bench_protocols
 from report import number, print_report, print_table, svg
 from servers import packages
@@ -40,7 +41,10 @@ def matrix(portico, build, o):
     o.scenarios = o.scenarios or (QUICK if o.quick else list(SCENARIOS))
     o.servers = o.servers or (QUICK_SERVERS if o.quick else ())
     o.rounds = o.rounds or (3 if o.quick else 5)
-    o.seconds = o.seconds or (0.7 if o.quick else 1.0)
+    o.seconds = o.seconds or (0.7 if o.quick else 0.5)
+    why_not = may_go_first() if o.first else None
+    if why_not:
+        sys.exit(f"bench: --first: {why_not}")
     unknown = [name for name in o.scenarios if name not in SCENARIOS]
     if unknown:
         sys.exit(f"bench: no scenario '{unknown[0]}'; there are {', '.join(SCENARIOS)}")
@@ -71,7 +75,8 @@ def main():
     parser.add_argument("--scenarios", type=words, help=f"matrix: of {', '.join(SCENARIOS)}")
     parser.add_argument("--servers", type=words, help="matrix, idle: names, or portico, reference, peer; default: all")
     parser.add_argument("--rounds", type=int, help="default: 5; quick and classics 3, budget 11")
-    parser.add_argument("--seconds", type=float, help="of each turn; default: 1; quick 0.7; classics under Wine 3")
+    parser.add_argument("--seconds", type=float, help="of each turn; default: 0.5; quick 0.7; classics 1, under Wine 3")
+    parser.add_argument("--first", action="store_true", help="matrix: servers and client before all else that runs here; needs the right to")
     parser.add_argument("--connections", type=lambda text: [int(n) for n in text.split(",")], help="classics: default 1,64,512,4000")
     parser.add_argument("--count", type=int, default=10000, help="idle: how many; default: 10000")
     parser.add_argument("--wine", nargs="?", const="", metavar="WINDOWS-BUILD", help="classics: the Windows builds too; reload: that one")

@@ -3,15 +3,23 @@
 Within a scenario all servers are started, pinned to one processor, and the load client, pinned to the other, visits them one
 after another in short slices, in an order that changes every round. A machine whose speed drifts thereby hits all of them
 alike; ratios are taken within a round, and their medians kept.
+
+Client and server wait for each other. Where that lets both sleep, rates say how fast the system wakes them, above all on a virtual
+machine. So there are scenarios in which the processors are kept awake (priority.py) and the server's is used to the full.
 """
+import contextlib
 import os
 import random
 import statistics
 import sys
 
+from priority import awake
 from servers import Client, NotHere, Server, catalogue, read
 
 SATURATED = 0.97 # of a processor: the client could not have asked for more
+FULL = "full" # ends the names of the scenarios in which the processors are kept awake
+FULL_SERVERS = ("portico io_uring", "portico epoll", "raw_uring", "raw_epoll", "haproxy lua", "luv", "cqueues", "copas", "node", "python asyncio",
+                "erlang", "tarantool")
 
 # name: (title, the client's arguments, the unit of what is counted)
 SCENARIOS = {
@@ -27,6 +35,9 @@ SCENARIOS = {
     "2workers": ("512 connections, one 64-byte message in flight each, two workers, nothing pinned", ["-c", "512", "-s", "64"],
                  "message"),
 }
+for _name in ("64", "512", "4000"):
+    SCENARIOS[_name + FULL] = (SCENARIOS[_name][0] + ", processors kept awake", *SCENARIOS[_name][1:])
+ONE_WORKER = ", one worker"
 QUICK = ["64", "16deep", "connect"]
 QUICK_SERVERS = ("portico io_uring", "portico epoll", "raw_uring", "raw_epoll", "libuv try_write", "asio")
 
@@ -38,6 +49,8 @@ def connections(arguments):
 def takes_part(spec, scenario, arguments):
     if scenario in spec.get("skip", []) or connections(arguments) > spec.get("connections", 1 << 30):
         return False
+    if scenario.endswith(FULL):
+        return spec["name"] in FULL_SERVERS
     if scenario == "line":
         return "line_run" in spec or "per_message" in spec
     return scenario != "2workers" or "workers" in spec
@@ -83,6 +96,7 @@ def summary(row, rows):
         "server": row.name, "group": row.group, "rounds": len(row.slices),
         "cpu_us": row.median(cpu_us), "user_us": row.median(lambda s: cpu_us(s) * s.get("server_user_share", 0)),
         "rate": row.median(rate), "client_processor": row.median(lambda s: s.get("client_cpu", 0)),
+        "server_processor": row.median(lambda s: s.get("server_cpu", 0)),
         "p50_us": row.median(lambda s: s["lat_us"]["p50"]), "p99_us": row.median(lambda s: s["lat_us"]["p99"]),
         "p999_us": row.median(lambda s: s["lat_us"]["p999"]),
         "cpu_ratio": {}, "rate_ratio": {}, "p50_ratio": {},
@@ -96,49 +110,55 @@ def summary(row, rows):
     return result
 
 
-def run_scenario(name, servers, client, options):
-    title, arguments, unit = SCENARIOS[name]
+def run_scenario(scenario, servers, client, options):
+    title, arguments, unit = SCENARIOS[scenario]
     print(f"== {title}", file=sys.stderr)
-    workers = 2 if name == "2workers" else 1
+    workers = 2 if scenario == "2workers" else 1
     everywhere = sorted(os.sched_getaffinity(0))
     server_cores, client_cores = ([everywhere[0]], [everywhere[1]]) if len(everywhere) > 1 and workers == 1 else (everywhere, everywhere)
     rows, running = [], []
-    for server in servers:
-        if not takes_part(server.spec, name, arguments):
-            continue
-        row = Row(server.name, server.spec["group"])
+
+    def begin(server, name, group, workers):
+        row = Row(name, group)
         rows.append(row)
         try:
-            server.start(server_cores, workers, lines=name == "line")
+            server.start(server_cores, workers, lines=scenario == "line")
             running.append((server, row))
         except NotHere as error:
             row.failed = str(error)
     try:
-        for turn in range(options.rounds):
-            order = list(running)
-            random.shuffle(order)
-            for server, row in order:
-                counted = client.run(server, arguments, options.seconds, 0.2, server_cores[0], client_cores)
-                if "failed" in counted:
-                    row.failed = counted["failed"]
-                    print(f"   {server.name}: {row.failed}", file=sys.stderr)
-                elif counted.get("server_us_per_msg"):
-                    row.slices[turn] = counted
+        for server in servers:
+            if not takes_part(server.spec, scenario, arguments):
+                continue
+            begin(server, server.name, server.spec["group"], workers)
+            if workers > 1 and server.spec.get("pair"): # beside itself, under the same conditions
+                begin(server.another(ONE_WORKER), server.name + ONE_WORKER, "pair", 1)
+        with awake(everywhere) if scenario.endswith(FULL) else contextlib.nullcontext():
+            for turn in range(options.rounds):
+                order = list(running)
+                random.shuffle(order)
+                for server, row in order:
+                    counted = client.run(server, arguments, options.seconds, 0.2, server_cores[0], client_cores)
+                    if "failed" in counted:
+                        row.failed = counted["failed"]
+                        print(f"   {row.name}: {row.failed}", file=sys.stderr)
+                    elif counted.get("server_us_per_msg"):
+                        row.slices[turn] = counted
     finally:
         for server, _ in running:
             server.stop()
-    return {"scenario": name, "title": title, "unit": unit, "workers": workers, "rows": [summary(row, rows) for row in rows]}
+    return {"scenario": scenario, "title": title, "unit": unit, "workers": workers, "rows": [summary(row, rows) for row in rows]}
 
 
 def run_matrix(portico, build, options):
     """All chosen scenarios; servers that are not here are in "missing", with the reason."""
     os.makedirs(build, exist_ok=True)
-    client = Client(build)
+    client = Client(build, first=options.first)
     servers, missing = [], {}
     for spec in catalogue():
         if options.servers and spec["name"] not in options.servers and spec["group"] not in options.servers:
             continue
-        server = Server(spec, portico, build)
+        server = Server(spec, portico, build, first=options.first)
         try:
             server.prepare()
             servers.append(server)

@@ -5,37 +5,21 @@ Each server has one worker, on a processor of its own where the machine has two;
 taken within a round, and their median is printed. So is the server's processor time per request, which a busy machine disturbs less.
 """
 
-import contextlib
 import json
 import os
 import re
 import shutil
-import socket
 import statistics
 import subprocess
-import tempfile
-import time
 
-from servers import Client
+from servers import Client, NotHere, Server
 
 ECHOES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "scripts")
 LINE_SIZES = 64, 1024
 KV_TESTS = "PING_MBULK SET GET INCR LPUSH".split()
-NGINX = """
-daemon off; worker_processes 1; pid {dir}/nginx.pid; error_log /dev/null;
-events {{ worker_connections 1024; }}
-http {{
-  access_log off; keepalive_requests 1000000000;
-  client_body_temp_path {dir}/a; proxy_temp_path {dir}/b; fastcgi_temp_path {dir}/c; uwsgi_temp_path {dir}/d; scgi_temp_path {dir}/e;
-  server {{ listen 127.0.0.1:{port}; location / {{ default_type text/plain; return 200 "Hello, world!\\n"; }} }}
-}}
-"""
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+REDIS = {"name": "redis-server", "folder": ".", "run": "redis-server --port {port} --bind 127.0.0.1 --save '' --appendonly no"}
+NGINX = {"name": "nginx", "folder": "peers/nginx", "config": {"nginx.conf.in": "{build}/nginx-{port}.conf"},
+         "run": "nginx -p {build} -c nginx-{port}.conf"}
 
 
 def pinned(processor, words):
@@ -50,23 +34,6 @@ def processor_seconds(pid):
             fields = file.read().rsplit(")", 1)[1].split()
         total += int(fields[11]) + int(fields[12])
     return total / os.sysconf("SC_CLK_TCK")
-
-
-@contextlib.contextmanager
-def running(words, port):
-    process = subprocess.Popen(pinned(0, words), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(500):
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            time.sleep(0.01)
-        else:
-            raise SystemExit(f"bench: {words[0]} does not listen")
-        yield process.pid
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def run_redis_benchmark(port, requests, pipeline):
@@ -97,19 +64,25 @@ def run_echoload(path, port, size, seconds):
 
 
 def measure(servers, rounds, client):
-    """client(port) -> requests, {name: rate}; returns for each server its rates by name, and microseconds per request."""
+    """Starts them. client(port) -> requests, {name: rate}; returns for each server its rates by name, and microseconds per request."""
     rates = [{} for _ in servers]
     costs = [[] for _ in servers]
-    with contextlib.ExitStack() as stack:
-        pids = [stack.enter_context(running(words, port)) for words, port in servers]
+    try:
+        for server in servers:
+            server.start(sorted(os.sched_getaffinity(0))[:1], 1)
         for number in range(rounds):
             order = range(len(servers)) if number % 2 == 0 else reversed(range(len(servers)))
             for i in order:
-                before = processor_seconds(pids[i])
-                requests, found = client(servers[i][1])
-                costs[i].append((processor_seconds(pids[i]) - before) / requests * 1e6)
+                before = processor_seconds(servers[i].process.pid)
+                requests, found = client(servers[i].port)
+                costs[i].append((processor_seconds(servers[i].process.pid) - before) / requests * 1e6)
                 for name, rate in found.items():
                     rates[i].setdefault(name, []).append(rate)
+    except NotHere as error:
+        raise SystemExit(f"bench: {server.name} {error}") from None
+    finally:
+        for server in servers:
+            server.stop()
     return rates, costs
 
 
@@ -132,41 +105,36 @@ def bench_protocols(portico, build, scripts, rounds, seconds, show):
         raise SystemExit(f"bench: {', '.join(missing)} is not installed")
     rounds, seconds = rounds or 5, max(1, round(seconds or 2))
 
-    def ours(script, port):
-        return [portico, "--workers", "1", "--quiet", "--shared-memory", "1G", "--listen", f"tcp://127.0.0.1:{port}", os.path.join(scripts, script)]
+    def ours(script):
+        return {"name": "portico " + os.path.basename(script), "folder": ".",
+                "run": "{portico} --workers 1 --quiet --shared-memory 1G --listen tcp://127.0.0.1:{port} " + os.path.abspath(script)}
+
+    def both_of(*specs):
+        return [Server(spec, portico, build) for spec in specs]
 
     os.makedirs(build, exist_ok=True)
     echoload = Client(build).path
-    ports = free_port(), free_port()
 
     def lines(port):
         found = {f"lines of {size} bytes": run_echoload(echoload, port, size, seconds / 2) for size in LINE_SIZES}
         return sum(count for count, _ in found.values()), {name: rate for name, (_, rate) in found.items()}
 
-    servers = [(ours(os.path.join(ECHOES, name), port), port) for name, port in zip(("line.lua", "on_message.lua"), ports)]
+    servers = both_of(*(ours(os.path.join(ECHOES, name)) for name in ("line.lua", "on_message.lua")))
     names = [f"lines of {size} bytes" for size in LINE_SIZES]
     show(["echo, 64 connections", 'frame = "line"', "raw", "ratio"], rows_of(names, *measure(servers, rounds, lines)))
 
     for pipeline in (1, 16):
-        ports = free_port(), free_port()
         requests = (30000 if pipeline == 1 else 200000) * seconds // 2
 
         def client(port):
             return requests * len(KV_TESTS), run_redis_benchmark(port, requests, pipeline)
 
-        servers = [(ours("kv.lua", ports[0]), ports[0]),
-                   (["redis-server", "--port", str(ports[1]), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"], ports[1])]
+        servers = both_of(ours(os.path.join(scripts, "kv.lua")), REDIS)
         show([f"redis-benchmark -c 50 -P {pipeline}", "kv.lua", "redis-server", "ratio"], rows_of(KV_TESTS, *measure(servers, rounds, client)))
 
-    with tempfile.TemporaryDirectory() as directory:
-        ports = free_port(), free_port()
-        config = os.path.join(directory, "nginx.conf")
-        with open(config, "w", encoding="utf-8") as file:
-            file.write(NGINX.format(dir=directory, port=ports[1]))
+    def http(port):
+        requests, rate = run_wrk(port, seconds)
+        return requests, {"GET /": rate}
 
-        def client(port):
-            requests, rate = run_wrk(port, seconds)
-            return requests, {"GET /": rate}
-
-        servers = [(ours("hello_http.lua", ports[0]), ports[0]), (["nginx", "-p", directory, "-c", config], ports[1])]
-        show(["wrk -c64", "hello_http.lua", "nginx return 200", "ratio"], rows_of(["GET /"], *measure(servers, rounds, client)))
+    servers = both_of(ours(os.path.join(scripts, "hello_http.lua")), NGINX)
+    show(["wrk -c64", "hello_http.lua", "nginx return 200", "ratio"], rows_of(["GET /"], *measure(servers, rounds, http)))

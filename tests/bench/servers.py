@@ -12,6 +12,7 @@ A server is a dictionary:
   framing        what the client has to send: raw (default), line, or fixed with request and answer
   connections    the most that it can hold
   skip           scenarios that mean nothing for it
+  pair           with two workers it is measured beside itself with one
 """
 import json
 import os
@@ -21,6 +22,8 @@ import signal
 import socket
 import subprocess
 import time
+
+from priority import go_first
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PATIENCE = 20
@@ -72,7 +75,7 @@ def portico_servers():
     servers = []
     for backend in ("io_uring", "epoll"):
         servers.append({"name": "portico " + backend, "run": f"{run}{backend} {scripts}/on_message.lua",
-                        "line_run": f"{run}{backend} {scripts}/line.lua", "many": True})
+                        "line_run": f"{run}{backend} {scripts}/line.lua", "pair": True})
     servers.append({"name": "portico default script", "run": run + "auto"})
     servers.append({"name": "portico on_stream", "run": f"{run}auto {scripts}/on_stream.lua"})
     return [{"folder": ".", "needs": "", "workers": True, **server} for server in servers]
@@ -120,15 +123,23 @@ class NotHere(Exception):
     """A server that cannot be built or started; the text says why."""
 
 
+class PortTaken(NotHere):
+    pass
+
+
 class Server:
-    def __init__(self, spec, portico, build, mark=""):
-        """mark tells several of one kind apart."""
+    def __init__(self, spec, portico, build, mark="", first=False):
+        """mark tells several of one kind apart. first: before all else that runs on this machine."""
         self.spec = spec
         self.mark = mark
+        self.first = first
         self.name = spec["name"]
         self.folder = os.path.normpath(os.path.join(HERE, spec["folder"]))
         self.values = {"build": build, "dir": self.folder, "portico": os.path.abspath(portico)}
         self.process = None
+
+    def another(self, mark):
+        return Server(self.spec, self.values["portico"], self.values["build"], mark, self.first)
 
     def fill(self, command):
         for key, value in self.values.items():
@@ -148,8 +159,8 @@ class Server:
         for left in reversed(range(PORTS_TRIED)):
             try:
                 return self.start_once(cores, workers, lines, descriptors)
-            except NotHere as error:
-                if not left or "in use" not in str(error).lower():
+            except PortTaken:
+                if not left:
                     raise
 
     def start_once(self, cores, workers, lines, descriptors):
@@ -165,9 +176,11 @@ class Server:
 
         def child():
             os.setsid()
+            if self.first:
+                go_first()
             os.sched_setaffinity(0, cores)
             raise_descriptors(descriptors)
-        log_path = os.path.join(self.values["build"], "server-%s.log" % (self.name.replace(" ", "-") + self.mark))
+        log_path = os.path.join(self.values["build"], "server-%s.log" % (self.name + self.mark).replace(" ", "-"))
         with open(log_path, "w") as log:
             try:
                 self.process = subprocess.Popen(command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -182,7 +195,8 @@ class Server:
             except OSError:
                 time.sleep(0.02)
         self.stop()
-        raise NotHere("did not start: " + (read(log_path).strip().splitlines() or ["no word"])[-1][-200:])
+        said = read(log_path).strip()
+        raise (PortTaken if "in use" in said.lower() else NotHere)("did not start: " + (said.splitlines() or ["no word"])[-1][-200:])
 
     def pids(self):
         """The process and all below it."""
@@ -225,7 +239,8 @@ class Server:
 class Client:
     """The load client, references/echoload.c."""
 
-    def __init__(self, build):
+    def __init__(self, build, first=False):
+        self.first = first
         self.path = os.path.join(build, "echoload")
         subprocess.run([CC, "-O2", "-o", self.path, "echoload.c", "-lpthread"], cwd=os.path.join(HERE, "references"), check=True)
 
@@ -247,6 +262,9 @@ class Client:
     def run(self, server, arguments, seconds, warm, server_core, client_cores):
         """One slice: what the client has counted, as a dictionary; with "failed" in it if there is nothing to count."""
         def child():
+            os.setsid()
+            if self.first:
+                go_first()
             os.sched_setaffinity(0, client_cores)
             raise_descriptors(65536)
         try:
