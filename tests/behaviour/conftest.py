@@ -42,7 +42,7 @@ def pytest_configure(config):
         raise pytest.UsageError(f"--portico: there is no {settings.portico}")
     settings.portico = os.path.abspath(settings.portico)
     if settings.wine:
-        os.environ.setdefault("WINEDEBUG", "-all")  # else it speaks on the same standard error
+        os.environ.setdefault("WINEDEBUG", "-all,err+virtual")  # it speaks on the same standard error
         os.environ.setdefault("LANG", "C.UTF-8")  # and what is not ASCII on a command line is lost
     settings.sanitizer = rig.sanitizer()
     slow = settings.wine or settings.sanitizer is not None

@@ -14,6 +14,7 @@ import time
 ADDRESS = re.compile(r"(?:tcp|udp)://(?:\[([^\]]+)\]|([^:]+)):(\d+)$")
 # What no run may ever write, whatever it is asked to do.
 FORBIDDEN = re.compile(r"leak|assert|runtime error|Sanitizer|Backtrace|Unhandled", re.IGNORECASE)
+WINE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "wine")
 
 
 class Settings:
@@ -37,7 +38,7 @@ def scaled(count, least=1):
 
 
 def command(*arguments, prefix=()):
-    wine = ["wine"] if Settings.wine else []
+    wine = [WINE, "run"] if Settings.wine else []
     return [*prefix, *wine, Settings.portico, *map(str, arguments)]
 
 

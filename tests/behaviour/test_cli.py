@@ -47,6 +47,21 @@ def test_version_is_one_line():
     assert run("-V").stdout == result.stdout
 
 
+@pytest.mark.skipif(not Settings.wine, reason="is about Wine")
+def test_under_wine_the_heap_keeps_off_the_page_that_windows_programs_have(server):
+    """Where it does not, the program now and then does not start: tests/wine."""
+    if subprocess.run(["setarch", "-R", "true"], stderr=subprocess.DEVNULL, check=False).returncode != 0:
+        pytest.skip("this system does not let a process do without random addresses")
+    with open(f"/proc/{server(ECHO).process.pid}/maps", encoding="ascii") as file:
+        areas = [line.split() for line in file]
+    shared_page = 0x7FFE0000
+    assert any(area[0].startswith(f"{shared_page:x}-") for area in areas)
+    heaps = [int(area[0].split("-")[0], 16) for area in areas if area[-1] == "[heap]"]
+    loaders = [int(area[0].split("-")[0], 16) for area in areas if re.search(r"/wine(64)?(-preloader)?$", area[-1])]
+    assert heaps and loaders
+    assert min(loaders) > shared_page or max(heaps) < min(loaders) + (16 << 20)
+
+
 def test_verbose_version_names_what_is_inside_and_which_backend_works():
     result = run("--version", "--verbose")
     assert result.returncode == 0

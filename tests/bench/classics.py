@@ -49,7 +49,7 @@ class System:
 
 class Wine(System):
     suffix = ".exe"
-    prefix = ["wine"]
+    prefix = [os.path.join(HERE, "..", "wine"), "run"]
     waits = 0.15
     seconds = 3
 
