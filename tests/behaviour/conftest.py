@@ -59,6 +59,23 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="the thread sanitizer holds back the signal that ends a handler"))
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """--reruns is for what takes too long on a busy machine: what the program says against itself, and an end that is not
+    clean, fails the test for good."""
+    report = (yield).get_result()
+    if report.failed and (call.when == "teardown" or rig.UNCLEAN.search(report.longreprtext)):
+        item.add_marker(pytest.mark.flaky(reruns=1, condition=False))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What failed before it was tried again, in lines that ./dev test looks for."""
+    for report in terminalreporter.stats.get("rerun", []):
+        text = f"{report.nodeid}, {rig.Settings.backend}, {rig.Settings.portico}\n{report.longreprtext}"
+        for line in text.splitlines():
+            terminalreporter.write_line("again| " + line)
+
+
 @pytest.fixture(autouse=True)
 def packets(request, monkeypatch):
     """Has a meaning for portico_stingy only: tests/stingy/stingy.c."""

@@ -14,6 +14,8 @@ import time
 ADDRESS = re.compile(r"(?:tcp|udp)://(?:\[([^\]]+)\]|([^:]+)):(\d+)$")
 # What no run may ever write, whatever it is asked to do.
 FORBIDDEN = re.compile(r"leak|assert|runtime error|Sanitizer|Backtrace|Unhandled", re.IGNORECASE)
+# The same in the text of a failed test, which has words of its own.
+UNCLEAN = re.compile(r"runtime error:|Sanitizer:|Assertion .* failed|Backtrace:|Unhandled |portico ended with|exit code -?\d+ and not")
 WINE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "wine")
 
 
