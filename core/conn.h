@@ -176,7 +176,7 @@ struct conn {
     /* And these, what concerns receiving. */
     bool paused : 1;     /* conn_pause() */
     bool above_high : 1; /* since the queue passed the high mark, until on_drain */
-    bool undrawn : 1;    /* on_readable was called and nothing drawn since */
+    bool undrawn : 1;    /* on_readable was called, and nothing drawn, taken or waited for since */
     bool reading : 1;    /* one of waits wants input, … */
     bool relaying : 1;   /* … to pass it on */
     bool news : 1;       /* something that who waits for input has not heard of */

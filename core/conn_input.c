@@ -104,6 +104,10 @@ void conn_consume(conn *c, size_t len)
 {
     if (len == 0) return;
     c->answered = false;
+    if (c->undrawn) { /* as by conn_draw(): what is left is asked for again */
+        c->undrawn = false;
+        conn_mark_dirty(c);
+    }
     if (conn_offered(c) > 0) c->set->offered -= len;
     else stash_take(&c->stash, len);
 }
@@ -144,6 +148,7 @@ void conn_wait_begin(conn *c, conn_wait *wait, conn_want want)
     if (wants_input(wait)) {
         assert(!c->reading && !c->eof_seen && c->state == CONN_OPEN);
         c->reading = true;
+        c->undrawn = false; /* who waits for bytes draws them */
         c->relaying = want == CONN_WANT_RELAY;
     }
     conn_mark_dirty(c);

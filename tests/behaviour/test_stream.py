@@ -22,6 +22,22 @@ def said(one, count):
 
 # ---- What reads ----
 
+@pytest.mark.parametrize("pieces", [[b"one\ntwo\nthree\n"], [b"one\ntw", b"o\nthree", b"\n"]])
+def test_reading_is_drawing(server, pieces):
+    """on_readable is called for what a read has left, and for what comes after one."""
+    one = server("""return { on_readable = function(conn)
+      local line = conn:read('l', 30)
+      if line then conn:send(line, '|') end
+    end }""", *ONE)
+    with one.connect() as client:
+        for piece in pieces:
+            client.send(piece)
+        assert client.take(14) == b"one|two|three|"
+        assert client.send(b"four\n").take(5) == b"four|"
+        client.finish()
+        assert client.rest() == b""
+
+
 FORMATS = SHOW + r"""
 local reader
 return {

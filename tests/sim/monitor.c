@@ -451,7 +451,8 @@ static void check_rest(const conn *c, bool stopping)
                       (c->receive == CONN_READY && c->undrawn),
                   "conn %llu keeps bytes that could be delivered", id);
         sim_check("rest", c->above_high || !c->drain_due || c->holds > 0, "conn %llu is owed on_drain", id);
-        sim_check("rest", !c->eof_seen || c->eof_told || c->holds > 0 || c->paused,
+        sim_check("rest",
+                  !c->eof_seen || c->eof_told || c->holds > 0 || c->paused || (has_due && c->undrawn), /* these first */
                   "conn %llu has seen the end of the stream, and nobody is told", id);
         sim_check("rest", !record_of(c)->high || c->above_high || c->drain_due,
                   "conn %llu's queue has been above its mark, and on_drain never came", id);
