@@ -1,6 +1,8 @@
 /* host_topics.c - portico.publish and portico.subscribe: values to whoever wants to know, on all workers.
  *
- * Every subscription gets a copy of its own, read from the mail's bytes when its function starts.
+ * Every subscription gets a copy of its own, read from the mail's bytes when its function starts. Of a host that is not in
+ * force those hear on that belong to a connection it still serves: else who waits in there would miss what is said until
+ * his connection has moved, and his next handler has subscribed.
  */
 #include "host_internal.h"
 
@@ -18,6 +20,8 @@ struct subscription {
     const char *topic; /* user value 2 */
     size_t len;
     uint64_t number;
+    const conn *c;    /* whose handler has subscribed; NULL: a connection's had not */
+    uint64_t conn_id; /* c may belong to another one by now */
     uint32_t hash;
     int ref; /* LUA_NOREF: canceled */
 };
@@ -144,22 +148,36 @@ static void over(host *h, host_task *t, host_errand_end how)
     (void)how;
 }
 
-static void deliver(worker *w, mail *m)
+static bool is_served(const host *h, const subscription *s)
+{
+    return s->c != NULL && s->c->id == s->conn_id && host_of_conn(s->c) == h;
+}
+
+static void deliver_to(host *h, const news *n, bool in_force)
 {
     static const host_errand errand = {.push = push, .over = over};
-    const news *n = m->data;
-    host *h = host_mail_taker(w);
-    if (h == NULL || h->topics == NULL || h->topics->room == 0) return;
     host_topics *topics = h->topics;
+    if (topics == NULL || topics->room == 0) return;
     uint64_t last = topics->numbers; /* who subscribes from here on does not get this one */
     subscription *s = topics->buckets[n->hash & (topics->room - 1)].first;
     for (; s != NULL; s = topics->coming) {
         topics->coming = s->next;
         if (s->number > last || s->hash != n->hash || s->len != n->len || memcmp(s->topic, n->topic, n->len) != 0)
             continue;
+        if (!in_force && !is_served(h, s)) continue;
         arrival a = {s, n};
         host_call_errand(h, HOST_TOPIC, &errand, &a);
     }
+}
+
+static void deliver(worker *w, mail *m)
+{
+    const host_seat *seat = w->app_state;
+    host *current = host_mail_taker(w);
+    if (current == NULL) return;
+    deliver_to(current, m->data, true);
+    if (seat->fallback != NULL) deliver_to(seat->fallback, m->data, false);
+    for (host *h = seat->lingering; h != NULL; h = h->next) deliver_to(h, m->data, false);
 }
 
 static void forget(mail *m)
@@ -212,6 +230,8 @@ int host_api_subscribe(lua_State *L)
     subscription *s = lua_newuserdatauv(L, sizeof(*s), 2);
     *s = (subscription){.tag = &subscription_tag, .topic = topic, .len = len, .ref = LUA_NOREF};
     s->hash = hash_of(topic, len);
+    s->c = h->task != NULL ? h->task->c : NULL;
+    s->conn_id = s->c != NULL ? s->c->id : 0;
     lua_rawgetp(L, LUA_REGISTRYINDEX, &subscription_tag);
     lua_setmetatable(L, -2);
     lua_pushvalue(L, 2);

@@ -1,5 +1,6 @@
 -- resp_channels.lua - SUBSCRIBE, UNSUBSCRIBE and PUBLISH of resp_server.lua. What a connection has subscribed to is in its
--- state.resp.channels, so that it survives a reload; who has subscribed is found there, once.
+-- state.resp.channels, so that it survives a reload; who has subscribed is found there, once, and again when another version
+-- of the script has changed it meanwhile: one that was undone, or one where a handler still waited.
 
 local resp = require "portico.resp"
 
@@ -9,22 +10,25 @@ local CALL <const> = "portico.resp.publish"
 local SUBSCRIPTIONS_MAX <const> = 1000 -- of one connection
 
 local channels = {}
-local index -- by channel: its subscribers on this worker, by id; nil: not looked for yet
+local index -- by channel: the ids of its subscribers on this worker; nil: not looked for yet
+local keepers = portico.shared("portico.resp.channels") -- by worker: the generation whose index was used last
 
-local function enter(all, name, conn)
+local function enter(all, name, id)
   all[name] = all[name] or {}
-  all[name][conn.id] = conn
+  all[name][id] = true
 end
 
 local function subscribers()
-  if not index then
+  local me <const> = tostring(portico.worker.id)
+  if not index or keepers:get(me) ~= portico.generation then
     index = {}
-    for conn in portico.conns() do -- they may have subscribed when another version of the script was in force
+    for conn in portico.conns() do
       local d = conn.state.resp
       for name in pairs(d and d.channels or {}) do
-        enter(index, name, conn)
+        enter(index, name, conn.id)
       end
     end
+    keepers:set(me, portico.generation)
   end
   return index
 end
@@ -42,13 +46,16 @@ end
 -- To the subscribers on this worker. Returns how many these are.
 local function deliver(name, message)
   local bytes, count = {}, 0
-  for id, conn in pairs(subscribers()[name] or {}) do
-    local protocol = conn.state.protocol
-    bytes[protocol] = bytes[protocol] or encode({ push = { "message", name, message } }, protocol)
-    if conn:send(bytes[protocol]) == nil then
-      leave(name, id) -- it has gone while an earlier version of the script was in force
-    else
+  for id in pairs(subscribers()[name] or {}) do
+    local conn = portico.conn(id)
+    local protocol = conn and conn.state.protocol
+    if conn then
+      bytes[protocol] = bytes[protocol] or encode({ push = { "message", name, message } }, protocol)
+    end
+    if conn and conn:send(bytes[protocol]) ~= nil then
       count = count + 1
+    else
+      leave(name, id) -- it has gone, and its on_close was another version's
     end
   end
   return count
@@ -86,7 +93,7 @@ local function subscription(kind, wanted)
     local replies = {}
     for i, name in ipairs(names) do
       if wanted and not mine[name] then
-        enter(subscribers(), name, conn)
+        enter(subscribers(), name, conn.id)
         mine[name], count = true, count + 1
       elseif not wanted and mine[name] then
         leave(name, conn.id)

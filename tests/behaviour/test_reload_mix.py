@@ -83,6 +83,33 @@ def test_what_is_published_is_heard_once_by_the_version_in_force(server):
         assert sorted(one.wait_said(6)[2:]) == ["b three 0", "b three 1", "b two 0", "b two 1"]
 
 
+def test_who_waits_in_an_old_version_hears_what_is_published(server):
+    """A handler that subscribes when its version is no more in force. It is deaf once its connection has moved."""
+    text = """local mark = '%s'
+      portico.subscribe('news', function() end)
+      return { on_message = function(conn, data) """ + ASK + """
+        if data == 'wait' then
+          conn:send('waits') conn:read(1)
+          local s = portico.subscribe('news', function(text) conn:send(mark .. ' hears ' .. text) end)
+          conn:send('hears') conn:read(1)
+          return 'over'
+        end
+        portico.publish('news', data)
+        return mark
+      end }"""
+    one = server(text % "a", "--workers", "2", "--reload-probation", "0", "--reload-deadline", "100")
+    with one.connect() as waits, one.connect() as client:
+        assert say(waits, "wait") == "waits"
+        save(one, text % "b")
+        reload(one, client)
+        assert say(waits, "x") == "hears"
+        assert say(client, "one") == "b"
+        assert waits.take(len("a hears one")) == b"a hears one"
+        assert say(waits, "x") == "over"
+        assert say(client, "two") == "b" and say(client, "three") == "b"
+        assert say(waits, "four") == "b"
+
+
 def test_calls_are_answered_by_the_version_in_force(server):
     text = """portico.worker.serve('mark', function() return '%s' end)
       return { on_message = function(conn, data) """ + ASK + "return table.concat({ portico.worker.call(1, 'mark') }, ' ') end }"

@@ -128,6 +128,42 @@ def test_what_is_stored_survives_a_reload(server, scripts):
     rig.until(lambda: cli(kv, "PUBLISH", "news", "hi") == ["0"], what="the end of the subscription")
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_subscribers_are_found_whichever_version_they_spoke_to(server, workers):
+    """One whose handler waits in the version before, one of a version that is undone."""
+    text = """return require("portico.resp").server { commands = {
+      ["WAIT"] = function(conn) conn:send("+waits\\r\\n") conn:peek(1) return { ok = "%s" } end,
+      ["FAIL"] = function() error("bad") end,
+      ["RELOAD"] = function() portico.reload() return { ok = "OK" } end } }"""
+    one = server(text % "a", "--workers", workers, "--reload-probation", "600", "--reload-error-limit", "0", "--reload-deadline", "100")
+    subscribed = b"*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n"
+    message = b"*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$2\r\nhi\r\n"
+
+    def reaches(*subscribers):
+        with one.connect() as client:
+            client.send("PUBLISH news hi\r\n")
+            return client.line() == b":%d\r\n" % len(subscribers) and all(s.take(len(message)) == message for s in subscribers)
+
+    with one.connect() as client, one.connect() as waits, one.connect() as first:
+        assert waits.send("WAIT\r\nSUBSCRIBE news\r\n").line() == b"+waits\r\n"
+        assert first.send("SUBSCRIBE news\r\n").take(len(subscribed)) == subscribed
+        assert reaches(first)
+        reloads.save(one, text % "b")
+        assert client.send("RELOAD\r\n").line() == b"+OK\r\n"
+        one.wait_log(reloads.TAKEN, 1, 20)
+        assert reaches(first)
+        assert waits.send("PING\r\n").line() == b"+a\r\n"
+        pong = b"*2\r\n$4\r\npong\r\n$0\r\n\r\n"
+        assert waits.take(len(subscribed + pong)) == subscribed + pong
+        assert reaches(first, waits)
+        with one.connect() as late:
+            assert late.send("SUBSCRIBE news\r\n").take(len(subscribed)) == subscribed
+            assert reaches(first, waits, late)
+            client.send("FAIL\r\n")
+            one.wait_log(reloads.UNDONE, 1, 20)
+            assert reaches(first, waits, late)
+
+
 def test_kinds_of_values(kv):
     wrong = ["WRONGTYPE Operation against a key holding the wrong kind of value", ""]
     script(kv, "SET s x\nRPUSH l a b\nHSET h f v\n")
