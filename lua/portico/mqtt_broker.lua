@@ -12,9 +12,11 @@
 --   anything else (listen, limits, …) goes into the script's table as it is
 --
 -- Quality of service 0 and 1 is delivered; 2 is taken from publishers, and granted to subscribers as 1.
--- Sessions and retained messages live in the memory of one worker, so it wants --workers 1.
+-- Sessions and retained messages belong to one worker, so it wants --workers 1. They survive a reload of the script: the
+-- session of a client that is there is its conn.state.mqtt_session, the rest is in portico.shared (mqtt_store.lua).
 
 local mqtt = require "portico.mqtt"
+local mqtt_store = require "portico.mqtt_store"
 
 local encode, next_packet = mqtt.encode, mqtt.next
 
@@ -34,92 +36,133 @@ end
 return function(options)
   local max_queue, max_stored = options.max_queue or 1 << 20, options.max_stored or 32 << 20
   local max_subscriptions, max_sessions = options.max_subscriptions or 1000, options.max_sessions or 10000
-  local sessions, session_count = {}, 0 -- by client identifier
-  local retained = {} -- messages by topic
-  local stored = 0 -- bytes of messages that are retained, queued or not acknowledged
-  local subscriptions = mqtt.new_tree() -- of sessions, with the quality of service
+  local store = mqtt_store.open(size_of)
+  local sessions, session_count = {}, 0 -- of clients that are there, by their identifiers; the number is of all
+  local conns = {} -- theirs
+  local missing = {} -- by client identifier: true for those that are away and have missed messages, which has been told
+  local queued = 0 -- bytes of messages that wait for these, or for their acknowledgement
+  local subscriptions = mqtt.new_tree() -- of client identifiers, with the quality of service
   local broker_name, made_up = ("%x"):format(math.random(0)), 0
+
+  -- The session is that of a client which is there.
+  local function adopt(session, conn)
+    local id = session.client_id
+    sessions[id], conns[id] = session, conn
+    session_count, queued = session_count + 1, queued + session.bytes
+    for filter, qos in pairs(session.filters) do
+      subscriptions:set(filter, id, qos)
+    end
+  end
+
+  -- What another version of the script has changed, see Store:change_hands().
+  local function look_around()
+    if not store:change_hands() then
+      return
+    end
+    sessions, conns, session_count, queued, subscriptions = {}, {}, 0, 0, mqtt.new_tree()
+    for conn in portico.conns() do
+      local session = conn.state.mqtt_session
+      if session then
+        adopt(session, conn)
+      end
+    end
+    for id, filters in store:each() do
+      session_count = session_count + 1
+      for filter, qos in pairs(filters) do
+        subscriptions:set(filter, id, qos)
+      end
+    end
+  end
 
   -- ---- Messages to clients ------------------------------------------------------------------------
 
+  local function has_room(bytes, size)
+    return bytes + size <= max_queue and queued + store:bytes() + size <= max_stored
+  end
+
   -- Sends what is queued, as far as the client acknowledges it.
   local function pump(session)
-    local queue = session.queue
-    while session.conn and queue.first <= queue.last and session.in_flight < IN_FLIGHT_MAX do
-      local message = queue[queue.first]
+    local queue, conn = session.queue, conns[session.client_id]
+    while queue.first <= queue.last and session.in_flight < IN_FLIGHT_MAX do
+      local packet = queue[queue.first]
       queue[queue.first] = nil
       queue.first = queue.first + 1
       repeat
         session.last_id = session.last_id % 65535 + 1
       until not session.unacknowledged[session.last_id]
-      local packet = { type = "publish", topic = message.topic, payload = message.payload, qos = 1, retain = message.retain,
-        id = session.last_id }
+      packet.id = session.last_id
       session.unacknowledged[packet.id] = packet
       session.in_flight = session.in_flight + 1
-      session.conn:send(encode(packet))
+      conn:send(encode(packet))
     end
   end
 
-  local function deliver(session, message, qos, retain)
+  local function deliver(id, message, qos, retain)
+    local session, conn = sessions[id], conns[id]
     if qos == 0 then
-      local state = session.conn and session.conn.state
+      local state = conn and conn.state
       if state and not state.mqtt_full then -- a slow client misses what it was not promised
-        local is_low = session.conn:send(encode { type = "publish", topic = message.topic, payload = message.payload, retain = retain })
+        local is_low = conn:send(encode { type = "publish", topic = message.topic, payload = message.payload, retain = retain })
         state.mqtt_full = is_low == false or nil
       end
       return
     end
-    local queue, size = session.queue, size_of(message)
-    if session.bytes + size > max_queue or stored + size > max_stored then
+    local packet = { type = "publish", topic = message.topic, payload = message.payload, qos = 1, retain = retain }
+    if not session then
+      if not (has_room(store:bytes(id), size_of(packet)) and store:append(id, packet)) and not missing[id] then
+        missing[id] = true
+        portico.log.warn("mqtt:", id, "is away for too long: messages for it are dropped")
+      end
+      return
+    elseif not has_room(session.bytes, size_of(packet)) then
       session.dropped = session.dropped + 1
       if session.dropped == 1 then
-        portico.log.warn("mqtt:", session.client_id, "takes too little: messages for it are dropped")
+        portico.log.warn("mqtt:", id, "takes too little: messages for it are dropped")
       end
       return
     end
-    session.bytes, stored = session.bytes + size, stored + size
+    session.bytes, queued = session.bytes + size_of(packet), queued + size_of(packet)
+    local queue = session.queue
     queue.last = queue.last + 1
-    queue[queue.last] = { topic = message.topic, payload = message.payload, retain = retain }
+    queue[queue.last] = packet
     pump(session)
   end
 
   local function publish(message)
-    if message.retain then
-      local before = retained[message.topic]
-      local left = stored - (before and size_of(before) or 0)
-      if message.payload == "" then
-        retained[message.topic], stored = nil, left
-      elseif left + size_of(message) <= max_stored then
-        retained[message.topic], stored = { topic = message.topic, payload = message.payload, qos = message.qos }, left + size_of(message)
-      else
-        portico.log.warn("mqtt: no room to retain the message to", message.topic)
-      end
+    look_around()
+    if message.retain and not store:retain(message, max_stored - queued - store:bytes()) then
+      portico.log.warn("mqtt: no room to retain the message to", message.topic)
     end
-    for session, qos in pairs(subscriptions:find(message.topic)) do
-      deliver(session, message, math.min(qos, message.qos), false)
+    for id, qos in pairs(subscriptions:find(message.topic)) do
+      deliver(id, message, math.min(qos, message.qos), false)
     end
   end
 
   -- ---- Sessions -----------------------------------------------------------------------------------
 
+  -- Nobody will come again for it.
   local function forget(session)
     for filter in pairs(session.filters) do
-      subscriptions:set(filter, session, nil)
+      subscriptions:set(filter, session.client_id, nil)
     end
-    sessions[session.client_id] = nil
-    session_count = session_count - 1
-    stored = stored - session.bytes
   end
 
   -- The connection of a session ends, or another takes its place.
   local function leave(session)
-    local will = session.will
-    session.conn, session.will, session.in_flight = nil, nil, 0
+    local id = session.client_id
+    conns[id].state.mqtt_session = nil
+    sessions[id], conns[id] = nil, nil
+    session_count, queued = session_count - 1, queued - session.bytes
     if session.clean then
       forget(session)
+    elseif store:put(session) then
+      session_count = session_count + 1
+    else
+      portico.log.warn("mqtt: no room to keep the session of", id)
+      forget(session)
     end
-    if will then
-      publish(will)
+    if session.will then
+      publish(session.will)
     end
   end
 
@@ -129,7 +172,7 @@ return function(options)
     return false
   end
 
-  local function connect(conn, d, packet)
+  local function connect(conn, packet)
     if packet.level ~= 4 then
       return refuse(conn, 1)
     end
@@ -145,37 +188,31 @@ return function(options)
     if options.authenticate and options.authenticate(packet, conn) ~= true then
       return refuse(conn, 5)
     end
-    local session = sessions[id]
-    if session and session.conn then
-      local old = session.conn
-      leave(session)
+    look_around() -- that may have waited
+    if sessions[id] then
+      local old = conns[id]
+      leave(sessions[id])
       old:close()
-      session = sessions[id]
+    end
+    local session = store:take(id)
+    if session then
+      session_count = session_count - 1
     end
     if session and packet.clean then
       forget(session)
       session = nil
     end
-    local is_present = session ~= nil
-    if not session then
-      if session_count >= max_sessions then
-        return refuse(conn, 3)
-      end
-      session_count = session_count + 1
-      session = { client_id = id, filters = {}, filter_count = 0, queue = { first = 1, last = 0 }, unacknowledged = {}, in_flight = 0,
-        last_id = 0, dropped = 0, bytes = 0, filter_bytes = 0, received = {} }
-      sessions[id] = session
+    if not session and session_count >= max_sessions then
+      return refuse(conn, 3)
     end
-    session.conn, session.clean, session.will = conn, packet.clean, packet.will
-    d.client_id = id
+    local is_present = session ~= nil
+    session = session or mqtt_store.new_session(id)
+    session.clean, session.will, missing[id] = packet.clean, packet.will, nil
+    conn.state.mqtt_session = session
+    adopt(session, conn)
     conn:set { idle = packet.keep_alive * 1.5, first_byte = 0 } -- 0: never
     conn:send(encode { type = "connack", session_present = is_present, code = 0 })
-    local again = {}
-    for _, message in pairs(session.unacknowledged) do
-      again[#again + 1] = message
-    end
-    table.sort(again, function(a, b) return a.id < b.id end)
-    for _, message in ipairs(again) do
+    for _, message in ipairs(mqtt_store.in_order(session.unacknowledged)) do
       message.dup = true
       session.in_flight = session.in_flight + 1
       conn:send(encode(message))
@@ -188,13 +225,13 @@ return function(options)
 
   local handlers = {}
 
-  function handlers.publish(session, packet)
-    local conn, is_new = session.conn, true
+  function handlers.publish(session, packet, conn)
+    local is_new = true
     if packet.qos == 2 then
       is_new = not session.received[packet.id]
       session.received[packet.id] = true
     end
-    if is_new and (not options.on_publish or options.on_publish(session, packet) ~= false) then
+    if is_new and (not options.on_publish or options.on_publish({ client_id = session.client_id, conn = conn }, packet) ~= false) then
       publish(packet)
     end
     if packet.qos > 0 then
@@ -202,9 +239,9 @@ return function(options)
     end
   end
 
-  function handlers.pubrel(session, packet)
+  function handlers.pubrel(session, packet, conn)
     session.received[packet.id] = nil
-    session.conn:send(encode { type = "pubcomp", id = packet.id })
+    conn:send(encode { type = "pubcomp", id = packet.id })
   end
 
   function handlers.puback(session, packet)
@@ -212,12 +249,12 @@ return function(options)
     if message then
       session.unacknowledged[packet.id] = nil
       session.in_flight = session.in_flight - 1
-      session.bytes, stored = session.bytes - size_of(message), stored - size_of(message)
+      session.bytes, queued = session.bytes - size_of(message), queued - size_of(message)
       pump(session)
     end
   end
 
-  function handlers.subscribe(session, packet)
+  function handlers.subscribe(session, packet, conn)
     local codes, fresh = {}, {}
     for i, entry in ipairs(packet.filters) do
       local before = session.filters[entry.topic]
@@ -229,47 +266,43 @@ return function(options)
         session.filters[entry.topic] = qos
         session.filter_count = session.filter_count + (before and 0 or 1)
         session.filter_bytes = session.filter_bytes + (before and 0 or #entry.topic)
-        subscriptions:set(entry.topic, session, qos)
+        subscriptions:set(entry.topic, session.client_id, qos)
         codes[i] = qos
         fresh[#fresh + 1] = { topic = entry.topic, qos = qos }
       end
     end
-    session.conn:send(encode { type = "suback", id = packet.id, codes = codes })
+    conn:send(encode { type = "suback", id = packet.id, codes = codes })
     for _, entry in ipairs(fresh) do
-      local exact = retained[entry.topic]
-      if exact then
-        deliver(session, exact, math.min(entry.qos, exact.qos), true)
-      elseif entry.topic:find("[+#]") then
-        local tree = mqtt.new_tree()
-        tree:set(entry.topic, session, entry.qos)
-        for topic, message in pairs(retained) do
-          if tree:find(topic)[session] then
-            deliver(session, message, math.min(entry.qos, message.qos), true)
-          end
+      local tree = mqtt.new_tree()
+      tree:set(entry.topic, true, entry.qos)
+      for _, topic in ipairs(entry.topic:find("[+#]") and store:topics() or { entry.topic }) do
+        local message = tree:find(topic)[true] and store:retained(topic)
+        if message then
+          deliver(session.client_id, message, math.min(entry.qos, message.qos), true)
         end
       end
     end
   end
 
-  function handlers.unsubscribe(session, packet)
+  function handlers.unsubscribe(session, packet, conn)
     for _, entry in ipairs(packet.filters) do
       if session.filters[entry.topic] then
         session.filters[entry.topic] = nil
         session.filter_count = session.filter_count - 1
         session.filter_bytes = session.filter_bytes - #entry.topic
-        subscriptions:set(entry.topic, session, nil)
+        subscriptions:set(entry.topic, session.client_id, nil)
       end
     end
-    session.conn:send(encode { type = "unsuback", id = packet.id })
+    conn:send(encode { type = "unsuback", id = packet.id })
   end
 
-  function handlers.pingreq(session)
-    session.conn:send(encode { type = "pingresp" })
+  function handlers.pingreq(_, _, conn)
+    conn:send(encode { type = "pingresp" })
   end
 
-  function handlers.disconnect(session)
+  function handlers.disconnect(session, _, conn)
     session.will = nil
-    session.conn:close()
+    conn:close()
   end
 
   -- What a client has sent wrong.
@@ -280,25 +313,24 @@ return function(options)
 
   local function serve(conn, state, d)
     while true do
+      look_around() -- again for each, as the handler before may have waited
       local packet, message = next_packet(d)
       if packet == false then
         return
       elseif not packet then
         return complain(conn, message)
-      elseif not d.client_id then
+      elseif not state.mqtt_session then
         if packet.type ~= "connect" then
           return complain(conn, "the first packet is " .. packet.type .. " and not connect")
-        elseif not connect(conn, d, packet) then
+        elseif not connect(conn, packet) then
           return
         end
       else
-        local session, handler = sessions[d.client_id], handlers[packet.type]
-        if not session or session.conn ~= conn then
-          return conn:close() -- another connection has taken its place, or the script was reloaded: it may come again
-        elseif not handler then
+        local handler = handlers[packet.type]
+        if not handler then
           return complain(conn, packet.type .. " is not for a client to send")
         end
-        handler(session, packet)
+        handler(state.mqtt_session, packet, conn)
         if packet.type == "disconnect" then
           return
         end
@@ -334,10 +366,15 @@ return function(options)
   end
 
   function script.on_close(conn, reason, err)
-    local d = conn.state.mqtt
-    local session = d and sessions[d.client_id or false]
-    if session and session.conn == conn then
-      leave(session)
+    local session = conn.state.mqtt_session
+    if session then
+      look_around()
+      if not conns[session.client_id] then
+        adopt(session, conn) -- those that close are not among portico.conns()
+      end
+      if conns[session.client_id].id == conn.id then
+        leave(session)
+      end
     end
     if options.on_close then
       options.on_close(conn, reason, err)

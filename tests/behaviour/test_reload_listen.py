@@ -47,7 +47,8 @@ def test_addresses_come_and_go_with_the_script(server):
         reload(one, client)
         until(lambda: not refuses(second), 10, "listening")
         until(lambda: refuses(third), 10, "the end of listening")
-    assert sorted(one.address_file.read_text().split()) == sorted([uri(first), uri(second)])
+    wanted = sorted([uri(first), uri(second)])
+    until(lambda: sorted(one.address_file.read_text().split()) == wanted, 10, "the addresses in the file")
 
 
 def test_an_address_that_cannot_be_had_refuses_the_reload(server):

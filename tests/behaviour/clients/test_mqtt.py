@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+import reloads
 import rig
 
 pytestmark = pytest.mark.skipif(shutil.which("mosquitto_pub") is None,
@@ -138,3 +139,47 @@ def test_many_messages_in_order(broker):
                           input="".join(f"{i}\n" for i in range(count)), encoding="utf-8", timeout=60 * rig.Settings.patience)
     assert done.returncode == 0
     assert subscriber.messages() == [f"many {i}\n" for i in range(count)]
+
+
+def test_clients_notice_nothing_of_a_reload(server, scripts):
+    """Subscriptions, what has not been acknowledged, what waits for who is away, retained messages; twice, and when a version is undone."""
+    text = (scripts / "mqtt_broker.lua").read_text(encoding="utf-8")
+    text = text.replace('local user <const>', 'local fails = false\nlocal user <const>')
+    text = text.replace("on_publish = function(client, packet)", """on_publish = function(client, packet)
+    if packet.topic == "reload" then portico.reload() end
+    if packet.topic == "fail" and fails then error("bad") end""")
+    broker = server(text, "--workers", "1", "--reload-probation", "600", "--reload-error-limit", "0")
+
+    def reload(version, expect):
+        reloads.save(broker, version)
+        count = len(broker.log(expect))
+        publish(broker, "reload", "now", "-q", "1")
+        broker.wait_log(expect, count + 1, 20)
+
+    away = ("-i", "sleeper", "-c", "-q", "1", "-t", "news/#")
+    first = Subscriber(broker, 1, *away)
+    publish(broker, "news/a", "0", "-q", "1")
+    assert first.messages() == ["news/a 0\n"]
+    publish(broker, "news/a", "1", "-q", "1")
+    publish(broker, "r/a", "kept", "-r")
+    subscriber = Subscriber(broker, 5, "-q", "1", "-t", "rooms/+", "-i", "listener")
+    with broker.connect() as slow:
+        slow.send(connect_packet(name=b"slow", flags=0) + b"\x82\6\0\1\0\1q\1")
+        assert slow.take(9) == CONNACK + b"\x90\3\0\1\1"
+        publish(broker, "q", "a", "-q", "1")
+        assert slow.take(8) == b"\x32\6\0\1q\0\1a"
+        for n, version in enumerate((text + "-- 2", text + "-- 3", text.replace("fails = false", "fails = true")), 2):
+            reload(version, reloads.TAKEN)
+            publish(broker, "news/b", str(n), "-q", "1")
+            assert publish(broker, "rooms/a", str(n), "-q", "1") == (0, "")
+        publish(broker, "fail", "now")
+        broker.wait_log(reloads.UNDONE, 1, 20)
+        assert slow.send(b"\x40\2\0\1\xc0\0").take(2) == b"\xd0\0"
+    publish(broker, "news/b", "5", "-q", "1")
+    assert publish(broker, "rooms/a", "5", "-q", "1") == (0, "")
+    assert publish(broker, "rooms/b", "6") == (0, "")
+    assert subscriber.messages() == [f"rooms/a {n}\n" for n in (2, 3, 4, 5)] + ["rooms/b 6\n"]
+    assert Subscriber(broker, 5, *away).messages() == ["news/a 1\n"] + [f"news/b {n}\n" for n in (2, 3, 4, 5)]
+    assert Subscriber(broker, 1, "-t", "r/#").messages() == ["r/a kept\n"]
+    with broker.connect() as slow:  # its message was acknowledged in a version after the one that sent it
+        assert slow.send(connect_packet(name=b"slow", flags=0) + b"\xc0\0").take(6) == b"\x20\2\1\0\xd0\0"
