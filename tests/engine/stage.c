@@ -130,9 +130,13 @@ void stage_pair(stage *s, player *p, conn_receive receive, bool half_open)
 {
     p->peer = peer_connect(&s->rig.address);
     conn_config config = config_of(s, p, receive, half_open);
-    p->c = conn_open(&s->conns, rig_accept(&s->rig), NULL, &config);
+    io_socket socket = rig_accept(&s->rig);
+    s->conns.now_ns = io_port_now(s->rig.port); /* its deadlines count from here, and not from the last turn */
+    p->c = conn_open(&s->conns, socket, NULL, &config);
     check(p->c != NULL);
-    stage_until(s, p->opens == 1);
+    while (conn_settle(&s->conns)) {
+    }
+    check_eq(p->opens, 1);
 }
 
 void stage_connect(stage *s, player *p, const net_addr *addr)
