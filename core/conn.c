@@ -72,8 +72,12 @@ static void arm_by(conn *c, int64_t due)
     if (!timer_start(c->set->timers, &c->deadline, due)) conn_abort(c, CONN_LIMIT, IO_LIMIT);
 }
 
-/* Makes sure that the timer fires no later than what is due. */
-static void arm(conn *c)
+void conn_arm_write(conn *c)
+{
+    arm_by(c, earlier(INT64_MAX, c->progress_ns, c->limits->write_ns));
+}
+
+void conn_arm(conn *c)
 {
     arm_by(c, due_ns(c));
 }
@@ -83,7 +87,7 @@ static void on_deadline(timer *t, int64_t now_ns)
     conn *c = container_of(t, conn, deadline);
     const conn_limits *limits = c->limits;
     if (due_ns(c) > now_ns) { /* bytes have moved since */
-        arm(c);
+        conn_arm(c);
         return;
     }
     if (c->state == CONN_CONNECTING) {
@@ -129,7 +133,7 @@ conn *conn_open(conn_set *set, io_socket socket, const net_addr *peer, const con
     c->socket = socket;
     c->state = CONN_OPEN;
     conn_mark_dirty(c);
-    arm(c);
+    conn_arm(c);
     return c;
 }
 
@@ -158,7 +162,7 @@ conn *conn_connect(conn_set *set, const net_uri *target, const conn_config *conf
     c->socket = socket;
     c->state = is_unix ? CONN_OPEN : CONN_CONNECTING;
     if (is_unix) conn_mark_dirty(c);
-    arm(c);
+    conn_arm(c);
     return c;
 }
 
@@ -214,114 +218,7 @@ void conn_release(conn *c)
     conn_slot_give(c);
 }
 
-/* ---- Sending ---- */
-
-io_status conn_send(conn *c, const void *data, size_t len)
-{
-    if (c->state != CONN_OPEN || c->fin_wanted) return IO_CLOSED;
-    if (len == 0) return IO_OK;
-    c->answered = true;
-    bool was_empty = c->out.bytes == 0;
-    if (!sendq_push(&c->out, &c->set->cache, data, len)) return IO_LIMIT;
-    if (was_empty) c->progress_ns = c->set->now_ns;
-    if (c->out.bytes > c->limits->send_high) c->above_high = true;
-    if (c->limits->send_max > 0 && c->out.bytes > c->limits->send_max) {
-        conn_abort(c, CONN_OVERFLOW, IO_LIMIT);
-        return IO_LIMIT;
-    }
-    conn_mark_dirty(c);
-    return IO_OK;
-}
-
-static void note_sent(conn *c, size_t bytes)
-{
-    c->sent += bytes;
-    c->active_ns = c->progress_ns = c->set->now_ns;
-}
-
-io_status conn_send_last(conn *c, const void *data, size_t len)
-{
-    size_t sent = 0;
-    if (c->state == CONN_OPEN && !c->fin_wanted && len > 0 && c->out.bytes == 0 && c->send_op.kind == IO_IDLE) {
-        io_buf buf = {data, len};
-        io_status status = io_send_now(c->set->port, c->socket, &buf, 1, &sent);
-        if (status == IO_OK) {
-            c->answered = true;
-            note_sent(c, sent);
-            if (sent == len) return IO_OK;
-        } else if (status != IO_AGAIN) {
-            conn_break(c, status);
-            return status;
-        }
-    }
-    return conn_send(c, (const char *)data + sent, len - sent);
-}
-
-/* The first bytes of the queue have left. */
-static void take_sent(conn *c, size_t bytes)
-{
-    sendq_consume(&c->out, &c->set->cache, bytes);
-    note_sent(c, bytes);
-}
-
-/* Is to follow whatever may have made the queue shorter. */
-static void look_at_mark(conn *c)
-{
-    if (!c->above_high || c->out.bytes > c->limits->send_low) return;
-    c->above_high = false;
-    c->drain_due = true;
-}
-
-/* A queue that has become shorter may be news to somebody. */
-static bool is_sending_news(const conn *c)
-{
-    return c->drain_due || c->waits != NULL;
-}
-
-static void send_queue(conn *c)
-{
-    io_buf bufs[IO_BUFS_MAX];
-    size_t sent;
-    uint32_t count = sendq_view(&c->out, bufs);
-    io_status status = io_send_now(c->set->port, c->socket, bufs, count, &sent);
-    if (status == IO_OK) {
-        take_sent(c, sent);
-        look_at_mark(c);
-        if (is_sending_news(c)) conn_mark_dirty(c);
-        if (c->out.bytes == 0) return;
-        count = sendq_view(&c->out, bufs);
-    }
-    if (status == IO_OK || status == IO_AGAIN) status = io_send(c->set->port, &c->send_op, c->socket, bufs, count);
-    if (status != IO_OK) conn_break(c, status);
-    else arm_by(c, earlier(INT64_MAX, c->progress_ns, c->limits->write_ns)); /* all else is what it was */
-}
-
-static void submit_send(conn *c)
-{
-    if (c->out.bytes > 0 && c->send_op.kind == IO_IDLE) send_queue(c);
-    /* With the peer's FIN already here, closing the socket says the same as a FIN of ours. */
-    if (c->fin_wanted && !c->fin_sent && c->out.bytes == 0 && !(c->state == CONN_DRAINING && c->eof_seen)) {
-        assert(c->send_op.kind == IO_IDLE);
-        io_status status = io_shutdown(c->set->port, c->socket);
-        c->fin_sent = true;
-        c->progress_ns = c->set->now_ns;
-        if (status != IO_OK) conn_break(c, status);
-        else arm(c);
-    }
-}
-
-static void on_send(conn *c, const io_packet *packet)
-{
-    if (packet->bytes > 0) take_sent(c, packet->bytes);
-    if (packet->status != IO_OK) conn_break(c, packet->status);
-    else look_at_mark(c);
-}
-
-/* A send that has emptied the queue of an open connection, which is what most do, leaves nothing to settle. */
-static bool send_leaves_work(const conn *c)
-{
-    return c->state != CONN_OPEN || c->out.bytes > 0 || c->fin_wanted || is_sending_news(c);
-}
+/* ---- Packets ---- */
 
 static void on_connect(conn *c, const io_packet *packet)
 {
@@ -329,11 +226,24 @@ static void on_connect(conn *c, const io_packet *packet)
     if (packet->status == IO_OK) {
         c->state = CONN_OPEN;
         c->opened_ns = c->active_ns = c->progress_ns = c->set->now_ns;
-        arm(c);
+        conn_arm(c);
     } else {
         c->status = (int16_t)packet->status;
         c->state = CONN_CLOSING;
     }
+}
+
+/* tell() may have something to call. */
+static bool is_news(const conn *c)
+{
+    return c->stash != NULL || !c->open_told || c->turn_due || c->drain_due || c->eof_seen || c->shutdown_due;
+}
+
+/* Bytes that were taken, and answered at once if at all, leave nothing to settle but the next receive. */
+static bool leaves_receive_only(const conn *c)
+{
+    return c->state == CONN_OPEN && !c->dirty && !is_news(c) && c->out.bytes == 0 && !c->fin_wanted &&
+           c->waits == NULL && conn_wants_receive(c);
 }
 
 void conn_on_packet(const io_packet *packet)
@@ -344,11 +254,14 @@ void conn_on_packet(const io_packet *packet)
     case IO_READABLE:
         c = container_of(packet->op, conn, recv_op);
         conn_on_recv(c, packet);
+        if (leaves_receive_only(c)) {
+            conn_submit_receive(c);
+            return;
+        }
         break;
     case IO_SEND:
         c = container_of(packet->op, conn, send_op);
-        on_send(c, packet);
-        if (!send_leaves_work(c)) return;
+        if (!conn_on_send(c, packet)) return;
         break;
     case IO_CONNECT:
         c = container_of(packet->op, conn, send_op);
@@ -377,12 +290,6 @@ static void tell_fin(conn *c)
     c->eof_told = true;
     if (c->half_open) c->events->on_eof(c);
     else conn_close(c, CONN_EOF);
-}
-
-/* tell() may have something to call. */
-static bool is_news(const conn *c)
-{
-    return c->stash != NULL || !c->open_told || c->turn_due || c->drain_due || c->eof_seen || c->shutdown_due;
 }
 
 /* Calls what is due, in order, until a handler waits or nothing is left. */
@@ -426,7 +333,7 @@ static void settle_one(conn *c)
     if (c->state == CONN_FREE) return; /* given back while it waited here */
     if (c->waits != NULL) conn_wake(c);
     if (c->state == CONN_OPEN && is_news(c)) tell(c);
-    if (c->state == CONN_OPEN || c->state == CONN_DRAINING) submit_send(c);
+    if (c->state == CONN_OPEN || c->state == CONN_DRAINING) conn_submit_send(c);
     /* Half-closed both ways. That of a paused one was heard of by who read it. */
     if (c->state == CONN_OPEN && c->fin_sent &&
         (c->eof_told || (c->eof_seen && c->paused && c->stash == NULL && c->holds == 0))) {
@@ -522,7 +429,7 @@ void conn_close(conn *c, conn_reason reason)
         mem_free(c->stash);
         c->stash = NULL;
     }
-    arm(c);
+    conn_arm(c);
     conn_mark_dirty(c);
 }
 
@@ -552,7 +459,7 @@ void conn_move(conn *c, const conn_config *config)
     if (!c->own_half_open) c->half_open = config->half_open;
     if (!c->own_limits) {
         c->limits = config->limits;
-        arm(c);
+        conn_arm(c);
     } else if (!c->own_frame) {
         conn_own_limits(c)->frame = config->limits->frame;
     }
@@ -588,5 +495,5 @@ bool conn_set_frame(conn *c, const frame_rule *rule)
 
 void conn_limits_changed(conn *c)
 {
-    arm(c);
+    conn_arm(c);
 }

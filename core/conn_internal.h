@@ -1,8 +1,9 @@
 /* conn_internal.h - what the files of conn share. Nobody else includes it.
  *
- *   conn.c        the life of a connection: opening, sending, settling, ending
- *   conn_input.c  what comes from the peer
- *   conn_set.c    slots
+ *   conn.c         the life of a connection: opening, settling, ending
+ *   conn_input.c   what comes from the peer
+ *   conn_output.c  what goes to it
+ *   conn_set.c     slots
  */
 #ifndef PORTICO_CONN_INTERNAL_H
 #define PORTICO_CONN_INTERNAL_H
@@ -31,6 +32,16 @@ static inline void conn_mark_dirty(conn *c)
 /* ---- conn.c ---- */
 /* The system says that the connection is broken. */
 void conn_break(conn *c, io_status status);
+
+/* Makes sure that the timer fires no later than what is due; the second, when only the send is new. */
+void conn_arm(conn *c);
+void conn_arm_write(conn *c);
+
+/* ---- conn_output.c ---- */
+/* Sends what is queued, and FIN behind it. */
+void conn_submit_send(conn *c);
+/* A packet of kind IO_SEND. True: there is something to settle. */
+bool conn_on_send(conn *c, const io_packet *packet);
 
 /* ---- conn_input.c ---- */
 /* Kept bytes that the owner is to see before any others. */

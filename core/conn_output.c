@@ -1,0 +1,107 @@
+/* conn_output.c - what goes to the peer: the queue, what is sent without it, FIN. */
+#include "conn_internal.h"
+
+#include <assert.h>
+
+io_status conn_send(conn *c, const void *data, size_t len)
+{
+    if (c->state != CONN_OPEN || c->fin_wanted) return IO_CLOSED;
+    if (len == 0) return IO_OK;
+    c->answered = true;
+    bool was_empty = c->out.bytes == 0;
+    if (!sendq_push(&c->out, &c->set->cache, data, len)) return IO_LIMIT;
+    if (was_empty) c->progress_ns = c->set->now_ns;
+    if (c->out.bytes > c->limits->send_high) c->above_high = true;
+    if (c->limits->send_max > 0 && c->out.bytes > c->limits->send_max) {
+        conn_abort(c, CONN_OVERFLOW, IO_LIMIT);
+        return IO_LIMIT;
+    }
+    conn_mark_dirty(c);
+    return IO_OK;
+}
+
+static void note_sent(conn *c, size_t bytes)
+{
+    c->sent += bytes;
+    c->active_ns = c->progress_ns = c->set->now_ns;
+}
+
+io_status conn_send_last(conn *c, const void *data, size_t len)
+{
+    size_t sent = 0;
+    if (c->state == CONN_OPEN && !c->fin_wanted && len > 0 && c->out.bytes == 0 && c->send_op.kind == IO_IDLE) {
+        io_buf buf = {data, len};
+        io_status status = io_send_now(c->set->port, c->socket, &buf, 1, &sent);
+        if (status == IO_OK) {
+            c->answered = true;
+            note_sent(c, sent);
+            if (sent == len) return IO_OK;
+        } else if (status != IO_AGAIN) {
+            conn_break(c, status);
+            return status;
+        }
+    }
+    return conn_send(c, (const char *)data + sent, len - sent);
+}
+
+/* The first bytes of the queue have left. */
+static void take_sent(conn *c, size_t bytes)
+{
+    sendq_consume(&c->out, &c->set->cache, bytes);
+    note_sent(c, bytes);
+}
+
+/* Is to follow whatever may have made the queue shorter. */
+static void look_at_mark(conn *c)
+{
+    if (!c->above_high || c->out.bytes > c->limits->send_low) return;
+    c->above_high = false;
+    c->drain_due = true;
+}
+
+/* A queue that has become shorter may be news to somebody. */
+static bool is_sending_news(const conn *c)
+{
+    return c->drain_due || c->waits != NULL;
+}
+
+static void send_queue(conn *c)
+{
+    io_buf bufs[IO_BUFS_MAX];
+    size_t sent;
+    uint32_t count = sendq_view(&c->out, bufs);
+    io_status status = io_send_now(c->set->port, c->socket, bufs, count, &sent);
+    if (status == IO_OK) {
+        take_sent(c, sent);
+        look_at_mark(c);
+        if (is_sending_news(c)) conn_mark_dirty(c);
+        if (c->out.bytes == 0) return;
+        count = sendq_view(&c->out, bufs);
+    }
+    if (status == IO_OK || status == IO_AGAIN) status = io_send(c->set->port, &c->send_op, c->socket, bufs, count);
+    if (status != IO_OK) conn_break(c, status);
+    else conn_arm_write(c);
+}
+
+void conn_submit_send(conn *c)
+{
+    if (c->out.bytes > 0 && c->send_op.kind == IO_IDLE) send_queue(c);
+    /* With the peer's FIN already here, closing the socket says the same as a FIN of ours. */
+    if (c->fin_wanted && !c->fin_sent && c->out.bytes == 0 && !(c->state == CONN_DRAINING && c->eof_seen)) {
+        assert(c->send_op.kind == IO_IDLE);
+        io_status status = io_shutdown(c->set->port, c->socket);
+        c->fin_sent = true;
+        c->progress_ns = c->set->now_ns;
+        if (status != IO_OK) conn_break(c, status);
+        else conn_arm(c);
+    }
+}
+
+bool conn_on_send(conn *c, const io_packet *packet)
+{
+    if (packet->bytes > 0) take_sent(c, packet->bytes);
+    if (packet->status != IO_OK) conn_break(c, packet->status);
+    else look_at_mark(c);
+    /* One that has emptied the queue of an open connection, which is what most do, leaves nothing. */
+    return c->state != CONN_OPEN || c->out.bytes > 0 || c->fin_wanted || is_sending_news(c);
+}
