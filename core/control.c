@@ -19,6 +19,7 @@ struct control_request {
     size_t index; /* of the exchange */
     uint32_t serial;
     bool done;
+    bool lost;  /* there was no memory for the reply */
     char *text; /* the reply */
     char line[];
 };
@@ -85,6 +86,7 @@ void control_reply(control_request *request, bool done, const char *text)
     control *c = request->control;
     request->done = done;
     request->text = text != NULL ? mem_strdup(text) : NULL;
+    request->lost = text != NULL && request->text == NULL;
     os_mutex_lock(c->mutex);
     list_push(&c->replies, request);
     os_mutex_unlock(c->mutex);
@@ -242,7 +244,10 @@ bool control_deliver(control *c)
     os_mutex_unlock(c->mutex);
     for (control_request *r = list_pop(&replies); r != NULL; r = list_pop(&replies)) {
         exchange *e = &c->exchanges[r->index];
-        if (e->state == EXCHANGE_ASKED && e->serial == r->serial) answer(e, r->done, r->text);
+        if (e->state == EXCHANGE_ASKED && e->serial == r->serial) {
+            if (r->lost) answer(e, false, "out of memory for the answer; what was asked for may have been done");
+            else answer(e, r->done, r->text);
+        }
         request_free(r);
     }
     if (closing && !c->ending) begin_to_end(c);

@@ -149,6 +149,10 @@ void control_server_close(control_server *s)
     struct stat status;
     bool there = s->inode != 0 && lstat(s->address.sun_path, &status) == 0;
     if (there && status.st_dev == s->device && status.st_ino == s->inode) (void)unlink(s->address.sun_path);
+    /* Whoever had not asked yet when the channel was closed. */
+    for (size_t i = 0; i < CONTROL_CLIENTS_MAX; i++) {
+        if (s->client_fds[i] >= 0) close(s->client_fds[i]);
+    }
     if (s->listen_fd >= 0) close(s->listen_fd);
     if (s->wake_fd >= 0) close(s->wake_fd);
     mem_free(s);
@@ -183,7 +187,8 @@ fail:
 void control_server_wake(control_server *s)
 {
     const uint64_t one = 1;
-    (void)!write(s->wake_fd, &one, sizeof(one)); /* fails when it is already as loud as can be */
+    /* Fails for good only when it is already as loud as can be. */
+    while (write(s->wake_fd, &one, sizeof(one)) < 0 && errno == EINTR) continue;
 }
 
 static void drop_client(control_server *s, exchange *e, size_t index)
