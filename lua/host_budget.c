@@ -1,7 +1,7 @@
 /* host_budget.c - ends handlers that run for too long, at no cost to the others.
  *
  * A slice costs two stores of a sequence number: odd while it runs. One thread of the process, the watchdog, looks at
- * the numbers now and then. A slice that it sees for longer than the budget, and that has used so much processor time,
+ * the numbers now and then, ten times a budget, and sleeps while nothing runs. A slice that it sees for longer than the budget, and that has used so much processor time,
  * is overdue: the watchdog interrupts the worker and arms a count hook, which ends the coroutine that runs at its next
  * instruction. And at each one after that, for as long as the slice lasts: a loop of pcalls ends too.
  *
@@ -35,10 +35,12 @@
 #include <stdio.h>
 
 enum {
-    TICK_NS_MIN = 2000000,
-    TICK_NS_MAX = 25000000,
-    TICKS_PER_BUDGET = 4,
-    STUCK_BUDGETS = 10 /* so many budgets late, and at least STUCK_NS_MIN: logged */
+    TICK_NS_MIN = 2000000, /* also between two interrupts of a slice that is overdue */
+    TICK_NS_MAX = 20000000,
+    TICKS_PER_BUDGET = 10,
+    QUIET_TICKS = 10,         /* without a slice: the watchdog sleeps … */
+    SLEEP_NS_MAX = 250000000, /* … until it is roused, and no longer, see host_budget_rouse() */
+    STUCK_BUDGETS = 10        /* so many budgets late, and at least STUCK_NS_MIN: logged */
 };
 #define STUCK_NS_MIN INT64_C(1000000000)
 
@@ -193,6 +195,7 @@ static struct watchdog {
     os_cond *wake;
     host *hosts;
     int64_t tick_ns;
+    unsigned quiet; /* ticks, without a slice */
     bool stop;
 } watchdog = {.lock = ATOMIC_FLAG_INIT};
 
@@ -210,50 +213,84 @@ static void say_stuck(const host *h, int64_t late_ns)
         h->config->script, host_kind_name(kind), conn_text, (double)late_ns / 1e9, h->worker->id);
 }
 
-/* True when the slice that runs is overdue. */
-static bool look(host *h, int64_t now_ns)
+/* Ends the slice that runs, if it is overdue, which is set then. Returns in how many ns to look again, at the latest at the
+ * next tick. */
+static int64_t look(host *h, int64_t now_ns, struct watchdog *dog, bool *overdue)
 {
     host_watch *watch = &h->watch;
     unsigned long long sequence = atomic_load_explicit(&watch->sequence, memory_order_acquire);
-    if (atomic_load_explicit(&watch->away, memory_order_relaxed)) return false;
+    if (sequence != watch->seen || sequence % 2 != 0) dog->quiet = 0;
+    if (atomic_load_explicit(&watch->away, memory_order_relaxed)) return dog->tick_ns;
     if (sequence != watch->seen || sequence % 2 == 0) {
         watch->seen = sequence;
         watch->since_ns = now_ns;
         watch->told = false;
         watch->away_seen_ns = atomic_load_explicit(&watch->away_ns, memory_order_relaxed);
         if (sequence % 2 != 0) watch->cpu_ns = os_thread_cpu_ns(h->worker->thread);
-        return false;
+        return dog->tick_ns;
     }
     int64_t budget_ns = atomic_load_explicit(&watch->budget_ns, memory_order_relaxed);
     int64_t late_ns = now_ns - watch->since_ns;
-    if (budget_ns == 0 || late_ns < budget_ns) return false;
+    if (budget_ns == 0) return dog->tick_ns;
+    if (late_ns < budget_ns) return budget_ns - late_ns;
     /* What counts is processor time: on a crowded machine a handler that behaves may not get to run for long. */
     int64_t cpu_ns = os_thread_cpu_ns(h->worker->thread);
     int64_t away_ns = atomic_load_explicit(&watch->away_ns, memory_order_relaxed) - watch->away_seen_ns;
-    bool is_overdue = cpu_ns == 0 || cpu_ns - watch->cpu_ns - away_ns >= budget_ns;
-    if (is_overdue) {
+    int64_t left_ns = cpu_ns == 0 ? 0 : budget_ns - (cpu_ns - watch->cpu_ns - away_ns);
+    if (left_ns <= 0) {
+        *overdue = true;
         atomic_store_explicit(&watch->overdue, sequence, memory_order_relaxed);
         os_thread_interrupt(h->worker->thread, arm, h);
+        /* A coroutine that is entered now gets its hook soon; what cannot be ended is not interrupted all the time. */
+        left_ns = late_ns / 2 < budget_ns ? TICK_NS_MIN : dog->tick_ns;
     }
     if (!watch->told && late_ns >= STUCK_NS_MIN && late_ns / STUCK_BUDGETS >= budget_ns) {
         watch->told = true;
         say_stuck(h, late_ns);
     }
-    return is_overdue;
+    return left_ns;
 }
+
+/* Looks at all hosts. Returns in how many ns to look again. */
+static int64_t look_around(struct watchdog *dog)
+{
+    int64_t now_ns = os_monotonic_ns(), next_ns = dog->tick_ns;
+    bool overdue = false;
+    dog->quiet++;
+    for (host *h = dog->hosts; h != NULL; h = h->watch.next) {
+        int64_t left_ns = look(h, now_ns, dog, &overdue);
+        if (left_ns < next_ns) next_ns = left_ns;
+    }
+    atomic_store_explicit(&lua_steps_due, overdue ? end_call : NULL, memory_order_relaxed);
+    return next_ns > TICK_NS_MIN ? next_ns : TICK_NS_MIN;
+}
+
+atomic_bool host_watchdog_sleeps;
 
 static void watch_hosts(void *argument)
 {
     struct watchdog *dog = argument;
     os_mutex_lock(dog->mutex);
     while (!dog->stop) {
-        os_cond_wait(dog->wake, dog->mutex, dog->tick_ns);
-        int64_t now_ns = os_monotonic_ns();
-        bool any = false;
-        for (host *h = dog->hosts; h != NULL; h = h->watch.next) any = look(h, now_ns) || any;
-        atomic_store_explicit(&lua_steps_due, any ? end_call : NULL, memory_order_relaxed);
+        int64_t next_ns = look_around(dog);
+        bool sleeps = dog->quiet >= QUIET_TICKS;
+        atomic_store(&host_watchdog_sleeps, sleeps);
+        os_cond_wait(dog->wake, dog->mutex, sleeps ? SLEEP_NS_MAX : next_ns);
     }
+    atomic_store(&host_watchdog_sleeps, false);
     atomic_store_explicit(&lua_steps_due, NULL, memory_order_relaxed);
+    os_mutex_unlock(dog->mutex);
+}
+
+/* A slice that begins at the very moment in which the watchdog goes to sleep may miss that: its own store and its look at the flag
+ * have no barrier between them. Then SLEEP_NS_MAX is how much later it is seen. */
+void host_budget_rouse(void)
+{
+    struct watchdog *dog = &watchdog;
+    os_mutex_lock(dog->mutex);
+    dog->quiet = 0;
+    atomic_store(&host_watchdog_sleeps, false);
+    os_cond_signal(dog->wake);
     os_mutex_unlock(dog->mutex);
 }
 
@@ -281,6 +318,7 @@ static void stop_watchdog(struct watchdog *dog)
     dog->wake = NULL;
     dog->mutex = NULL;
     dog->stop = false;
+    dog->quiet = 0;
 }
 
 static bool start_watchdog(struct watchdog *dog)
@@ -319,6 +357,7 @@ bool host_budget_open(host *h)
         h->watch.next = dog->hosts;
         h->watch.registered = true;
         dog->hosts = h;
+        dog->quiet = 0;
         os_cond_signal(dog->wake);
         os_mutex_unlock(dog->mutex);
     }

@@ -368,6 +368,11 @@ void host_budget_clear(host *h, lua_State *L);
  * this slice, or there was no memory to note it. raises */
 bool host_push_overrun(lua_State *L, unsigned long long slice);
 
+/* True while the watchdog sleeps because no slice has run for a while: the next one rouses it. */
+extern atomic_bool host_watchdog_sleeps;
+/* A host is registered. */
+void host_budget_rouse(void);
+
 static inline void host_slice_begin(host *h, host_kind kind, uint64_t conn_id, lua_State *L)
 {
     host_watch *watch = &h->watch;
@@ -376,6 +381,7 @@ static inline void host_slice_begin(host *h, host_kind kind, uint64_t conn_id, l
     atomic_store_explicit(&h->running, L, memory_order_relaxed);
     unsigned long long sequence = atomic_load_explicit(&watch->sequence, memory_order_relaxed);
     atomic_store_explicit(&watch->sequence, sequence + 1, memory_order_release);
+    if (atomic_load_explicit(&host_watchdog_sleeps, memory_order_relaxed)) host_budget_rouse();
 }
 static inline void host_slice_end(host *h, lua_State *L)
 {
