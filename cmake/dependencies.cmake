@@ -56,14 +56,18 @@ else()
   target_link_libraries(lua54 PUBLIC m)
 endif()
 # Long calls of the libraries can be ended: lua/lua_steps.h.
-set(steps -include ${PROJECT_SOURCE_DIR}/lua/lua_steps.h)
-foreach(file lstrlib ltablib loslib liolib)
-  set_source_files_properties(${lua_SOURCE_DIR}/src/${file}.c PROPERTIES
-    COMPILE_OPTIONS "${steps}" COMPILE_DEFINITIONS LUA_STEPS_LIBRARY)
-endforeach()
-set_source_files_properties(${lua_SOURCE_DIR}/src/lvm.c PROPERTIES COMPILE_OPTIONS "${steps}" COMPILE_DEFINITIONS LUA_STEPS_VM)
-set_source_files_properties(${lua_SOURCE_DIR}/src/lauxlib.c PROPERTIES
-  COMPILE_OPTIONS "-include;${PROJECT_SOURCE_DIR}/lua/lua_collect.h")
+function(portico_steps kind)
+  list(TRANSFORM ARGN REPLACE "(.+)" "${lua_SOURCE_DIR}/src/\\1.c" OUTPUT_VARIABLE files)
+  set_property(SOURCE ${files} APPEND PROPERTY COMPILE_OPTIONS -include ${PROJECT_SOURCE_DIR}/lua/lua_steps.h)
+  set_property(SOURCE ${files} APPEND PROPERTY COMPILE_DEFINITIONS LUA_STEPS_${kind})
+endfunction()
+portico_steps(LOOPS lbaselib loslib lstrlib ltablib lutf8lib)
+portico_steps(OBJECT lobject)
+portico_steps(AUXLIB lauxlib)
+portico_steps(VM lvm)
+portico_steps(IO liolib)
+set_property(SOURCE ${lua_SOURCE_DIR}/src/lauxlib.c APPEND PROPERTY
+  COMPILE_OPTIONS -include ${PROJECT_SOURCE_DIR}/lua/lua_collect.h)
 # The definitions reach whoever includes lua.h, since some of the checks are in its macros.
 if(PORTICO_LUA_CHECKS)
   target_compile_definitions(lua54 PUBLIC LUAI_ASSERT LUA_USE_APICHECK)
