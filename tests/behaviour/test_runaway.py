@@ -3,15 +3,12 @@
 The figures of the table in docs/testing.md: run this file with -s.
 """
 
-import re
 import signal
-import time
 
 import pytest
 
-from rig import ECHO, Settings
-
-BUDGET = 0.1
+from rig import ECHO
+from runaways import let_loose
 
 # What runs; how it ends: "budget", "memory" (the second time), "either" as the machine is fast, or the text of an error that comes at once.
 RUNAWAYS = {
@@ -88,53 +85,10 @@ RUNAWAYS = {
         "while true do pcall(function() local t = {} while true do t[#t + 1] = ('x'):rep(1 << 20) end end) end", "either"),
 }
 
-SCRIPT = """
-local loader = coroutine.create(function() while true do end end)
-local run = {
-%s
-}
-return { on_message = function(conn, data)
-  local name = data:match("^run (.*)")
-  if not name then return data end
-  assert(run[name], "no such row")()
-  error("it came to its end")
-end }
-""" % "\n".join(f'["{name}"] = function() {code} end,' for name, (code, _) in RUNAWAYS.items())
-
-
-def told(one, ending):
-    budget, memory = r"script\.lua:\d+: callback budget of .* exceeded", r"not enough memory \(cap 64 MiB\), for the second time"
-    return one.log({"budget": budget, "memory": memory, "either": f"{budget}|{memory}"}.get(ending, re.escape(ending)))
-
 
 @pytest.mark.budget
 def test_runaways_are_ended_and_others_are_served(server):
-    one = server(SCRIPT, "--workers", "1", "--callback-budget", str(BUDGET))
-    late, rows = [], []
-    with one.connect(seconds=60) as canary:
-        for name, (_, ending) in RUNAWAYS.items():
-            assert canary.ask("x") == b"x"
-            seen = len(told(one, ending))
-            errors = len(one.log("in on_message of conn"))
-            with one.connect(seconds=60) as client:
-                spent = 0 if Settings.wine else one.thread_seconds("worker 0")
-                client.send("run " + name)
-                time.sleep(0.005)  # so that it is the runaway that the canary finds
-                begin = time.monotonic()
-                assert canary.ask("x") == b"x"
-                waited = time.monotonic() - begin
-                assert client.is_over()
-                spent = 0 if Settings.wine else one.thread_seconds("worker 0") - spent
-            one.wait_log("in on_message of conn", errors + 1)
-            ended = len(told(one, ending)) == seen + 1
-            rows.append((name, ending, ended, waited, spent))
-            print(f"{name:40} {ending:30} canary {waited * 1000:6.0f} ms, processor {spent * 1000:6.0f} ms {'' if ended else 'NO'}")
-            # The machine may be busy with other tests: what is measured on a quiet one is in docs/testing.md.
-            if not ended or waited > 20 * BUDGET * Settings.patience:
-                late.append((name, waited, one.log()[-1]))
-    one.stop()
-    assert not late, "\n".join(map(str, late)) + "\n" + one.text()
-    assert len(one.log("in on_message of conn")) == len(RUNAWAYS)
+    let_loose(server, RUNAWAYS)
 
 
 def test_buffers_near_the_cap_collect_garbage_first(server):
