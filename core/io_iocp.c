@@ -163,7 +163,6 @@ static void iocp_close_socket(io_port *common, io_socket socket, bool abort)
 /* Makes the packet of an op that is over. False: there is none after all. */
 static bool complete(iocp_port *port, io_packet *packet, io_op *op, DWORD code, DWORD bytes, void *buffer)
 {
-    op->result = 0;
     switch ((io_kind)op->kind) {
     case IO_ACCEPT:
         code = iocp_finish_accept(port, container_of(op, io_accept_op, op), packet, code);
@@ -216,6 +215,7 @@ static bool complete_entry(iocp_port *port, io_packet *packet, const OVERLAPPED_
     assert((op->flags & IOCP_SYSTEM) != 0); /* else it is a packet too many, or of a freed op */
     op->flags &= (uint8_t)~IOCP_SYSTEM;
     op->next = NULL;
+    op->result = 0;
     if (entry->lpCompletionKey != IOCP_KEY_POST) {
         assert(port->in_system > 0);
         port->in_system--;
@@ -246,7 +246,9 @@ static io_op *take_ready(iocp_port *port)
 static bool complete_ready(iocp_port *port, io_packet *packet, io_op *op)
 {
     void *buffer = (void *)op->native[IOCP_BUFFER_WORD];
-    return complete(port, packet, op, (DWORD)op->result, op->bytes, buffer);
+    DWORD code = (DWORD)op->result;
+    op->result = IOCP_MORE_LIKELY;
+    return complete(port, packet, op, code, op->bytes, buffer);
 }
 
 static bool iocp_next(io_port *common, io_packet *packet)

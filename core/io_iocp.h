@@ -30,6 +30,9 @@ enum {
     IOCP_CANCELED = 4 /* io_cancel() came when the zero-byte read was already over; see iocp_lend() */
 };
 
+/* op->result while the op is idle: what it was submitted for was there at once, or filled the buffer. */
+enum { IOCP_MORE_LIKELY = 1 };
+
 /* Whose packet it is: the completion key. */
 enum { IOCP_KEY_SOCKET = 1, IOCP_KEY_POST, IOCP_KEY_CONNECT };
 

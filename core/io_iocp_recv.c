@@ -1,12 +1,11 @@
 /* io_iocp_recv.c - receiving from streams.
  *
  * A lent receive is a zero-byte WSARecv, which pins no memory, and then a non-blocking recv() into the port's one
- * scratch buffer when its packet is taken.
+ * scratch buffer when its packet is taken. While a peer is faster than we are, the zero-byte read only says each time
+ * what was to be expected: then it is left out, and the recv() tried in the op's turn, after those of the others. An
+ * attempt that finds nothing goes back to the zero-byte read.
  */
 #include "io_iocp.h"
-
-/* op->result while the op is idle: the last lent receive filled the buffer, so more is likely to be there. */
-enum { RESULT_FILLED = 1 };
 
 static io_status submit_recv(iocp_port *port, io_op *op, void *buffer, size_t len)
 {
@@ -24,8 +23,8 @@ io_status iocp_recv(io_port *common, io_op *op, io_socket socket, void *buffer, 
     (void)socket;
     if (buffer != NULL) return submit_recv(port, op, buffer, len);
     op->flags |= IOCP_LENT;
-    if (op->result != RESULT_FILLED) return submit_recv(port, op, NULL, 0);
-    /* As if the zero-byte read had been done; iocp_lend() copes if nothing is there. */
+    if (op->result != IOCP_MORE_LIKELY) return submit_recv(port, op, NULL, 0);
+    /* As if the zero-byte read had been done. */
     (void)iocp_prepare(op, NULL);
     iocp_make_ready(port, op, NO_ERROR, 0);
     return IO_OK;
@@ -52,11 +51,12 @@ bool iocp_lend(iocp_port *port, io_op *op, io_packet *packet, DWORD *code)
     if (count >= 0) {
         packet->bytes = (uint32_t)count;
         packet->data = port->scratch;
-        if ((uint32_t)count == port->scratch_bytes) op->result = RESULT_FILLED;
+        if ((uint32_t)count == port->scratch_bytes) op->result = IOCP_MORE_LIKELY;
         return true;
     }
     *code = (DWORD)WSAGetLastError();
     if (*code != WSAEWOULDBLOCK) return true;
+    op->result = 0;
     /* Nobody would cancel the new read. */
     if ((op->flags & IOCP_CANCELED) != 0) {
         *code = ERROR_OPERATION_ABORTED;

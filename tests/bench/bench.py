@@ -6,6 +6,7 @@
   bench.py BUILD budget [--rounds N]    what budget and memory cap cost where they are not reached
   bench.py BUILD idle [--count N]       memory per idle connection; 1,000,000 of them with --count 1000000
   bench.py BUILD protocols              lines beside raw bytes, scripts beside redis-server and nginx
+  bench.py BUILD windows [--rounds N] [--seconds S] [--first] [--wine WINDOWS-BUILD] [--libuv ARCHIVE]   beside libuv and Asio under Wine, see windows.py
   bench.py BUILD classics [--wine [WINDOWS-BUILD]]   the classic designs, see classics.py
   bench.py BUILD reload [--quick] [--scenarios storm,memory] [--backend NAME] [--wine [WINDOWS-BUILD]]   what hot reload promises, see reload.py
 
@@ -31,6 +32,7 @@ from priority import may_go_first
 from protocols import bench_protocols
 from report import number, print_report, print_table, svg
 from servers import packages
+from windows import bench_windows
 
 
 def version(portico):
@@ -42,9 +44,6 @@ def matrix(portico, build, o):
     o.servers = o.servers or (QUICK_SERVERS if o.quick else ())
     o.rounds = o.rounds or (3 if o.quick else 5)
     o.seconds = o.seconds or (0.7 if o.quick else 0.5)
-    why_not = may_go_first() if o.first else None
-    if why_not:
-        sys.exit(f"bench: --first: {why_not}")
     unknown = [name for name in o.scenarios if name not in SCENARIOS]
     if unknown:
         sys.exit(f"bench: no scenario '{unknown[0]}'; there are {', '.join(SCENARIOS)}")
@@ -70,18 +69,22 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words = lambda text: text.split(",")
     parser.add_argument("build")
-    parser.add_argument("part", nargs="?", default="matrix", choices=["matrix", "instructions", "idle", "classics", "protocols", "reload", "budget", "packages"])
+    parser.add_argument("part", nargs="?", default="matrix", choices=["matrix", "instructions", "idle", "classics", "protocols", "reload", "budget", "windows", "packages"])
     parser.add_argument("--quick", action="store_true", help="matrix: three scenarios, Portico and the references, under two minutes")
     parser.add_argument("--scenarios", type=words, help=f"matrix: of {', '.join(SCENARIOS)}")
     parser.add_argument("--servers", type=words, help="matrix, idle: names, or portico, reference, peer; default: all")
     parser.add_argument("--rounds", type=int, help="default: 5; quick and classics 3, budget 11")
-    parser.add_argument("--seconds", type=float, help="of each turn; default: 0.5; quick 0.7; classics 1, under Wine 3")
-    parser.add_argument("--first", action="store_true", help="matrix: servers and client before all else that runs here; needs the right to")
+    parser.add_argument("--seconds", type=float, help="of each turn; default: 0.5; quick 0.7; classics 1, under Wine 3; windows 2")
+    parser.add_argument("--first", action="store_true", help="matrix, windows: servers and client before all else that runs here; needs the right to")
     parser.add_argument("--connections", type=lambda text: [int(n) for n in text.split(",")], help="classics: default 1,64,512,4000")
     parser.add_argument("--count", type=int, default=10000, help="idle: how many; default: 10000")
     parser.add_argument("--wine", nargs="?", const="", metavar="WINDOWS-BUILD", help="classics: the Windows builds too; reload: that one")
+    parser.add_argument("--libuv", metavar="ARCHIVE", help="windows: its sources; ./dev fetches them")
     parser.add_argument("--backend", help="reload: io_uring, epoll; default: what is best here")
     o = parser.parse_args()
+    why_not = may_go_first() if o.first else None
+    if why_not:
+        sys.exit(f"bench: --first: {why_not}")
     portico, build = os.path.join(o.build, "portico"), os.path.abspath(os.path.join(o.build, "bench"))
     if o.part == "packages":
         print(*packages())
@@ -94,6 +97,9 @@ def main():
         windows = os.path.join(os.path.dirname(os.path.abspath(o.build)), "windows") if o.wine == "" else o.wine
         program = portico if o.wine is None else os.path.join(windows, "portico.exe")
         sys.exit(0 if bench_reload(program, o.scenarios, o, lambda head, rows: print_table(head, rows, sys.stdout)) else 1)
+    elif o.part == "windows":
+        windows = o.wine or os.path.join(os.path.dirname(os.path.abspath(o.build)), "windows")
+        sys.exit(0 if bench_windows(o.build, windows, o.libuv, o.rounds or 5, o.seconds or 2, o.first, lambda head, rows: print_table(head, rows, sys.stdout)) else 1)
     elif o.part == "budget":
         sources = os.path.join(o.build, "_deps", "lua-src", "src")
         bench_budget(portico, sources, o.rounds or 11, lambda head, rows: print_table(head, rows, sys.stdout))

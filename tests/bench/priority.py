@@ -4,20 +4,21 @@ import os
 import subprocess
 import sys
 
-AUTOGROUP = "/proc/self/autogroup" # where sessions share the processors, nice counts within each only: sched(7)
+AUTOGROUP = "/proc/%s/autogroup" # where sessions share the processors, nice counts within each only: sched(7)
 SPINNER = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
 
 
-def set_nice(value):
-    """For this process and those that it starts; it has to lead a session of its own. Raises OSError."""
-    os.setpriority(os.PRIO_PROCESS, 0, value)
-    if os.path.exists(AUTOGROUP):
-        with open(AUTOGROUP, "w") as f:
+def set_nice(value, pid=0):
+    """For this process (0) or another one, and those that it starts; it has to lead a session of its own. Raises OSError."""
+    os.setpriority(os.PRIO_PROCESS, pid, value)
+    path = AUTOGROUP % (pid or "self")
+    if os.path.exists(path):
+        with open(path, "w") as f:
             f.write(str(value))
 
 
-def go_first():
-    set_nice(-20)
+def go_first(pid=0):
+    set_nice(-20, pid)
 
 
 def may_go_first():

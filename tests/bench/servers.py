@@ -37,12 +37,12 @@ REFERENCES = [
     {"name": "raw_epoll", "folder": "references", "needs": "gcc", "workers": True,
      "build": CC + " -O2 -o {build}/raw_epoll_echo raw_epoll_echo.c -lpthread", "run": "{build}/raw_epoll_echo -t {workers} {port}"},
     {"name": "libuv write", "folder": "peers/libuv", "needs": "libuv1-dev", "workers": True,
-     "build": CC + " -O2 -o {build}/libuv_echo echo.c -luv -lpthread", "run": "{build}/libuv_echo write {port} {workers}"},
+     "build": CC + " -O2 -o {build}/libuv_echo -I posix echo.c -luv -lpthread", "run": "{build}/libuv_echo write {port} {workers}"},
     {"name": "libuv try_write", "folder": "peers/libuv", "needs": "libuv1-dev", "workers": True,
-     "build": CC + " -O2 -o {build}/libuv_echo echo.c -luv -lpthread", "run": "{build}/libuv_echo try {port} {workers}",
+     "build": CC + " -O2 -o {build}/libuv_echo -I posix echo.c -luv -lpthread", "run": "{build}/libuv_echo try {port} {workers}",
      "line_run": "{build}/libuv_echo line {port} {workers}"},
     {"name": "asio", "folder": "peers/asio", "needs": "libasio-dev g++", "workers": True,
-     "build": "c++ -std=c++17 -O2 -o {build}/asio_echo echo.cpp -lpthread", "run": "{build}/asio_echo plain {port} {workers}"},
+     "build": "c++ -std=c++17 -O2 -o {build}/asio_echo -I posix echo.cpp -lpthread", "run": "{build}/asio_echo plain {port} {workers}"},
 ]
 PEERS = [
     {"name": "haproxy lua", "folder": "peers/haproxy", "needs": "haproxy", "workers": True, "per_message": True, "framing": "line",

@@ -154,6 +154,45 @@ static void recv_is_resubmitted_from_its_packet(void)
     rig_close(&r);
 }
 
+/* A backend may learn that a peer is quick, and guess. Then the peer is slow, gone, or the receive is called off. */
+static void a_peer_that_was_quick_may_do_anything_next(void)
+{
+    enum { NOTHING_THEN_BYTES, CANCEL_BEFORE_WAITING, CANCEL_WHILE_WAITING, FIN, RESET, ENDS };
+    for (int next = 0; next < ENDS; next++) {
+        rig r;
+        io_socket ours;
+        io_socket peer;
+        rig_open(&r, NULL);
+        rig_pair(&r, &ours, &peer);
+        io_op op = {0};
+        for (int i = 0; i < 5; i++) {
+            uint8_t byte = (uint8_t)i;
+            peer_send(peer, &byte, 1);
+            check(peer_ready(ours, false, RIG_PATIENCE_NS));
+            check_eq(io_recv(r.port, &op, ours), IO_OK);
+            io_packet packet = expect(&r, &op);
+            check_eq(packet.status, IO_OK);
+            check_eq(packet.bytes, 1);
+            check_eq(packet.data[0], byte);
+        }
+        check_eq(io_recv(r.port, &op, ours), IO_OK);
+        check_eq(io_port_pending(r.port), 1);
+        if (next != CANCEL_BEFORE_WAITING) expect_nothing(&r);
+        if (next == NOTHING_THEN_BYTES) peer_send(peer, "late", 4);
+        if (next == FIN) peer_shutdown(peer);
+        if (next == RESET) peer_reset(peer);
+        if (next == CANCEL_BEFORE_WAITING || next == CANCEL_WHILE_WAITING) io_cancel(r.port, ours);
+        io_packet packet = expect(&r, &op);
+        static const io_status wanted[] = {IO_OK, IO_CANCELED, IO_CANCELED, IO_OK, IO_RESET};
+        check_eq(packet.status, wanted[next]);
+        check_eq(packet.bytes, next == NOTHING_THEN_BYTES ? 4 : 0);
+        expect_nothing(&r);
+        io_close(r.port, ours, false);
+        if (next != RESET) peer_close(peer);
+        rig_close(&r);
+    }
+}
+
 static void recv_reports_fin_as_zero_bytes(void)
 {
     rig r;
@@ -317,6 +356,7 @@ int main(int argc, char **argv)
     check_run(lent_bytes_stay_until_the_next_packet_is_asked_for);
     check_run(lent_bytes_outlive_other_receives);
     check_run(recv_is_resubmitted_from_its_packet);
+    check_run(a_peer_that_was_quick_may_do_anything_next);
     check_run(recv_reports_fin_as_zero_bytes);
     check_run(data_then_fin_in_one_go_arrive_in_order);
     check_run(pending_recv_reports_a_reset);

@@ -1,14 +1,11 @@
 /* libuv echo. mode "write": the usual allocate + uv_write; mode "try":
  * one static buffer + uv_try_write, the cheapest libuv allows; mode "line":
- * like try, but it splits lines and answers each by a function call. */
-#include <netinet/in.h>
-#include <netinet/tcp.h>
+ * like try, but it splits lines and answers each by a function call. Prints
+ * the address that it listens on; PORT 0 takes any. */
+#include "system.h" /* posix/ or windows/ */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
-#include <unistd.h>
 #include <uv.h>
 
 static int port, tries, lines, workers = 1;
@@ -148,16 +145,17 @@ static void run(void *arg)
     uv_loop_t lp;
     uv_tcp_t l;
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((unsigned short)port)};
-    int one = 1, fd = socket(AF_INET, SOCK_STREAM, 0);
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    if (workers > 1) setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one);
+    int bytes = sizeof a;
     uv_loop_init(&lp);
     uv_tcp_init(&lp, &l);
-    uv_tcp_open(&l, fd);
+    uv_tcp_open(&l, listening_socket(workers > 1));
     if (uv_tcp_bind(&l, (struct sockaddr *)&a, 0) || uv_listen((uv_stream_t *)&l, 65535, on_conn)) {
         fprintf(stderr, "listen failed\n");
         exit(1);
     }
+    uv_tcp_getsockname(&l, (struct sockaddr *)&a, &bytes);
+    printf("127.0.0.1:%d\n", ntohs(a.sin_port));
+    fflush(stdout);
     uv_run(&lp, UV_RUN_DEFAULT);
 }
 
@@ -171,10 +169,7 @@ int main(int argc, char **argv)
     tries = lines || !strcmp(argv[1], "try");
     port = atoi(argv[2]);
     if (argc > 3) workers = atoi(argv[3]);
-    struct rlimit rl;
-    getrlimit(RLIMIT_NOFILE, &rl);
-    rl.rlim_cur = rl.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &rl);
+    raise_descriptors();
     uv_thread_t t;
     for (int i = 1; i < workers; i++) uv_thread_create(&t, run, NULL);
     run(NULL);
