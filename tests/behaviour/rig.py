@@ -364,6 +364,11 @@ def json_lines(lines):
 SAY = """local function say(...) local t = table.pack(...) for i = 1, t.n do t[i] = tostring(t[i]) end \
 portico.log.info("said: " .. table.concat(t, " ")) end """
 
+# Tells what the results of a call are: "nil" and a number as they are, a string quoted with its control characters as \\ddd.
+SHOW = SAY + r"""local function show(...) local t = table.pack(...) for i = 1, t.n do local v = t[i] \
+if type(v) == "string" then v = '"' .. v:gsub("[%c\\]", function(c) return string.format("\\%03d", c:byte()) end) .. '"' end \
+t[i] = tostring(v) end say(table.concat(t, " ")) end """.replace("\\\n", "")
+
 ECHO = "return { on_message = function(conn, data) conn:send(data) end }\n"
 
 
