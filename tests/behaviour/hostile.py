@@ -60,19 +60,6 @@ def descriptors(one):
     return len(os.listdir(f"/proc/{one.process.pid}/fd"))
 
 
-def delays(process="self"):
-    """Seconds that each thread of a process was ready and another one ran (Linux, Documentation/scheduler/sched-stats.rst)."""
-    seconds = {}
-    for path in pathlib.Path(f"/proc/{process}/task").glob("*/schedstat"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
-            seconds[path.parent.name] = int(path.read_text(encoding="ascii").split()[1]) / 1e9
-    return seconds
-
-
-def longest_delay(before, after):
-    return max((seconds - before.get(thread, 0) for thread, seconds in after.items()), default=0)
-
-
 class Watch:
     """What the server is before, and while the canary asks it, again and again. memory in bytes above that of before."""
 
@@ -87,15 +74,9 @@ class Watch:
         self.processor = 0.0  # share of one processor
 
     def ask_once(self):
-        """On a crowded machine the canary and the thread that it asks stand in line for a processor. That is not the server's doing."""
-        both = ("self", self.one.process.pid) if self.can_look else ()
-        before = [delays(process) for process in both]
-        asked = time.monotonic()
-        self.ask()
-        latency = time.monotonic() - asked
-        others = sum(longest_delay(ago, delays(process)) for ago, process in zip(before, both))
+        latency, own = self.one.time(self.ask)
         self.latencies.append(latency)
-        self.own.append(max(0, latency - others))
+        self.own.append(own)
 
     def look(self):
         if not self.can_look:

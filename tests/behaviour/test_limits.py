@@ -68,7 +68,7 @@ def answered(clients):
     """Takes the one byte of those who have an answer, until no more come."""
     waiting = {client.socket: client for client in clients}
     served = []
-    while ready := select.select(list(waiting), [], [], 0.5)[0]:
+    while ready := select.select(list(waiting), [], [], 1)[0]:
         for one in ready:
             assert one.recv(1) == b"?"
             served.append(waiting.pop(one))

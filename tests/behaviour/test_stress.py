@@ -134,7 +134,7 @@ def test_latency_is_what_the_server_takes(measure):
 
     with peer(answering(answer)) as port:
         latency = measure(port, "--connections", 2, "--messages", 10)["latency"]
-    assert 0.045 < latency["p50"] < 0.05 + 0.1 * Settings.patience
+    assert 0.045 < latency["p50"] < 0.05 + 0.5 * Settings.patience
 
 
 def test_a_table_for_people(server, stress):
