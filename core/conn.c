@@ -21,7 +21,7 @@ const conn_limits conn_limits_default = {
     .send_high = 64 * 1024,
     .send_low = 16 * 1024,
     .send_max = 16 * 1024 * 1024,
-    .recv_bytes = IO_RECV_BYTES,
+    .recv_bytes = 16 * 1024,
     .message_max = 64 * 1024,
 };
 

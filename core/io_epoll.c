@@ -1,7 +1,8 @@
 /* io_epoll.c - completion packets from readiness, for Linux where io_uring is forbidden.
  *
- * Every socket is registered once, edge-triggered, for everything. A table by descriptor remembers what the last
- * edge said, so that an operation is attempted when it can succeed and waits otherwise:
+ * Every socket is registered once, edge-triggered, for everything but room to send, which is added when it is waited for
+ * first: few connections ever need it. A table by descriptor remembers what the last edge said, so that an operation is
+ * attempted when it can succeed and waits otherwise:
  *
  *   send      is attempted by the submit itself; its packet waits in the queue. io_send_now() is the same without a packet
  *   receive   goes on the queue when the socket may have something, and is attempted by io_port_next(), which is
@@ -56,7 +57,8 @@ enum entry_flag {
     ENTRY_LISTENER = 2, /* in and out are head and tail of a chain of accepts, the head alone is attempted */
     ENTRY_READABLE = 4, /* receiving or accepting may succeed; cleared by finding nothing */
     ENTRY_WRITABLE = 8, /* sending may succeed */
-    ENTRY_HUNG = 16     /* FIN or an error is there, behind whatever bytes remain: stays readable for good */
+    ENTRY_HUNG = 16,    /* FIN or an error is there, behind whatever bytes remain: stays readable for good */
+    ENTRY_WATCHED = 32  /* edges tell of room to send, too */
 };
 
 /* One descriptor. 24 bytes, because every idle connection has one. */
@@ -324,7 +326,7 @@ static io_status epoll_attach(io_port *head, io_socket socket, bool is_udp)
     entry *e = make_entry(port, socket);
     if (e == NULL) return IO_LIMIT;
     assert(!(e->flags & ENTRY_ATTACHED));
-    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.u64 = event_data(socket, e)};
+    struct epoll_event event = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET, .data.u64 = event_data(socket, e)};
     if (epoll_ctl(port->epoll, EPOLL_CTL_ADD, (int)socket, &event) != 0) return net_map_error(errno);
     /* What is there already comes with a first edge. */
     e->flags = ENTRY_ATTACHED | ENTRY_WRITABLE;
@@ -384,18 +386,34 @@ static io_status epoll_accept(io_port *head, io_accept_op *op, io_socket listene
     return IO_OK;
 }
 
+/* The op waits for room to send, or for the end of a connect. What is there already comes with a first edge. */
+static void wait_out(epoll_port *port, entry *e, io_op *op)
+{
+    if (!(e->flags & ENTRY_WATCHED)) {
+        struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
+                                    .data.u64 = event_data(op->socket, e)};
+        if (epoll_ctl(port->epoll, EPOLL_CTL_MOD, (int)op->socket, &event) != 0) {
+            e->out = NULL;
+            queue_done(port, op, errno, 0);
+            return;
+        }
+        e->flags |= ENTRY_WATCHED;
+    }
+    e->out = op;
+}
+
 static io_status epoll_connect(io_port *head, io_op *op, io_socket socket, const net_addr *peer)
 {
     epoll_port *port = to_epoll(head);
     entry *e = attached_entry(port, socket);
     assert(e->out == NULL);
     /* A socket that is not connected yet says that it hung up: forget it. */
-    e->flags = ENTRY_ATTACHED;
+    e->flags &= ENTRY_ATTACHED | ENTRY_WATCHED;
     if (connect((int)socket, (const struct sockaddr *)peer, (socklen_t)net_addr_bytes(peer)) == 0) {
         e->flags |= ENTRY_WRITABLE;
         queue_done(port, op, 0, 0);
     } else if (errno == EINPROGRESS || errno == EINTR) {
-        e->out = op; /* An interrupted connect goes on as well: connect(2). */
+        wait_out(port, e, op); /* An interrupted connect goes on as well: connect(2). */
     } else {
         queue_done(port, op, errno, 0);
     }
@@ -462,7 +480,7 @@ static io_status epoll_send(io_port *head, io_op *op, io_socket socket, const io
     entry *e = attached_entry(port, socket);
     size_t sent;
     int native = send_some(e, (int)socket, bufs, count, &sent);
-    if (native == EAGAIN) e->out = op;
+    if (native == EAGAIN) wait_out(port, e, op);
     else queue_done(port, op, native, (uint32_t)sent);
     return IO_OK;
 }
@@ -492,8 +510,12 @@ static io_status epoll_send_to(io_port *head, io_datagram_op *op, io_socket sock
     assert(e->out == NULL);
     op->op.native[WORD_BUFFER] = (uintptr_t)data;
     op->op.native[WORD_LEN] = len;
-    e->out = &op->op;
-    if (e->flags & ENTRY_WRITABLE) queue_try(port, &op->op);
+    if (e->flags & ENTRY_WRITABLE) {
+        e->out = &op->op;
+        queue_try(port, &op->op);
+    } else {
+        wait_out(port, e, &op->op);
+    }
     return IO_OK;
 }
 
@@ -603,7 +625,7 @@ static bool try_recv_from(epoll_port *port, entry *e, io_op *op, io_packet *pack
     return true;
 }
 
-static bool try_send_to(entry *e, io_op *op, io_packet *packet)
+static bool try_send_to(epoll_port *port, entry *e, io_op *op, io_packet *packet)
 {
     const void *data = (const void *)op->native[WORD_BUFFER];
     packet->native = io_datagram_send(container_of(op, io_datagram_op, op), data, op->native[WORD_LEN], packet);
@@ -611,6 +633,7 @@ static bool try_send_to(entry *e, io_op *op, io_packet *packet)
         e->flags &= (uint8_t)~ENTRY_WRITABLE;
         packet->native = 0;
         op->flags = OP_WAITING;
+        wait_out(port, e, op);
         return false;
     }
     e->out = NULL;
@@ -644,7 +667,7 @@ static bool attempt(epoll_port *port, io_op *op, io_packet *packet)
     case IO_RECV_FROM:
         return try_recv_from(port, e, op, packet);
     case IO_SEND_TO:
-        return try_send_to(e, op, packet);
+        return try_send_to(port, e, op, packet);
     default:
         assert(op->kind == IO_READABLE);
         return try_readable(e, op, packet);

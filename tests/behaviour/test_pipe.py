@@ -122,7 +122,7 @@ def test_a_reader_that_does_not_read_stops_the_sender(server, upstream):
           most = math.max(most, queued)
         end)
         local bytes = c:pipe(up)
-        say(bytes, most <= 65536 + 16384)
+        say(bytes, most <= 65536 + 16448)
       end }""", args=(upstream.uri,))
     total = scaled(64, 16) << 20
     with one.connect() as client, upstream.take() as far:

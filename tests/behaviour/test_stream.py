@@ -182,7 +182,7 @@ def test_unread_and_peek(server):
       return { limits = { message = 100 }, on_stream = function(c)
         show(c:unread("one\ntw")) show(c:read("l")) show(c:peek(2)) show(c:peek())
         show(c:read("l")) show(c:unread("o\n")) show(c:unread("")) show(c:read("L"))
-        show(c:unread(string.rep("x", 100 + 16384))) show(c:unread("x"))
+        show(c:unread(string.rep("x", 100 + 16448))) show(c:unread("x"))
         show(#c:read(100))
       end, on_close = function(c) show(c:unread("x")) end }""")
     with one.connect() as client:
