@@ -199,7 +199,8 @@ static struct watchdog {
     bool stop;
 } watchdog = {.lock = ATOMIC_FLAG_INIT};
 
-static void say_stuck(const host *h, int64_t late_ns)
+/* used_ns: processor time. The watchdog cannot tell who waits from who would run if he could. */
+static void say_stuck(const host *h, int64_t late_ns, int64_t used_ns)
 {
     const host_watch *watch = &h->watch;
     host_kind kind = (host_kind)atomic_load_explicit(&watch->kind, memory_order_relaxed);
@@ -208,9 +209,11 @@ static void say_stuck(const host *h, int64_t late_ns)
     if (id != 0) snprintf(conn_text, sizeof(conn_text), " of conn %llu", id);
     log_write(
         LOG_ERROR,
-        "%s: %s%s has not come back for %.1f s: it is inside a C function that waits for the system (io.read, …) or a "
-        "finaliser, which no budget can end; worker %" PRIu32 " serves nobody meanwhile",
-        h->config->script, host_kind_name(kind), conn_text, (double)late_ns / 1e9, h->worker->id);
+        "%s: %s%s has not come back for %.1f s, of which it ran for %.1f s: it waits in a C function for the system "
+        "(io.read, …), others use the processors, or it is in a C function or a finaliser that no budget can end; "
+        "worker %" PRIu32 " serves nobody meanwhile",
+        h->config->script, host_kind_name(kind), conn_text, (double)late_ns / 1e9, (double)used_ns / 1e9,
+        h->worker->id);
 }
 
 /* Ends the slice that runs, if it is overdue, which is set then. Returns in how many ns to look again, at the latest at the
@@ -236,7 +239,8 @@ static int64_t look(host *h, int64_t now_ns, struct watchdog *dog, bool *overdue
     /* What counts is processor time: on a crowded machine a handler that behaves may not get to run for long. */
     int64_t cpu_ns = os_thread_cpu_ns(h->worker->thread);
     int64_t away_ns = atomic_load_explicit(&watch->away_ns, memory_order_relaxed) - watch->away_seen_ns;
-    int64_t left_ns = cpu_ns == 0 ? 0 : budget_ns - (cpu_ns - watch->cpu_ns - away_ns);
+    int64_t used_ns = cpu_ns == 0 ? late_ns : cpu_ns - watch->cpu_ns - away_ns;
+    int64_t left_ns = budget_ns - used_ns;
     if (left_ns <= 0) {
         *overdue = true;
         atomic_store_explicit(&watch->overdue, sequence, memory_order_relaxed);
@@ -246,7 +250,7 @@ static int64_t look(host *h, int64_t now_ns, struct watchdog *dog, bool *overdue
     }
     if (!watch->told && late_ns >= STUCK_NS_MIN && late_ns / STUCK_BUDGETS >= budget_ns) {
         watch->told = true;
-        say_stuck(h, late_ns);
+        say_stuck(h, late_ns, used_ns);
     }
     return left_ns;
 }
