@@ -75,7 +75,7 @@ def main():
     parser.add_argument("--servers", type=words, help="matrix, idle: names, or portico, reference, peer; default: all")
     parser.add_argument("--rounds", type=int, help="default: 5; quick and classics 3, budget 11")
     parser.add_argument("--seconds", type=float, help="of each turn; default: 0.5; quick 0.7; classics 1, under Wine 3; windows 2")
-    parser.add_argument("--first", action="store_true", help="matrix, windows: servers and client before all else that runs here; needs the right to")
+    parser.add_argument("--first", action="store_true", help="matrix, idle, protocols, windows: servers and client before all else that runs here; needs the right to")
     parser.add_argument("--connections", type=lambda text: [int(n) for n in text.split(",")], help="classics: default 1,64,512,4000")
     parser.add_argument("--count", type=int, default=10000, help="idle: how many; default: 10000")
     parser.add_argument("--wine", nargs="?", const="", metavar="WINDOWS-BUILD", help="classics: the Windows builds too; reload: that one")
@@ -104,10 +104,10 @@ def main():
         sources = os.path.join(o.build, "_deps", "lua-src", "src")
         bench_budget(portico, sources, o.rounds or 11, lambda head, rows: print_table(head, rows, sys.stdout))
     elif o.part == "idle":
-        bench_idle(portico, build, o.count, o.servers, print_table, sys.stdout)
+        bench_idle(portico, build, o.count, o.servers, o.first, print_table, sys.stdout)
     elif o.part == "protocols":
         scripts = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "scripts")
-        bench_protocols(portico, build, scripts, o.rounds, o.seconds, lambda head, rows: print_table(head, rows, sys.stdout))
+        bench_protocols(portico, build, scripts, o.rounds, o.seconds, o.first, lambda head, rows: print_table(head, rows, sys.stdout))
     else:
         windows = os.path.join(os.path.dirname(os.path.abspath(o.build)), "windows") if o.wine == "" else o.wine
         bench_classics(o.build, windows, o.connections or SIZES, o.rounds or 3, o.seconds,

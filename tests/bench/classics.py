@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 
-from priority import go_first
+from priority import begin, go_first
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PATIENCE = 30
@@ -46,9 +46,7 @@ class System:
 
     def begin(self):
         """In each new process."""
-        os.setsid()
-        if self.first:
-            go_first()
+        begin(self.first)
 
     def prepare(self):
         pass

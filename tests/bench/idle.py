@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 
+from priority import begin
 from servers import Client, NotHere, Server, catalogue, raise_descriptors, read
 
 SYSTEM_LIMITS = {"fs/nr_open": 2200000, "fs/file-max": 4400000, "net/core/somaxconn": 65535, "net/ipv4/tcp_max_syn_backlog": 65535,
@@ -91,6 +92,7 @@ class Holder:
         command = client.command(servers, ["-m", "idle", "-T", "-c", str(count), "-s", "64", "-t", str(len(servers))], 1, 0, cores[0])
 
         def child():
+            begin(client.first)
             os.sched_setaffinity(0, cores[-1:])
             raise_descriptors(count + count // 100 + SPARE)
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
@@ -165,9 +167,9 @@ def idle_servers():
     yield from (spec for spec in catalogue() if spec["name"] in ("raw_uring", "raw_epoll"))
 
 
-def bench_idle(portico, build, count, names, table, out):
+def bench_idle(portico, build, count, names, first, table, out):
     os.makedirs(build, exist_ok=True)
-    client = Client(build)
+    client = Client(build, first)
     before = raise_system_limits(out)
     rows = []
     try:
@@ -175,7 +177,7 @@ def bench_idle(portico, build, count, names, table, out):
         for spec in idle_servers():
             if names and not {spec["name"], spec["group"]} & set(names):
                 continue
-            servers = [Server(spec, portico, build, mark=f"-{i}" if i else "") for i in range(len(parts))]
+            servers = [Server(spec, portico, build, mark=f"-{i}" if i else "", first=first) for i in range(len(parts))]
             servers[0].prepare()
             name = servers[0].name
             print(f"== {count} idle connections: {name}", file=sys.stderr)

@@ -60,7 +60,8 @@ def machine():
     cpu = [line.split(":")[1].strip() for line in read("/proc/cpuinfo").splitlines() if "model name" in line]
     return {"kernel": os.uname().release, "processor": cpu[0] if cpu else "?", "processors": os.cpu_count(),
             "system": next((line.split("=")[1].strip('"') for line in read("/etc/os-release").splitlines()
-                            if line.startswith("PRETTY_NAME")), "?")}
+                            if line.startswith("PRETTY_NAME")), "?"),
+            "load": f"{os.getloadavg()[0]:.0f} before"}
 
 
 class Row:
@@ -165,5 +166,5 @@ def run_matrix(portico, build, options):
         except NotHere as error:
             missing[spec["name"]] = str(error)
             print(f"left out: {spec['name']}: {error}", file=sys.stderr)
-    return {"machine": machine(), "rounds": options.rounds, "seconds": options.seconds, "missing": missing,
+    return {"machine": machine(), "first": options.first, "rounds": options.rounds, "seconds": options.seconds, "missing": missing,
             "scenarios": [run_scenario(name, servers, client, options) for name in options.scenarios]}

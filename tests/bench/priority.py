@@ -21,6 +21,13 @@ def go_first(pid=0):
     set_nice(-20, pid)
 
 
+def begin(first):
+    """For a new process: a session of its own, with first before everything else that runs here."""
+    os.setsid()
+    if first:
+        go_first()
+
+
 def may_go_first():
     """The reason why not, or None."""
     done = subprocess.run([sys.executable, "-c", "import priority; priority.go_first()"], capture_output=True, text=True,

@@ -12,6 +12,7 @@ import shutil
 import statistics
 import subprocess
 
+from priority import begin
 from servers import Client, NotHere, Server
 
 ECHOES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "scripts")
@@ -36,30 +37,33 @@ def processor_seconds(pid):
     return total / os.sysconf("SC_CLK_TCK")
 
 
-def run_redis_benchmark(port, requests, pipeline):
+def run(words, first):
+    """What a client that must not fail says, on the processor of clients."""
+    return subprocess.run(pinned(1, words), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, encoding="utf-8",
+                          preexec_fn=lambda: begin(first)).stdout
+
+
+def run_redis_benchmark(port, requests, pipeline, first):
     """The rate of each test."""
-    done = subprocess.run(
-        pinned(1, ["redis-benchmark", "-p", str(port), "-c", "50", "-n", str(requests), "-P", str(pipeline), "-d", "16", "-r", "10000",
-                   "--csv", "-t", "ping_mbulk,set,get,incr,lpush"]), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, encoding="utf-8")
-    rates = dict(re.findall(r'^"(\w+)","([\d.]+)"', done.stdout, re.MULTILINE))
+    said = run(["redis-benchmark", "-p", str(port), "-c", "50", "-n", str(requests), "-P", str(pipeline), "-d", "16", "-r", "10000", "--csv",
+                "-t", "ping_mbulk,set,get,incr,lpush"], first)
+    rates = dict(re.findall(r'^"(\w+)","([\d.]+)"', said, re.MULTILINE))
     return {name: float(rates[name]) for name in KV_TESTS}
 
 
-def run_wrk(port, seconds):
-    done = subprocess.run(pinned(1, ["wrk", "-t1", "-c64", f"-d{seconds}", f"http://127.0.0.1:{port}/"]), stdout=subprocess.PIPE,
-                          check=True, encoding="utf-8")
-    if "Non-2xx" in done.stdout or "Socket errors" in done.stdout:
-        raise SystemExit("bench: wrk met errors:\n" + done.stdout)
-    return int(re.search(r"(\d+) requests in", done.stdout)[1]), float(re.search(r"Requests/sec:\s*([\d.]+)", done.stdout)[1])
+def run_wrk(port, seconds, first):
+    said = run(["wrk", "-t1", "-c64", f"-d{seconds}", f"http://127.0.0.1:{port}/"], first)
+    if "Non-2xx" in said or "Socket errors" in said:
+        raise SystemExit("bench: wrk met errors:\n" + said)
+    return int(re.search(r"(\d+) requests in", said)[1]), float(re.search(r"Requests/sec:\s*([\d.]+)", said)[1])
 
 
-def run_echoload(path, port, size, seconds):
+def run_echoload(path, port, size, seconds, first):
     """64 connections, a line of so many bytes in flight on each: a segment each way is a message."""
-    done = subprocess.run(pinned(1, [path, "-c", "64", "-s", str(size), "-f", "line", "-d", str(seconds), "-w", "0.3", "127.0.0.1", str(port)]),
-                          stdout=subprocess.PIPE, check=True, encoding="utf-8")
-    found = json.loads(done.stdout)
+    said = run([path, "-c", "64", "-s", str(size), "-f", "line", "-d", str(seconds), "-w", "0.3", "127.0.0.1", str(port)], first)
+    found = json.loads(said)
     if found["error"] or found["errors"] or found["mismatches"]:
-        raise SystemExit("bench: the echo is wrong:\n" + done.stdout)
+        raise SystemExit("bench: the echo is wrong:\n" + said)
     return found["msgs"], found["msgs"] / found["seconds"]
 
 
@@ -98,7 +102,7 @@ def rows_of(names, rates, costs):
     return rows
 
 
-def bench_protocols(portico, build, scripts, rounds, seconds, show):
+def bench_protocols(portico, build, scripts, rounds, seconds, first, show):
     """show(head, rows) prints a table. rounds and seconds as on the command line, or None."""
     missing = [name for name in ("redis-server", "redis-benchmark", "nginx", "wrk") if not shutil.which(name)]
     if missing:
@@ -110,13 +114,13 @@ def bench_protocols(portico, build, scripts, rounds, seconds, show):
                 "run": "{portico} --workers 1 --quiet --shared-memory 1G --listen tcp://127.0.0.1:{port} " + os.path.abspath(script)}
 
     def both_of(*specs):
-        return [Server(spec, portico, build) for spec in specs]
+        return [Server(spec, portico, build, first=first) for spec in specs]
 
     os.makedirs(build, exist_ok=True)
     echoload = Client(build).path
 
     def lines(port):
-        found = {f"lines of {size} bytes": run_echoload(echoload, port, size, seconds / 2) for size in LINE_SIZES}
+        found = {f"lines of {size} bytes": run_echoload(echoload, port, size, seconds / 2, first) for size in LINE_SIZES}
         return sum(count for count, _ in found.values()), {name: rate for name, (_, rate) in found.items()}
 
     servers = both_of(*(ours(os.path.join(ECHOES, name)) for name in ("line.lua", "on_message.lua")))
@@ -127,13 +131,13 @@ def bench_protocols(portico, build, scripts, rounds, seconds, show):
         requests = (30000 if pipeline == 1 else 200000) * seconds // 2
 
         def client(port):
-            return requests * len(KV_TESTS), run_redis_benchmark(port, requests, pipeline)
+            return requests * len(KV_TESTS), run_redis_benchmark(port, requests, pipeline, first)
 
         servers = both_of(ours(os.path.join(scripts, "kv.lua")), REDIS)
         show([f"redis-benchmark -c 50 -P {pipeline}", "kv.lua", "redis-server", "ratio"], rows_of(KV_TESTS, *measure(servers, rounds, client)))
 
     def http(port):
-        requests, rate = run_wrk(port, seconds)
+        requests, rate = run_wrk(port, seconds, first)
         return requests, {"GET /": rate}
 
     servers = both_of(ours(os.path.join(scripts, "hello_http.lua")), NGINX)

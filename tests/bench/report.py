@@ -68,20 +68,36 @@ def targets(result):
         worst = max(ratios) if sign == "<=" else min(ratios)
         other = next(name for name in against if row[what].get(name) == worst)
         reached = worst <= bound if sign == "<=" else worst >= bound
-        bare = by_scenario[scenario].get(BARE[server], {}).get(what, {}).get(other)
+        bare = None if other.startswith(server) else by_scenario[scenario].get(BARE[server], {}).get(what, {}).get(other)
         found.append((f"{titles[scenario]}: {WORDS[what]}, {server} / {other}", f"{SIGNS[sign]} {bound:g}", worst, bare, reached))
     return found
+
+
+def print_summary(result, out):
+    """All of it on one page: processor time as a ratio to bare C, a row for each server."""
+    rows = {}
+    for scenario in result["scenarios"]:
+        base = "libuv try_write" if scenario["scenario"] == "line" else REFERENCES[0]
+        for row in scenario["rows"]:
+            cell = "failed" if "failed" in row else number(row["cpu_ratio"].get(base))
+            rows.setdefault(row["server"], {})[scenario["scenario"]] = cell
+    names = [scenario["scenario"] for scenario in result["scenarios"]]
+    order = sorted(rows, key=lambda name: next((float(cell) for cell in rows[name].values() if cell not in ("–", "failed")), 1e9))
+    print("### Processor time / raw_uring's; of lines / libuv try_write's\n", file=out)
+    print_table(["server"] + names, [[name] + [rows[name].get(scenario, "–") for scenario in names] for name in order], out)
 
 
 def print_report(result, out):
     m = result["machine"]
     print(f"{m['system']}, Linux {m['kernel']}, {m['processors']} × {m['processor']}; {result['date']}; Portico {result['version']}; "
-          f"medians of {result['rounds']} rounds of {result['seconds']:g} s\n", file=out)
+          f"medians of {result['rounds']} rounds of {result['seconds']:g} s{', before all other work' if result['first'] else ''}; load {m['load']}\n",
+          file=out)
     for scenario in result["scenarios"]:
         print_scenario(scenario, out)
     for name, reason in result["missing"].items():
         print(f"- {name} was left out: {reason}", file=out)
     print(file=out)
+    print_summary(result, out)
     rows = [[what, bound, number(value), number(bare), "yes" if reached else "no"] for what, bound, value, bare, reached in targets(result)]
     if rows:
         print("### Targets\n", file=out)

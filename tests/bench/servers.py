@@ -23,7 +23,7 @@ import socket
 import subprocess
 import time
 
-from priority import go_first
+from priority import begin
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PATIENCE = 20
@@ -175,9 +175,7 @@ class Server:
         command = shlex.split(self.fill(self.spec["line_run"] if lines and "line_run" in self.spec else self.spec["run"]))
 
         def child():
-            os.setsid()
-            if self.first:
-                go_first()
+            begin(self.first)
             os.sched_setaffinity(0, cores)
             raise_descriptors(descriptors)
         log_path = os.path.join(self.values["build"], "server-%s.log" % (self.name + self.mark).replace(" ", "-"))
@@ -262,9 +260,7 @@ class Client:
     def run(self, server, arguments, seconds, warm, server_core, client_cores):
         """One slice: what the client has counted, as a dictionary; with "failed" in it if there is nothing to count."""
         def child():
-            os.setsid()
-            if self.first:
-                go_first()
+            begin(self.first)
             os.sched_setaffinity(0, client_cores)
             raise_descriptors(65536)
         try:
