@@ -371,6 +371,14 @@ static int enter(uring_port *port, int64_t timeout_ns)
     return io_uring_submit_and_wait_timeout(&port->ring, &completion, 1, &timeout, NULL);
 }
 
+/* The kernel takes nothing now; a moment later it may. What completes ends the rest. */
+static void rest(uring_port *port)
+{
+    enum { REST_MS = 1 };
+    struct pollfd ring = {.fd = port->ring.ring_fd, .events = POLLIN};
+    if (io_uring_cq_ready(&port->ring) == 0) (void)poll(&ring, 1, REST_MS);
+}
+
 io_status uring_wait(io_port *head, int64_t timeout_ns)
 {
     uring_port *port = uring_of(head);
@@ -384,8 +392,10 @@ io_status uring_wait(io_port *head, int64_t timeout_ns)
     case 0:
     case ETIME:
     case EINTR:
+        return IO_OK;
     case EAGAIN: /* No memory for requests just now; the entries stay in the ring. */
     case EBUSY:  /* The list of overflown completions has to be taken first. */
+        rest(port);
         return IO_OK;
     default:
         return net_map_error(-result);

@@ -1,13 +1,15 @@
 """System calls that fail, each at each place: what can go on goes on, the rest ends with a message and its exit code, nothing crashes.
 
 strace puts the errors in (its man page: "Tampering"): a call that it lets fail is not made. What io_uring does in the kernel cannot be
-reached so; with it only the start is tried. EAGAIN is not put in: where the kernel has just said that there is something, it does not say so.
+reached so; with it the start is tried, and the call that enters the ring. An EAGAIN of epoll's calls cannot be put in so: the kernel tells of an
+edge after it, and strace does not. tests/faults does both.
 """
 
 import functools
 import re
 import shutil
 import subprocess
+import time
 
 import pytest
 
@@ -125,6 +127,70 @@ def test_a_port_that_fails_ends_the_server_with_1(server, tmp_path):
         pass
     assert one.wait_end() == 1
     assert one.log("its completion port has failed")
+
+
+@pytest.fixture(name="only_io_uring")
+def only_io_uring_fixture():
+    if Settings.backend != "io_uring":
+        pytest.skip("there is no ring")
+
+
+@pytest.mark.usefixtures("only_io_uring")
+@pytest.mark.parametrize("error", ["EAGAIN", "EINTR", "EBUSY"])
+def test_a_ring_that_cannot_be_entered_for_a_moment(server, tmp_path, error):
+    trace = tmp_path / "trace"
+    one = server(ECHO, "--workers", "1", prefix=failing("io_uring_enter", error, "20+3", trace))
+    assert talk(one) == CLIENTS
+    assert len(one.lines) < 15, one.text()
+    one.stop()
+    assert injected(trace) >= 5
+
+
+@pytest.mark.usefixtures("only_io_uring")
+@pytest.mark.parametrize("error", ["EBADF", "ENOMEM"])
+def test_a_ring_that_fails_ends_the_server_with_1(server, tmp_path, error):
+    one = server(ECHO, "--workers", "1", prefix=failing("io_uring_enter", error, "20+1", tmp_path / "trace"))
+    try:
+        talk(one)
+    except OSError:
+        pass
+    assert one.wait_end() == 1
+    assert one.log("its completion port has failed")
+
+
+@pytest.mark.usefixtures("only_epoll")
+def test_descriptors_that_never_come_back_are_asked_for_now_and_then(server, tmp_path):
+    trace = tmp_path / "trace"
+    start = time.monotonic()
+    one = server(ECHO, "--workers", "1", prefix=failing("accept4", "EMFILE", "2+1", trace))
+    with one.connect() as first, one.connect():
+        assert first.ask("served") == b"served"
+        one.wait_log("accepting pauses: no descriptors, memory or kernel buffers left")
+        until(lambda: time.monotonic() - start > 1)
+        assert first.ask("still") == b"still"
+    one.stop()
+    turns = (time.monotonic() - start) / 0.1 + 2  # LISTENER_RETRY_NS
+    assert injected(trace) <= 32 * turns  # LISTENER_ACCEPTS
+
+
+CONNECTING = """
+return { on_message = function(conn, data)
+    local other, message, code = portico.connect("tcp://" .. data)
+    conn:send(other and "connected" or (message .. " | " .. code))
+    conn:close()
+end }
+"""
+
+
+@pytest.mark.usefixtures("only_epoll")
+@pytest.mark.parametrize("error,code", [("EADDRNOTAVAIL", "unavailable"), ("EAGAIN", "again"), ("ENETUNREACH", "unreachable"),
+                                        ("EACCES", "denied"), ("ENOBUFS", "limit")])
+def test_a_connect_that_fails_is_told_to_the_script(server, tmp_path, error, code):
+    one = server(CONNECTING, "--workers", "1", prefix=failing("connect", error, "1+1", tmp_path / "trace"))
+    with one.connect() as client:
+        client.send(f"127.0.0.1:{one.port}")
+        assert client.rest().decode().endswith(f"| {code}")
+    one.stop()
 
 
 # ---- While it starts ----
