@@ -5,6 +5,7 @@
 
 import os
 import pathlib
+import re
 import socket
 
 import pytest
@@ -61,10 +62,11 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
-    """--reruns is for what takes too long on a busy machine: what the program says against itself, and an end that is not
-    clean, fails the test for good."""
+    """--reruns is for what takes too long on a busy machine. What the program says against itself, an end that is not clean, and a
+    test that draws its steps and has printed the seed fail for good."""
     report = (yield).get_result()
-    if report.failed and (call.when == "teardown" or rig.UNCLEAN.search(report.longreprtext)):
+    drawn = re.search("seed", report.capstdout, re.IGNORECASE)
+    if report.failed and (call.when == "teardown" or drawn or rig.UNCLEAN.search(report.longreprtext)):
         item.add_marker(pytest.mark.flaky(reruns=1, condition=False))
 
 
