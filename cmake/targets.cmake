@@ -48,6 +48,9 @@ endfunction()
 function(portico_executable name)
   add_executable(${name} ${ARGN})
   target_link_libraries(${name} PRIVATE portico_flags)
+  if(PORTICO_HOT)
+    target_link_options(${name} PRIVATE $<IF:$<BOOL:$<TARGET_PROPERTY:PORTICO_TOGETHER>>,-flto=auto,-fno-lto>)
+  endif()
 endfunction()
 
 # portico_embed(OUTPUT FILE...): turns files into the C table that lua/embedded.h declares. A file is known by its
