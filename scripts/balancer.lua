@@ -1,6 +1,6 @@
 -- balancer.lua - spreads connections over several servers: each goes to the healthy one with the fewest.
 --
---   portico --listen tcp://127.0.0.1:8000 scripts/balancer.lua 127.0.0.1:8001 127.0.0.1:8002 (these two are the default)
+--   portico --listen tcp://127.0.0.1:8000 scripts/balancer.lua 127.0.0.1:8001 127.0.0.1:8002     (the two by default)
 --
 -- Every second each server is connected to; one that does not answer gets no connections until it does. A
 -- client whose server turns out to be gone is taken to the next one. Each worker counts for itself.

@@ -2,6 +2,7 @@
 --
 --   portico                            sends back what it receives
 --   portico scripts/default.lua ack    answers each message with an acknowledgement
+--   nc 127.0.0.1 7777                  talks to either
 --
 -- It is built on the zero-byte-read trick. A server that waits for data with a buffer in hand pins
 -- that memory for as long as the client is silent, and most clients are silent most of the time. So

@@ -1,6 +1,7 @@
 -- http_files.lua - serves the files of a directory: listings, types, ranges, conditional requests.
 --
 --   portico --listen tcp://127.0.0.1:8080 scripts/http_files.lua DIRECTORY
+--   curl http://127.0.0.1:8080/
 --
 -- What begins with a dot is hidden, and nothing above the directory can be reached; links in it are followed.
 

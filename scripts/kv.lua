@@ -1,10 +1,10 @@
--- kv.lua - a key-value store that Redis's clients take for Redis: strings, counters, lists, hashes, expiry, and what
--- portico.resp brings along: MULTI, publish and subscribe.
+-- kv.lua - a key-value store that Redis's clients take for Redis.
 --
 --   portico --listen tcp://127.0.0.1:6379 scripts/kv.lua
 --   redis-cli set greeting hello
 --
--- What is stored survives every reload of this file, and ends with the process; --shared-memory bounds it.
+-- It has strings, counters, lists, hashes, expiry, and what portico.resp brings along: MULTI, publish and subscribe. What is
+-- stored survives every reload of this file, and ends with the process; --shared-memory bounds it.
 
 local resp = require "portico.resp"
 local keyspace = require "portico.keyspace"

@@ -1,8 +1,7 @@
--- mqtt_broker.lua - a broker for MQTT 3.1.1. Edit it while clients are connected: they keep their sessions and notice nothing.
+-- mqtt_broker.lua - a broker for MQTT 3.1.1. Edit it while clients are connected: they notice nothing.
 --
 --   portico --listen tcp://127.0.0.1:1883 scripts/mqtt_broker.lua [USER PASSWORD]
---   mosquitto_sub -t 'rooms/+/temperature' -v
---   mosquitto_pub -t rooms/kitchen/temperature -m 21.5 -r
+--   mosquitto_sub -v -t 'rooms/+' & mosquitto_pub -t rooms/kitchen -m 21.5 -r
 
 local mqtt = require "portico.mqtt"
 

@@ -1,9 +1,9 @@
 -- proxy.lua - stands between clients and a server, and shows what they say to each other.
 --
---   portico --listen tcp://127.0.0.1:8000 scripts/proxy.lua HOST:PORT [BYTES]
+--   portico --listen tcp://127.0.0.1:8000 scripts/proxy.lua [HOST:PORT [BYTES]]
+--   nc 127.0.0.1 8000          … and talk to the server
 --
--- Without arguments the server is 127.0.0.1:7777. Of each piece at most BYTES (256) are shown. Connections take one second at most to be refused when the
--- server is not there.
+-- HOST:PORT is 127.0.0.1:7777 unless given; of each piece at most BYTES (256) are shown.
 
 local hexdump = require "portico.hexdump"
 

@@ -1,6 +1,7 @@
 -- rpc.lua - remote procedure calls: JSON behind a length of four bytes, in both directions.
 --
 --   portico scripts/rpc.lua
+--   printf '\0\0\0\46{"id":1,"method":"add","params":[1,2]}' | nc -q1 127.0.0.1 7777
 --
 -- A request is { "id": …, "method": "add", "params": [1, 2] }; the answer { "id": …, "result": 3 } or { "id":
 -- …, "error": "…" }. Requests of one connection are worked on at the same time, so answers come as they are

@@ -1,5 +1,4 @@
--- socks5.lua - a SOCKS 5 proxy (RFC 1928): CONNECT to names and addresses, without authentication or with a
--- password (RFC 1929).
+-- socks5.lua - a SOCKS 5 proxy (RFC 1928, RFC 1929): CONNECT to names and addresses, with a password or without.
 --
 --   portico --listen tcp://127.0.0.1:1080 scripts/socks5.lua [USER PASSWORD]
 --   curl --socks5-hostname 127.0.0.1:1080 http://example.org/
