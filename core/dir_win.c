@@ -2,6 +2,7 @@
 #include "dir.h"
 
 #include "mem.h"
+#include "wide_win.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -32,18 +33,6 @@ static bool fail(char *error, size_t error_size, DWORD code)
         break;
     }
     return false;
-}
-
-/* The path in UTF-16 with something behind it, from mem_alloc(); NULL when out of memory or not UTF-8. */
-static wchar_t *widen(const char *path, const wchar_t *behind)
-{
-    int units = MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, NULL, 0);
-    if (units <= 0) return NULL;
-    wchar_t *wide = mem_alloc(((size_t)units + wcslen(behind)) * sizeof *wide);
-    if (wide == NULL) return NULL;
-    MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, wide, units);
-    wcscpy(wide + units - 1, behind);
-    return wide;
 }
 
 /* Returns ERROR_SUCCESS, or what went wrong. */
@@ -81,7 +70,7 @@ static DWORD read_names(HANDLE search, WIN32_FIND_DATAW *found, char **names, si
 bool dir_list(char **names, size_t *len, const char *path, char *error, size_t error_size)
 {
     WIN32_FIND_DATAW found;
-    wchar_t *pattern = widen(path, L"\\*");
+    wchar_t *pattern = wide_from(path, L"\\*");
     if (pattern == NULL) return fail(error, error_size, ERROR_INVALID_NAME);
     HANDLE search = FindFirstFileW(pattern, &found);
     DWORD code = search == INVALID_HANDLE_VALUE ? GetLastError() : ERROR_SUCCESS;
@@ -97,7 +86,7 @@ bool dir_list(char **names, size_t *len, const char *path, char *error, size_t e
 bool dir_look(dir_entry *entry, const char *path, char *error, size_t error_size)
 {
     BY_HANDLE_FILE_INFORMATION info;
-    wchar_t *wide = widen(path, L"");
+    wchar_t *wide = wide_from(path, L"");
     if (wide == NULL) return fail(error, error_size, ERROR_INVALID_NAME);
     HANDLE file = CreateFileW(wide, FILE_READ_ATTRIBUTES, FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE, NULL,
                               OPEN_EXISTING, FILE_FLAG_BACKUP_SEMANTICS, NULL);

@@ -2,6 +2,7 @@
 #include "file.h"
 
 #include "mem.h"
+#include "wide_win.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -37,16 +38,6 @@ static bool fail(char *error, size_t error_size, DWORD code)
         break;
     }
     return false;
-}
-
-/* The path in UTF-16, from mem_alloc(); NULL when out of memory or not UTF-8. */
-static wchar_t *widen(const char *path)
-{
-    int units = MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, NULL, 0);
-    if (units <= 0) return NULL;
-    wchar_t *wide = mem_alloc((size_t)units * sizeof *wide);
-    if (wide != NULL) MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, wide, units);
-    return wide;
 }
 
 /* Returns ERROR_SUCCESS, or what went wrong. */
@@ -89,7 +80,7 @@ bool file_read(char **data, size_t *len, const char *path, char *error, size_t e
         DWORD code = read_all(GetStdHandle(STD_INPUT_HANDLE), data, len);
         return code == ERROR_SUCCESS || fail(error, error_size, code);
     }
-    wchar_t *wide = widen(path);
+    wchar_t *wide = wide_from(path, L"");
     if (wide == NULL) return fail(error, error_size, ERROR_INVALID_NAME);
     DWORD code = ERROR_SUCCESS;
     DWORD attributes = GetFileAttributesW(wide);
@@ -144,7 +135,7 @@ static DWORD replace(const wchar_t *path, const char *data, size_t len)
 
 bool file_write(const char *path, const char *data, size_t len, char *error, size_t error_size)
 {
-    wchar_t *wide = widen(path);
+    wchar_t *wide = wide_from(path, L"");
     if (wide == NULL) return fail(error, error_size, ERROR_INVALID_NAME);
     DWORD code = ERROR_SUCCESS;
     DWORD attributes = GetFileAttributesW(wide);

@@ -72,7 +72,7 @@ static inline OVERLAPPED *iocp_overlapped(io_op *op)
     return (OVERLAPPED *)(void *)op->native;
 }
 
-/* ---- io_iocp.c: from submit to packet ---- */
+/* ---- io_iocp_op.c: from submit to packet ---- */
 /* Clears the OVERLAPPED, which also means: no event. buffer is for io_recv_into(). It waits in op->next, which is
  * free while the system has the op, because Windows keeps all of an OVERLAPPED to itself. */
 OVERLAPPED *iocp_prepare(io_op *op, void *buffer);

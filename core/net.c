@@ -62,9 +62,7 @@ typedef struct host_port {
     bool bracketed;
 } host_port;
 
-static io_status invalid(char *error, size_t error_size, const char *format, ...) PRINTF_LIKE(3, 4);
-
-static io_status invalid(char *error, size_t error_size, const char *format, ...)
+io_status net_invalid(char *error, size_t error_size, const char *format, ...)
 {
     va_list arguments;
     va_start(arguments, format);
@@ -86,14 +84,14 @@ static io_status read_port(uint16_t *port, const char *text, char *error, size_t
 {
     unsigned value = 0;
     if (!is_digits(text[0] == '-' ? text + 1 : text)) {
-        return invalid(error, error_size, "'%.*s' is not a port number", PORT_DIGITS_MAX, text);
+        return net_invalid(error, error_size, "'%.*s' is not a port number", PORT_DIGITS_MAX, text);
     }
     for (const char *digit = text; *digit != '\0' && value <= PORT_MAX; digit++) {
         if (*digit == '-') value = PORT_MAX + 1; /* no negative port is in range */
         else value = value * 10 + (unsigned)(*digit - '0');
     }
     if (value > PORT_MAX) {
-        return invalid(error, error_size, "port %.*s is not between 0 and %d", PORT_DIGITS_MAX, text, PORT_MAX);
+        return net_invalid(error, error_size, "port %.*s is not between 0 and %d", PORT_DIGITS_MAX, text, PORT_MAX);
     }
     *port = (uint16_t)value;
     return IO_OK;
@@ -105,12 +103,12 @@ static io_status split(host_port *parts, const char *uri, char *error, size_t er
     const char *scheme_end = strstr(uri, "://");
     const char *host_end;
     const char *port;
-    if (uri[0] == '\0') return invalid(error, error_size, "the address is empty");
+    if (uri[0] == '\0') return net_invalid(error, error_size, "the address is empty");
     if (scheme_end != NULL) {
         size_t len = (size_t)(scheme_end - uri);
         if (len != 3 || memcmp(uri, "tcp", 3) != 0) {
-            return invalid(error, error_size, "'%.*s' is not a transport for this: use tcp://",
-                           (int)(len < 32 ? len : 32), uri);
+            return net_invalid(error, error_size, "'%.*s' is not a transport for this: use tcp://",
+                               (int)(len < 32 ? len : 32), uri);
         }
         rest = scheme_end + 3;
     }
@@ -118,23 +116,23 @@ static io_status split(host_port *parts, const char *uri, char *error, size_t er
     if (parts->bracketed) {
         rest++;
         host_end = strchr(rest, ']');
-        if (host_end == NULL) return invalid(error, error_size, "%s: the closing bracket is missing", uri);
+        if (host_end == NULL) return net_invalid(error, error_size, "%s: the closing bracket is missing", uri);
         port = host_end + 1;
         if (*port != ':' && *port != '\0') {
-            return invalid(error, error_size, "%s: after the bracket only :PORT may follow", uri);
+            return net_invalid(error, error_size, "%s: after the bracket only :PORT may follow", uri);
         }
     } else {
         host_end = strrchr(rest, ':');
         if (host_end == NULL) host_end = rest + strlen(rest);
         if (memchr(rest, ':', (size_t)(host_end - rest)) != NULL) {
-            return invalid(error, error_size, "%s: an IPv6 address goes in brackets: [::1]:7777", uri);
+            return net_invalid(error, error_size, "%s: an IPv6 address goes in brackets: [::1]:7777", uri);
         }
         port = host_end;
     }
-    if (host_end == rest) return invalid(error, error_size, "%s: the host is missing ('*' is every address)", uri);
-    if (port[0] == '\0' || port[1] == '\0') return invalid(error, error_size, "%s: the port is missing", uri);
+    if (host_end == rest) return net_invalid(error, error_size, "%s: the host is missing ('*' is every address)", uri);
+    if (port[0] == '\0' || port[1] == '\0') return net_invalid(error, error_size, "%s: the port is missing", uri);
     size_t host_len = (size_t)(host_end - rest);
-    if (host_len > HOST_MAX) return invalid(error, error_size, "the host is longer than %d characters", HOST_MAX);
+    if (host_len > HOST_MAX) return net_invalid(error, error_size, "the host is longer than %d characters", HOST_MAX);
     memcpy(parts->host, rest, host_len);
     parts->host[host_len] = '\0';
     return read_port(&parts->port, port + 1, error, error_size);
@@ -157,8 +155,8 @@ io_status net_addr_parse(net_addr *addr, const char *uri, char *error, size_t er
     io_status status = split(&parts, uri, error, error_size);
     if (status != IO_OK) return status;
     if (!read_host(&endpoint, &parts)) {
-        if (parts.bracketed) return invalid(error, error_size, "'%s' is not an IPv6 address", parts.host);
-        return invalid(error, error_size, "'%s' is not a numeric address", parts.host);
+        if (parts.bracketed) return net_invalid(error, error_size, "'%s' is not an IPv6 address", parts.host);
+        return net_invalid(error, error_size, "'%s' is not a numeric address", parts.host);
     }
     endpoint.port = parts.port;
     net_system_pack(addr, &endpoint);
@@ -179,7 +177,7 @@ io_status net_addr_resolve(net_addr *addrs, size_t *count, const char *uri, char
     if (read_host(&endpoints[0], &parts)) {
         found = 1;
     } else if (parts.bracketed) {
-        return invalid(error, error_size, "'%s' is not an IPv6 address", parts.host);
+        return net_invalid(error, error_size, "'%s' is not an IPv6 address", parts.host);
     } else {
         status = net_system_resolve(endpoints, &found, parts.host, why, sizeof why);
         if (status != IO_OK) {

@@ -1,12 +1,13 @@
 /* net_system.h - the few verbs that net.c needs from the system: what a sockaddr looks like, numeric addresses as
  * text, and the resolver. net_posix.c and net_win.c implement them, and those verbs of net.h that net.c does not.
- * Included by net.c, net_posix.c and net_win.c only.
+ * Included by net*.c only.
  *
  * net.c has: net_addr_parse, net_addr_resolve, net_addr_format, net_addr_port, io_status_name, io_status_text.
  */
 #ifndef PORTICO_NET_SYSTEM_H
 #define PORTICO_NET_SYSTEM_H
 
+#include "base.h"
 #include "net.h"
 
 #include <stdbool.h>
@@ -38,5 +39,8 @@ void net_system_write_host(const net_endpoint *endpoint, char *text, size_t size
  * why     on failure: the resolver's words, of why_size bytes.
  * result  IO_OK with at least one; IO_NOT_FOUND, also when the resolver could not be asked; IO_LIMIT. */
 io_status net_system_resolve(net_endpoint *endpoints, size_t *count, const char *host, char *why, size_t why_size);
+
+/* Writes what is wrong with an address. Returns IO_INVALID. */
+io_status net_invalid(char *error, size_t error_size, const char *format, ...) PRINTF_LIKE(3, 4);
 
 #endif

@@ -2,9 +2,9 @@
 #include "net_uri.h"
 
 #include "base.h"
+#include "net_system.h"
 
 #include <assert.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -14,17 +14,6 @@ static const struct {
     const char *prefix;
     net_transport transport;
 } prefixes[] = {{"tcp://", NET_TCP}, {"udp://", NET_UDP}, {"unix:", NET_UNIX}};
-
-static io_status invalid(char *error, size_t error_size, const char *format, ...) PRINTF_LIKE(3, 4);
-
-static io_status invalid(char *error, size_t error_size, const char *format, ...)
-{
-    va_list arguments;
-    va_start(arguments, format);
-    (void)vsnprintf(error, error_size, format, arguments);
-    va_end(arguments);
-    return IO_INVALID;
-}
 
 const char *net_uri_split(net_transport *transport, const char *text)
 {
@@ -46,13 +35,14 @@ static io_status read_option(net_uri *uri, const char *option, char *error, size
     const char *digits = option + strlen(name);
     int mode = 0;
     if (strncmp(option, name, strlen(name)) != 0) {
-        return invalid(error, error_size, "after the '?' only mode=0660 or the like can be given, not '%s'", option);
+        return net_invalid(error, error_size, "after the '?' only mode=0660 or the like can be given, not '%s'",
+                           option);
     }
     for (const char *digit = digits; *digit != '\0' && mode <= MODE_MAX; digit++) {
         mode = *digit >= '0' && *digit <= '7' ? mode * 8 + (*digit - '0') : MODE_MAX + 1;
     }
     if (*digits == '\0' || mode > MODE_MAX) {
-        return invalid(error, error_size, "mode: octal digits up to 0777 expected, not '%s'", digits);
+        return net_invalid(error, error_size, "mode: octal digits up to 0777 expected, not '%s'", digits);
     }
     uri->mode = (int16_t)mode;
     return IO_OK;
@@ -63,23 +53,24 @@ static io_status parse_unix(net_uri *uri, const char *path, char *error, size_t 
     const char *option = strchr(path, '?');
     size_t len = option == NULL ? strlen(path) : (size_t)(option - path);
     if (strncmp(path, "//", 2) == 0) {
-        if (path[2] != '/') return invalid(error, error_size, "unix:/PATH or unix:PATH expected, without the '//'");
+        if (path[2] != '/') return net_invalid(error, error_size, "unix:/PATH or unix:PATH expected, without the '//'");
         path += 2; /* the URI with an empty authority */
         len -= 2;
         for (; path[1] == '/'; path++) len--; /* written without one, a second '/' would look like it */
     }
-    if (len == 0) return invalid(error, error_size, "unix: the path is missing");
+    if (len == 0) return net_invalid(error, error_size, "unix: the path is missing");
     if (len > NET_PATH_MAX) {
-        return invalid(error, error_size, "the path has %zu bytes: a Unix socket's has %d at most", len, NET_PATH_MAX);
+        return net_invalid(error, error_size, "the path has %zu bytes: a Unix socket's has %d at most", len,
+                           NET_PATH_MAX);
     }
     for (size_t i = 0; i < len; i++) {
-        if ((unsigned char)path[i] < ' ') return invalid(error, error_size, "the path holds a control character");
+        if ((unsigned char)path[i] < ' ') return net_invalid(error, error_size, "the path holds a control character");
     }
     memcpy(uri->path, path, len);
     uri->path[len] = '\0';
-    if (uri->path[0] == '@' && len == 1) return invalid(error, error_size, "unix:@: the name is missing");
+    if (uri->path[0] == '@' && len == 1) return net_invalid(error, error_size, "unix:@: the name is missing");
     if (option == NULL) return IO_OK;
-    if (uri->path[0] == '@') return invalid(error, error_size, "an abstract name is no file and has no options");
+    if (uri->path[0] == '@') return net_invalid(error, error_size, "an abstract name is no file and has no options");
     return read_option(uri, option + 1, error, error_size);
 }
 
@@ -90,7 +81,7 @@ io_status net_uri_parse(net_uri *uri, const char *text, char *error, size_t erro
     *uri = (net_uri){.transport = (uint8_t)transport, .mode = NET_MODE_NONE};
     if (transport == NET_UNIX) return parse_unix(uri, rest, error, error_size);
     if (transport == NET_TCP) return net_addr_parse(&uri->addr, text, error, error_size);
-    if (strstr(rest, "://") != NULL) return invalid(error, error_size, "'%.32s' has two transports", text);
+    if (strstr(rest, "://") != NULL) return net_invalid(error, error_size, "'%.32s' has two transports", text);
     return net_addr_parse(&uri->addr, rest, error, error_size);
 }
 

@@ -10,6 +10,7 @@
 #include "base.h"
 #include "log.h"
 #include "mem.h"
+#include "wide_win.h"
 #include "os.h"
 
 #include <windows.h>
@@ -189,14 +190,6 @@ static bool notify_of(watch_system *s, wchar_t *path)
 
 /* ---- Looking ---- */
 
-static wchar_t *widen(const char *path)
-{
-    int units = MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, NULL, 0);
-    wchar_t *wide = units > 0 ? mem_alloc((size_t)units * sizeof(*wide)) : NULL;
-    if (wide != NULL) MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, wide, units);
-    return wide;
-}
-
 /* The directory in which an open file really lies. */
 static bool notify_of_target(watch_system *s, HANDLE file)
 {
@@ -225,7 +218,7 @@ static uint64_t mix_facts(uint64_t stamp, const BY_HANDLE_FILE_INFORMATION *fact
 
 uint64_t watch_system_look(watch_system *s, const char *path)
 {
-    wchar_t *wide = widen(path);
+    wchar_t *wide = wide_from(path, L"");
     if (wide == NULL) {
         s->covered = false;
         return WATCH_STAMP_FIRST;

@@ -80,48 +80,29 @@ static int api_conns(lua_State *L)
 
 /* ---- log ---- */
 
-/* Logs the arguments from first on, as text with blanks between. */
-static int log_values(lua_State *L, log_level level, int first)
-{
-    int top = lua_gettop(L);
-    luaL_Buffer text;
-    if (!log_wants(level)) return 0;
-    luaL_buffinit(L, &text);
-    for (int i = first; i <= top; i++) {
-        if (i > first) luaL_addchar(&text, ' ');
-        luaL_tolstring(L, i, NULL);
-        luaL_addvalue(&text);
-    }
-    luaL_pushresult(&text);
-    size_t len;
-    const char *line = lua_tolstring(L, -1, &len);
-    log_text(level, line, len);
-    return 0;
-}
-
 static int log_call(lua_State *L)
 {
-    return log_values(L, LOG_INFO, 2); /* 1 is the table portico.log */
+    return host_log_values(L, LOG_INFO, 2, ' '); /* 1 is the table portico.log */
 }
 
 static int log_debug(lua_State *L)
 {
-    return log_values(L, LOG_DEBUG, 1);
+    return host_log_values(L, LOG_DEBUG, 1, ' ');
 }
 
 static int log_info(lua_State *L)
 {
-    return log_values(L, LOG_INFO, 1);
+    return host_log_values(L, LOG_INFO, 1, ' ');
 }
 
 static int log_warn(lua_State *L)
 {
-    return log_values(L, LOG_WARN, 1);
+    return host_log_values(L, LOG_WARN, 1, ' ');
 }
 
 static int log_error(lua_State *L)
 {
-    return log_values(L, LOG_ERROR, 1);
+    return host_log_values(L, LOG_ERROR, 1, ' ');
 }
 
 static void push_log(lua_State *L)

@@ -30,6 +30,7 @@
 
 #include "base.h"
 #include "generation.h"
+#include "log.h"
 #include "mem.h"
 #include "timer.h"
 
@@ -340,6 +341,8 @@ host_outcome host_step(lua_State *L, lua_State *co, int arguments, int *results)
 int host_close_thread(lua_State *L, lua_State *co, const host_task *t);
 /* Opens the standard libraries, and changes what does not fit a server. raises */
 void host_library_open(lua_State *L);
+/* Logs the arguments from first on, as text with a character between. Returns 0. raises */
+int host_log_values(lua_State *L, log_level level, int first, char between);
 /* Makes the global `portico`. raises */
 void host_api_open(lua_State *L);
 /* Opens portico.codec: a lua_CFunction for require. */

@@ -185,22 +185,27 @@ static int xpcall_watched(lua_State *L)
 
 /* ---- Output ---- */
 
-static int print_line(lua_State *L)
+int host_log_values(lua_State *L, log_level level, int first, char between)
 {
     int top = lua_gettop(L);
     luaL_Buffer text;
-    if (!log_wants(LOG_INFO)) return 0;
+    if (!log_wants(level)) return 0;
     luaL_buffinit(L, &text);
-    for (int i = 1; i <= top; i++) {
-        if (i > 1) luaL_addchar(&text, '\t');
+    for (int i = first; i <= top; i++) {
+        if (i > first) luaL_addchar(&text, between);
         luaL_tolstring(L, i, NULL);
         luaL_addvalue(&text);
     }
     luaL_pushresult(&text);
     size_t len;
     const char *line = lua_tolstring(L, -1, &len);
-    log_text(LOG_INFO, line, len);
+    log_text(level, line, len);
     return 0;
+}
+
+static int print_line(lua_State *L)
+{
+    return host_log_values(L, LOG_INFO, 1, '\t');
 }
 
 /* A lua_WarnFunction: gathers the pieces of one warning. Must not raise. */

@@ -209,9 +209,5 @@ void host_listen_library(lua_State *L)
     static const luaL_Reg methods[] = {{"close", method_close}, {NULL, NULL}};
     static const luaL_Reg metamethods[] = {{"__close", method_close}, {"__tostring", to_string}, {NULL, NULL}};
     host_metatable(L, "listener", &handle_tag, methods, metamethods);
-    lua_rawgetp(L, LUA_REGISTRYINDEX, &handle_tag);
-    lua_getfield(L, -1, "__index");
-    lua_pushcclosure(L, get, 1);
-    lua_setfield(L, -2, "__index");
-    lua_pop(L, 1);
+    host_metatable_reads(L, &handle_tag, get);
 }

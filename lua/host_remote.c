@@ -243,9 +243,5 @@ void host_remote_library(lua_State *L)
         {"send", method_send}, {"write", method_write}, {"close", method_close}, {"abort", method_abort}, {NULL, NULL}};
     static const luaL_Reg metamethods[] = {{"__tostring", to_string}, {NULL, NULL}};
     host_metatable(L, "remote conn", &remote_tag, methods, metamethods);
-    lua_rawgetp(L, LUA_REGISTRYINDEX, &remote_tag);
-    lua_getfield(L, -1, "__index");
-    lua_pushcclosure(L, read_member, 1);
-    lua_setfield(L, -2, "__index");
-    lua_pop(L, 1);
+    host_metatable_reads(L, &remote_tag, read_member);
 }

@@ -82,6 +82,8 @@ const char *host_limits_settle(conn_limits *limits, uint32_t given);
 /* Makes the metatable of a kind of userdata, of that name, and puts it under the key into the registry. raises */
 void host_metatable(lua_State *L, const char *name, const void *key, const luaL_Reg *methods,
                     const luaL_Reg *metamethods);
+/* Has read be asked for every member of such a userdata; its upvalue 1 is the table of methods. raises */
+void host_metatable_reads(lua_State *L, const void *key, lua_CFunction read);
 /* What is wrong with handlers that are there together, or NULL. */
 const char *host_handlers_wrong(uint32_t handlers);
 /* Pushes nil, message, code, as scripts get it; returns 3. raises */

@@ -137,6 +137,15 @@ void host_metatable(lua_State *L, const char *name, const void *key, const luaL_
     lua_rawsetp(L, LUA_REGISTRYINDEX, key);
 }
 
+void host_metatable_reads(lua_State *L, const void *key, lua_CFunction read)
+{
+    lua_rawgetp(L, LUA_REGISTRYINDEX, key);
+    lua_getfield(L, -1, "__index");
+    lua_pushcclosure(L, read, 1);
+    lua_setfield(L, -2, "__index");
+    lua_pop(L, 1);
+}
+
 /* ---- Handlers ---- */
 
 const char *host_handlers_wrong(uint32_t handlers)

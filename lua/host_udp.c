@@ -493,18 +493,6 @@ int host_api_udp(lua_State *L)
 
 /* ---- Metatables ---- */
 
-/* As host_metatable(), with fields behind a function that has the methods as its upvalue. raises */
-static void make_metatable(lua_State *L, const char *name, const void *key, const luaL_Reg *methods,
-                           const luaL_Reg *metamethods, lua_CFunction index)
-{
-    host_metatable(L, name, key, methods, metamethods);
-    lua_rawgetp(L, LUA_REGISTRYINDEX, key);
-    lua_getfield(L, -1, "__index");
-    lua_pushcclosure(L, index, 1);
-    lua_setfield(L, -2, "__index");
-    lua_pop(L, 1);
-}
-
 void host_udp_library(lua_State *L)
 {
     static const luaL_Reg peer_methods[] = {
@@ -517,6 +505,8 @@ void host_udp_library(lua_State *L)
         {"send", socket_send}, {"recv", socket_recv}, {"close", socket_close}, {NULL, NULL}};
     static const luaL_Reg socket_metamethods[] = {
         {"__gc", socket_collect}, {"__close", socket_close}, {"__tostring", socket_to_string}, {NULL, NULL}};
-    make_metatable(L, "peer", &peer_tag, peer_methods, peer_metamethods, peer_index);
-    make_metatable(L, "udp socket", &socket_tag, socket_methods, socket_metamethods, socket_index);
+    host_metatable(L, "peer", &peer_tag, peer_methods, peer_metamethods);
+    host_metatable_reads(L, &peer_tag, peer_index);
+    host_metatable(L, "udp socket", &socket_tag, socket_methods, socket_metamethods);
+    host_metatable_reads(L, &socket_tag, socket_index);
 }

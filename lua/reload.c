@@ -25,15 +25,17 @@ enum {
 typedef enum phase { RESTING, PREPARING, DROPPING, COMMITTING, UNDOING, CONFIRMING, COUNTING } phase;
 
 /* A worker's part of a step. */
-typedef struct part {
+typedef struct part part;
+struct part {
     worker_message message;
+    void (*step)(worker *w, part *p); /* what is to be done there */
     reload *owner;
     bool ok;
     uint32_t moves; /* connections to be moved */
     int64_t ns;     /* that the step took there */
     size_t row_count;
     host_row rows[ROWS_MAX];
-} part;
+};
 
 typedef struct asker {
     reload_answer *answer; /* NULL: nobody waits */
@@ -124,68 +126,56 @@ static void set_generation(generation **place, generation *g)
 
 /* ---- On the workers ---- */
 
-static void done(part *p, int64_t began_ns)
+static void run(worker *w, worker_message *message)
 {
+    part *p = container_of(message, part, message);
     reload *r = p->owner;
+    int64_t began_ns = os_monotonic_ns();
+    p->step(w, p);
     p->ns = os_monotonic_ns() - began_ns;
     if (atomic_fetch_sub_explicit(&r->left, 1, memory_order_acq_rel) == 1) os_news_post(OS_NEWS_WAKE);
 }
 
-static void run_prepare(worker *w, worker_message *message)
+static void prepare(worker *w, part *p)
 {
-    part *p = container_of(message, part, message);
-    int64_t began_ns = os_monotonic_ns();
     p->ok = host_prepare(w, p->owner->candidate);
-    done(p, began_ns);
 }
 
-static void run_drop(worker *w, worker_message *message)
+static void drop(worker *w, part *p)
 {
-    part *p = container_of(message, part, message);
-    int64_t began_ns = os_monotonic_ns();
+    (void)p;
     host_drop(w);
-    done(p, began_ns);
 }
 
-static void run_commit(worker *w, worker_message *message)
+static void commit(worker *w, part *p)
 {
-    part *p = container_of(message, part, message);
-    int64_t began_ns = os_monotonic_ns();
     p->moves = host_commit(w);
-    done(p, began_ns);
 }
 
-static void run_confirm(worker *w, worker_message *message)
+static void confirm(worker *w, part *p)
 {
-    part *p = container_of(message, part, message);
-    int64_t began_ns = os_monotonic_ns();
+    (void)p;
     host_confirm(w);
-    done(p, began_ns);
 }
 
-static void run_undo(worker *w, worker_message *message)
+static void undo(worker *w, part *p)
 {
-    part *p = container_of(message, part, message);
-    int64_t began_ns = os_monotonic_ns();
     p->moves = host_rollback(w);
-    done(p, began_ns);
 }
 
-static void run_count(worker *w, worker_message *message)
+static void count_rows(worker *w, part *p)
 {
-    part *p = container_of(message, part, message);
-    int64_t began_ns = os_monotonic_ns();
     p->row_count = host_rows(w, p->rows, ROWS_MAX);
-    done(p, began_ns);
 }
 
 /* Has all workers do it. */
-static void begin_step(reload *r, phase next, void (*run)(worker *w, worker_message *message))
+static void begin_step(reload *r, phase next, void (*step)(worker *w, part *p))
 {
     r->phase = next;
     atomic_store(&r->left, r->part_count);
     for (uint32_t i = 0; i < r->part_count; i++) {
         part *p = &r->parts[i];
+        p->step = step;
         p->message.run = run;
         worker_post(server_worker(r->server, i), &p->message);
     }
@@ -254,7 +244,7 @@ static void begin(reload *r)
         return;
     }
     r->candidate = g;
-    begin_step(r, PREPARING, run_prepare);
+    begin_step(r, PREPARING, prepare);
 }
 
 /* The generation in force, which is on probation, is to be gone back from. */
@@ -285,8 +275,8 @@ static void prepared(reload *r)
     if (ok && r->options->probation_ns > 0) { /* before the first handler runs */
         atomic_store(&r->candidate->error_limit, atomic_load(&r->candidate->errors) + r->options->error_limit);
     }
-    if (ok) begin_step(r, COMMITTING, run_commit);
-    else begin_step(r, DROPPING, run_drop);
+    if (ok) begin_step(r, COMMITTING, commit);
+    else begin_step(r, DROPPING, drop);
 }
 
 static void dropped(reload *r)
@@ -327,7 +317,7 @@ static void committed(reload *r)
              (double)(r->prepared_ns - r->begun_ns) / 1e6, (double)slowest_ns(r) / 1e6, moves, moves == 1 ? "" : "s");
     r->phase = RESTING;
     r->probation_end_ns = os_monotonic_ns() + r->options->probation_ns;
-    if (!on_probation) begin_step(r, CONFIRMING, run_confirm);
+    if (!on_probation) begin_step(r, CONFIRMING, confirm);
 }
 
 static void confirmed(reload *r)
@@ -534,12 +524,12 @@ static void choose(reload *r)
             snprintf(r->undo_reason, sizeof(r->undo_reason), "%" PRIu64 " errors in its handlers", errors);
         else snprintf(r->undo_reason, sizeof(r->undo_reason), "a command");
         r->undo_asked = false;
-        begin_step(r, UNDOING, run_undo);
+        begin_step(r, UNDOING, undo);
     } else if (r->fallback != NULL && os_monotonic_ns() >= r->probation_end_ns) {
-        begin_step(r, CONFIRMING, run_confirm);
+        begin_step(r, CONFIRMING, confirm);
     } else if (r->report_asked) {
         r->report_asked = false;
-        begin_step(r, COUNTING, run_count);
+        begin_step(r, COUNTING, count_rows);
     } else if (r->asked) {
         begin(r);
     }

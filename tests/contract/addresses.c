@@ -190,8 +190,7 @@ static void options_are_set_on_a_connection(void)
     rig r;
     io_socket ours;
     io_socket peer;
-    rig_open(&r, NULL);
-    rig_pair(&r, &ours, &peer);
+    rig_open_pair(&r, &ours, &peer);
     check_eq(net_set_nodelay(ours, true), IO_OK);
     check_eq(net_set_nodelay(ours, false), IO_OK);
     check_eq(net_set_keepalive(ours, 30), IO_OK);
@@ -199,9 +198,7 @@ static void options_are_set_on_a_connection(void)
     net_addr local;
     check_eq(net_local(&local, ours), IO_OK);
     check_eq(net_addr_port(&local), net_addr_port(&r.address));
-    io_close(r.port, ours, false);
-    peer_close(peer);
-    rig_close(&r);
+    rig_close_pair(&r, ours, peer);
 }
 
 int main(int argc, char **argv)

@@ -28,8 +28,7 @@ static void pending_receive_is_canceled_and_can_be_resubmitted(void)
     rig r;
     io_socket ours;
     io_socket peer;
-    rig_open(&r, NULL);
-    rig_pair(&r, &ours, &peer);
+    rig_open_pair(&r, &ours, &peer);
     for (way how = LENT; how < WAYS; how++) {
         io_op op = {0};
         for (int in_kernel = 0; in_kernel < 2; in_kernel++) {
@@ -48,9 +47,7 @@ static void pending_receive_is_canceled_and_can_be_resubmitted(void)
         if (how != READY) check_eq(packet.bytes, 1);
     }
     expect_nothing(&r);
-    io_close(r.port, ours, false);
-    peer_close(peer);
-    rig_close(&r);
+    rig_close_pair(&r, ours, peer);
 }
 
 static void cancel_with_nothing_pending_is_harmless(void)
@@ -73,9 +70,7 @@ static void cancel_with_nothing_pending_is_harmless(void)
         io_cancel(r.port, ours);
     }
     expect_nothing(&r);
-    io_close(r.port, ours, false);
-    peer_close(peer);
-    rig_close(&r);
+    rig_close_pair(&r, ours, peer);
 }
 
 static void cancel_does_not_reach_what_is_submitted_after_it(void)
@@ -83,8 +78,7 @@ static void cancel_does_not_reach_what_is_submitted_after_it(void)
     rig r;
     io_socket ours;
     io_socket peer;
-    rig_open(&r, NULL);
-    rig_pair(&r, &ours, &peer);
+    rig_open_pair(&r, &ours, &peer);
     for (int i = 0; i < 200; i++) {
         io_op op = {0};
         way how = (way)(i % WAYS);
@@ -101,9 +95,7 @@ static void cancel_does_not_reach_what_is_submitted_after_it(void)
         check_eq(packet.bytes, 1);
     }
     expect_nothing(&r);
-    io_close(r.port, ours, false);
-    peer_close(peer);
-    rig_close(&r);
+    rig_close_pair(&r, ours, peer);
 }
 
 static void cancel_of_one_socket_leaves_others_alone(void)
@@ -312,9 +304,7 @@ static void pending_accepts_are_canceled_each_once(void)
     io_socket ours;
     io_socket peer;
     rig_pair(&r, &ours, &peer); /* the listener is as good as before */
-    io_close(r.port, ours, false);
-    peer_close(peer);
-    rig_close(&r);
+    rig_close_pair(&r, ours, peer);
 }
 
 static void connection_that_races_a_canceled_accept_is_not_lost(void)

@@ -7,8 +7,7 @@ static void shutdown_ends_one_direction_only(void)
     rig r;
     io_socket ours;
     io_socket peer;
-    rig_open(&r, NULL);
-    rig_pair(&r, &ours, &peer);
+    rig_open_pair(&r, &ours, &peer);
     io_op send = {0};
     io_op recv = {0};
     char got[8];
@@ -29,9 +28,7 @@ static void shutdown_ends_one_direction_only(void)
     io_packet packet = expect(&r, &recv);
     check_eq(packet.status, IO_OK);
     check_eq(packet.bytes, 0);
-    io_close(r.port, ours, false);
-    peer_close(peer);
-    rig_close(&r);
+    rig_close_pair(&r, ours, peer);
 }
 
 static void sending_goes_on_after_the_peers_fin(void)
@@ -42,8 +39,7 @@ static void sending_goes_on_after_the_peers_fin(void)
     rig r;
     io_socket ours;
     io_socket peer;
-    rig_open(&r, NULL);
-    rig_pair(&r, &ours, &peer);
+    rig_open_pair(&r, &ours, &peer);
     io_op op = {0};
     peer_shutdown(peer);
     check_eq(io_recv(r.port, &op, ours), IO_OK);
@@ -56,9 +52,7 @@ static void sending_goes_on_after_the_peers_fin(void)
     check_pattern(got, BYTES, 1, 0);
     check_eq(io_shutdown(r.port, ours), IO_OK);
     check_eq(peer_recv(peer, got, 1), 0);
-    io_close(r.port, ours, false);
-    peer_close(peer);
-    rig_close(&r);
+    rig_close_pair(&r, ours, peer);
 }
 
 static void close_delivers_what_was_sent(void)
@@ -69,8 +63,7 @@ static void close_delivers_what_was_sent(void)
     rig r;
     io_socket ours;
     io_socket peer;
-    rig_open(&r, NULL);
-    rig_pair(&r, &ours, &peer);
+    rig_open_pair(&r, &ours, &peer);
     io_op op = {0};
     pattern_fill(bytes, BYTES, 2, 0);
     rig_send(&r, &op, ours, bytes, BYTES);
@@ -181,8 +174,7 @@ static void fin_leaves_a_pending_send_alone(void)
     io_socket peer;
     io_op recv = {0};
     io_op send = {0};
-    rig_open(&r, NULL);
-    rig_pair(&r, &ours, &peer);
+    rig_open_pair(&r, &ours, &peer);
     uint64_t sent = rig_fill(&r, &send, ours, 3);
     uint64_t received = 0;
     check_eq(io_recv(r.port, &recv, ours), IO_OK);

@@ -152,8 +152,7 @@ static void posts_and_packets_of_sockets_both_arrive(void)
     rig r;
     io_socket ours;
     io_socket peer;
-    rig_open(&r, NULL);
-    rig_pair(&r, &ours, &peer);
+    rig_open_pair(&r, &ours, &peer);
     io_op recv = {0};
     io_op post = {0};
     int received = 0;
@@ -178,9 +177,7 @@ static void posts_and_packets_of_sockets_both_arrive(void)
     }
     io_cancel(r.port, ours);
     check_eq(expect(&r, &recv).status, IO_CANCELED);
-    io_close(r.port, ours, false);
-    peer_close(peer);
-    rig_close(&r);
+    rig_close_pair(&r, ours, peer);
 }
 
 /* More packets at once than a small port has room for, and a post among them; later posts still wake the owner. */

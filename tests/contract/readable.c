@@ -34,8 +34,7 @@ static void readable_waits_and_takes_nothing(void)
     rig r;
     io_socket ours;
     io_socket peer;
-    rig_open(&r, NULL);
-    rig_pair(&r, &ours, &peer);
+    rig_open_pair(&r, &ours, &peer);
     io_op op = {0};
     char buffer[16];
     check_drained(&r, ours);
@@ -50,9 +49,7 @@ static void readable_waits_and_takes_nothing(void)
         check_mem(buffer, "hello", 5);
         check_drained(&r, ours);
     }
-    io_close(r.port, ours, false);
-    peer_close(peer);
-    rig_close(&r);
+    rig_close_pair(&r, ours, peer);
 }
 
 static void readable_is_level_triggered(void)
@@ -60,8 +57,7 @@ static void readable_is_level_triggered(void)
     rig r;
     io_socket ours;
     io_socket peer;
-    rig_open(&r, NULL);
-    rig_pair(&r, &ours, &peer);
+    rig_open_pair(&r, &ours, &peer);
     io_op op = {0};
     char buffer[16];
     peer_send(peer, "abcdefghij", 10);
@@ -85,9 +81,7 @@ static void readable_is_level_triggered(void)
     peer_send(peer, "k", 1);
     check_eq(expect_readable(&r, &op).status, IO_OK);
     check_eq(draw(&r, ours, buffer, sizeof(buffer)), 1);
-    io_close(r.port, ours, false);
-    peer_close(peer);
-    rig_close(&r);
+    rig_close_pair(&r, ours, peer);
 }
 
 static void readable_completes_on_fin(void)
@@ -122,8 +116,7 @@ static void bytes_before_fin_are_drawn_first(void)
     rig r;
     io_socket ours;
     io_socket peer;
-    rig_open(&r, NULL);
-    rig_pair(&r, &ours, &peer);
+    rig_open_pair(&r, &ours, &peer);
     io_op op = {0};
     char buffer[16];
     check_eq(io_readable(r.port, &op, ours), IO_OK);
@@ -137,9 +130,7 @@ static void bytes_before_fin_are_drawn_first(void)
     check_eq(io_readable(r.port, &op, ours), IO_OK);
     check_eq(expect_readable(&r, &op).status, IO_OK);
     check_eq(draw(&r, ours, buffer, sizeof(buffer)), 0);
-    io_close(r.port, ours, false);
-    peer_close(peer);
-    rig_close(&r);
+    rig_close_pair(&r, ours, peer);
 }
 
 /* The reset comes with the packet, or else with the draw: a kernel tells it once. */
@@ -178,8 +169,7 @@ static void draw_reports_a_reset(void)
     rig r;
     io_socket ours;
     io_socket peer;
-    rig_open(&r, NULL);
-    rig_pair(&r, &ours, &peer);
+    rig_open_pair(&r, &ours, &peer);
     char byte;
     size_t bytes = 12345;
     peer_reset(peer);

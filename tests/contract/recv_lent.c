@@ -7,8 +7,7 @@ static void recv_waits_for_bytes(void)
     rig r;
     io_socket ours;
     io_socket peer;
-    rig_open(&r, NULL);
-    rig_pair(&r, &ours, &peer);
+    rig_open_pair(&r, &ours, &peer);
     io_op op = {0};
     check_eq(io_recv(r.port, &op, ours), IO_OK);
     check_eq(op.kind, IO_RECV);
@@ -21,9 +20,7 @@ static void recv_waits_for_bytes(void)
     check_eq(packet.bytes, 5);
     check_mem(packet.data, "hello", 5);
     expect_nothing(&r);
-    io_close(r.port, ours, false);
-    peer_close(peer);
-    rig_close(&r);
+    rig_close_pair(&r, ours, peer);
 }
 
 static void recv_takes_bytes_that_came_before(void)
@@ -31,8 +28,7 @@ static void recv_takes_bytes_that_came_before(void)
     rig r;
     io_socket ours;
     io_socket peer;
-    rig_open(&r, NULL);
-    rig_pair(&r, &ours, &peer);
+    rig_open_pair(&r, &ours, &peer);
     io_op op = {0};
     peer_send(peer, "early", 5);
     check(peer_ready(ours, false, RIG_PATIENCE_NS));
@@ -44,9 +40,7 @@ static void recv_takes_bytes_that_came_before(void)
     check_eq(packet.bytes, 5);
     check_mem(packet.data, "early", 5);
     expect_nothing(&r);
-    io_close(r.port, ours, false);
-    peer_close(peer);
-    rig_close(&r);
+    rig_close_pair(&r, ours, peer);
 }
 
 static void lent_bytes_stay_until_the_next_packet_is_asked_for(void)
@@ -135,8 +129,7 @@ static void recv_is_resubmitted_from_its_packet(void)
     rig r;
     io_socket ours;
     io_socket peer;
-    rig_open(&r, NULL);
-    rig_pair(&r, &ours, &peer);
+    rig_open_pair(&r, &ours, &peer);
     io_op op = {0};
     check_eq(io_recv(r.port, &op, ours), IO_OK);
     for (int i = 0; i < 200; i++) {
@@ -198,8 +191,7 @@ static void recv_reports_fin_as_zero_bytes(void)
     rig r;
     io_socket ours;
     io_socket peer;
-    rig_open(&r, NULL);
-    rig_pair(&r, &ours, &peer);
+    rig_open_pair(&r, &ours, &peer);
     io_op op = {0};
     check_eq(io_recv(r.port, &op, ours), IO_OK);
     check_eq(io_port_wait(r.port, 0), IO_OK); /* it is in the kernel now */
@@ -211,9 +203,7 @@ static void recv_reports_fin_as_zero_bytes(void)
         check_eq(packet.bytes, 0);
         if (i < 2) check_eq(io_recv(r.port, &op, ours), IO_OK);
     }
-    io_close(r.port, ours, false);
-    peer_close(peer);
-    rig_close(&r);
+    rig_close_pair(&r, ours, peer);
 }
 
 static void data_then_fin_in_one_go_arrive_in_order(void)
@@ -296,9 +286,7 @@ static void recv_is_no_longer_than_a_lent_buffer(void)
         position += packet.bytes;
     }
     check_eq(position, TOTAL);
-    io_close(r.port, ours, false);
-    peer_close(peer);
-    rig_close(&r);
+    rig_close_pair(&r, ours, peer);
 }
 
 static void many_sockets_receive_their_own_bytes(void)

@@ -10,8 +10,7 @@ static void recv_into_fills_the_callers_buffer(void)
     rig r;
     io_socket ours;
     io_socket peer;
-    rig_open(&r, NULL);
-    rig_pair(&r, &ours, &peer);
+    rig_open_pair(&r, &ours, &peer);
     io_op op = {0};
     uint8_t buffer[100 + GUARD];
     uint8_t guard[GUARD];
@@ -29,9 +28,7 @@ static void recv_into_fills_the_callers_buffer(void)
     check(packet.data == buffer);
     check_mem(buffer, "hello", 5);
     check_mem(buffer + 100, guard, GUARD);
-    io_close(r.port, ours, false);
-    peer_close(peer);
-    rig_close(&r);
+    rig_close_pair(&r, ours, peer);
 }
 
 static void recv_into_takes_bytes_that_came_before(void)
@@ -39,8 +36,7 @@ static void recv_into_takes_bytes_that_came_before(void)
     rig r;
     io_socket ours;
     io_socket peer;
-    rig_open(&r, NULL);
-    rig_pair(&r, &ours, &peer);
+    rig_open_pair(&r, &ours, &peer);
     io_op op = {0};
     uint8_t buffer[8];
     peer_send(peer, "early", 5);
@@ -51,9 +47,7 @@ static void recv_into_takes_bytes_that_came_before(void)
     io_packet packet = expect(&r, &op);
     check_eq(packet.bytes, 5);
     check_mem(buffer, "early", 5);
-    io_close(r.port, ours, false);
-    peer_close(peer);
-    rig_close(&r);
+    rig_close_pair(&r, ours, peer);
 }
 
 static void buffers_of_any_size_are_filled_in_order_and_not_beyond(void)
@@ -64,8 +58,7 @@ static void buffers_of_any_size_are_filled_in_order_and_not_beyond(void)
     rig r;
     io_socket ours;
     io_socket peer;
-    rig_open(&r, NULL);
-    rig_pair(&r, &ours, &peer);
+    rig_open_pair(&r, &ours, &peer);
     io_op op = {0};
     uint8_t buffer[BUFFER + GUARD];
     pattern_fill(bytes, TOTAL, 3, 0);
@@ -83,9 +76,7 @@ static void buffers_of_any_size_are_filled_in_order_and_not_beyond(void)
         position += packet.bytes;
     }
     check_eq(position, TOTAL);
-    io_close(r.port, ours, false);
-    peer_close(peer);
-    rig_close(&r);
+    rig_close_pair(&r, ours, peer);
 }
 
 static void recv_into_reports_fin_as_zero_bytes(void)
@@ -93,8 +84,7 @@ static void recv_into_reports_fin_as_zero_bytes(void)
     rig r;
     io_socket ours;
     io_socket peer;
-    rig_open(&r, NULL);
-    rig_pair(&r, &ours, &peer);
+    rig_open_pair(&r, &ours, &peer);
     io_op op = {0};
     uint8_t buffer[16];
     check_eq(io_recv_into(r.port, &op, ours, buffer, sizeof(buffer)), IO_OK);
@@ -109,9 +99,7 @@ static void recv_into_reports_fin_as_zero_bytes(void)
         check_eq(packet.status, IO_OK);
         check_eq(packet.bytes, 0);
     }
-    io_close(r.port, ours, false);
-    peer_close(peer);
-    rig_close(&r);
+    rig_close_pair(&r, ours, peer);
 }
 
 static void pending_recv_into_reports_a_reset(void)

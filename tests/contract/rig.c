@@ -157,6 +157,19 @@ io_socket rig_stream(rig *r, const net_addr *addr)
     return opened;
 }
 
+void rig_open_pair(rig *r, io_socket *ours, io_socket *peer)
+{
+    rig_open(r, NULL);
+    rig_pair(r, ours, peer);
+}
+
+void rig_close_pair(rig *r, io_socket ours, io_socket peer)
+{
+    io_close(r->port, ours, false);
+    peer_close(peer);
+    rig_close(r);
+}
+
 void rig_pair_on_port(rig *r, io_socket *accepted, io_socket *connected)
 {
     io_accept_op accept = {0};

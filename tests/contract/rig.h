@@ -54,6 +54,9 @@ void rig_quiet_at(rig *r, const char *file, int line);
 
 /* A connection to the rig's listener: ours is accepted through the port and attached, peer is a plain one. */
 void rig_pair(rig *r, io_socket *ours, io_socket *peer);
+/* A rig with one such connection, and its end. */
+void rig_open_pair(rig *r, io_socket *ours, io_socket *peer);
+void rig_close_pair(rig *r, io_socket ours, io_socket peer);
 /* A connection with both ends attached to the port: connected by io_connect() and accepted by io_accept(). For what
  * only a peer with an op pending can see, a reset under Wine above all. */
 void rig_pair_on_port(rig *r, io_socket *accepted, io_socket *connected);

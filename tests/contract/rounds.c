@@ -157,8 +157,7 @@ static void a_post_arrives_beside_a_flooding_peer(void)
     io_socket peer;
     io_op recv = {0};
     io_op post = {0};
-    rig_open(&r, NULL);
-    rig_pair(&r, &ours, &peer);
+    rig_open_pair(&r, &ours, &peer);
     submit(&r, READING, &recv, ours, peer);
     for (int turn = 0; turn < TURNS; turn++) {
         io_port_post(r.port, &post);

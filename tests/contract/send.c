@@ -30,8 +30,7 @@ static void send_reports_what_was_moved(void)
     rig r;
     io_socket ours;
     io_socket peer;
-    rig_open(&r, NULL);
-    rig_pair(&r, &ours, &peer);
+    rig_open_pair(&r, &ours, &peer);
     io_op op = {0};
     io_buf buf = {"hello", 5};
     char got[5];
@@ -46,9 +45,7 @@ static void send_reports_what_was_moved(void)
     check_eq(peer_recv(peer, got, 5), 5);
     check_mem(got, "hello", 5);
     expect_nothing(&r);
-    io_close(r.port, ours, false);
-    peer_close(peer);
-    rig_close(&r);
+    rig_close_pair(&r, ours, peer);
 }
 
 /* Buffers of growing sizes, in one gather, each in memory of its own. */
@@ -57,8 +54,7 @@ static void gather(uint32_t count)
     rig r;
     io_socket ours;
     io_socket peer;
-    rig_open(&r, NULL);
-    rig_pair(&r, &ours, &peer);
+    rig_open_pair(&r, &ours, &peer);
     io_op op = {0};
     for (size_t step = 1; step <= 300; step += 299) {
         uint8_t bytes[IO_BUFS_MAX][IO_BUFS_MAX * 300];
@@ -87,9 +83,7 @@ static void gather(uint32_t count)
         check_eq(peer_recv(peer, got, (size_t)position), position);
         check_pattern(got, (size_t)position, count, 0);
     }
-    io_close(r.port, ours, false);
-    peer_close(peer);
-    rig_close(&r);
+    rig_close_pair(&r, ours, peer);
 }
 
 static void gathers_of_one_two_and_the_most_buffers_arrive_in_order(void)
@@ -108,8 +102,7 @@ static void stream_to(bool small_buffers, uint64_t length, size_t sip)
     rig r;
     io_socket ours;
     io_socket peer;
-    rig_open(&r, NULL);
-    rig_pair(&r, &ours, &peer);
+    rig_open_pair(&r, &ours, &peer);
     if (small_buffers) peer_small_buffers(peer);
     io_op op = {0};
     uint64_t random = length;
@@ -152,9 +145,7 @@ static void stream_to(bool small_buffers, uint64_t length, size_t sip)
     while (op.kind != IO_IDLE) sent += expect(&r, &op).bytes;
     check_eq(sent, length);
     check_eq(received, length);
-    io_close(r.port, ours, false);
-    peer_close(peer);
-    rig_close(&r);
+    rig_close_pair(&r, ours, peer);
 }
 
 static void eight_mebibytes_reach_a_slow_reader_in_order(void)
@@ -174,8 +165,7 @@ static void send_to_a_peer_that_does_not_read_waits(void)
     rig r;
     io_socket ours;
     io_socket peer;
-    rig_open(&r, NULL);
-    rig_pair(&r, &ours, &peer);
+    rig_open_pair(&r, &ours, &peer);
     io_op op = {0};
     uint64_t sent = rig_fill(&r, &op, ours, 6);
     uint64_t received = 0;
@@ -206,8 +196,7 @@ static void send_to_a_peer_that_has_reset_is_reset(void)
     rig r;
     io_socket ours;
     io_socket peer;
-    rig_open(&r, NULL);
-    rig_pair(&r, &ours, &peer);
+    rig_open_pair(&r, &ours, &peer);
     io_op recv = {0};
     io_op send = {0};
     const io_buf buf = {"x", 1};
@@ -233,8 +222,7 @@ static void pending_send_reports_a_reset(void)
     rig r;
     io_socket ours;
     io_socket peer;
-    rig_open(&r, NULL);
-    rig_pair(&r, &ours, &peer);
+    rig_open_pair(&r, &ours, &peer);
     io_op op = {0};
     uint8_t byte = 0;
     const io_buf buf = {&byte, 1};
@@ -265,8 +253,7 @@ static void a_send_and_a_receive_are_pending_at_once(void)
     rig r;
     io_socket ours;
     io_socket peer;
-    rig_open(&r, NULL);
-    rig_pair(&r, &ours, &peer);
+    rig_open_pair(&r, &ours, &peer);
     io_op send = {0};
     io_op recv = {0};
     uint64_t sent = 0;
@@ -314,9 +301,7 @@ static void a_send_and_a_receive_are_pending_at_once(void)
     peer_shutdown(peer);
     check_eq(expect(&r, &recv).bytes, 0);
     check_eq(sent, LENGTH);
-    io_close(r.port, ours, false);
-    peer_close(peer);
-    rig_close(&r);
+    rig_close_pair(&r, ours, peer);
 }
 
 /* All gathers are submitted before the kernel is asked once. */

@@ -47,8 +47,7 @@ static void what_goes_at_once_arrives_and_the_rest_by_a_packet(void)
     rig r;
     io_socket ours;
     io_socket peer;
-    rig_open(&r, NULL);
-    rig_pair(&r, &ours, &peer);
+    rig_open_pair(&r, &ours, &peer);
     peer_small_buffers(peer);
     uint64_t sent = fill(&r, ours, 0), read = 0;
     for (int turn = 0; turn < 3; turn++) {
@@ -68,9 +67,7 @@ static void what_goes_at_once_arrives_and_the_rest_by_a_packet(void)
     }
     peer_reads(peer, read, sent - read);
     expect_nothing(&r);
-    io_close(r.port, ours, false);
-    peer_close(peer);
-    rig_close(&r);
+    rig_close_pair(&r, ours, peer);
 }
 
 static void a_broken_connection_is_told(void)

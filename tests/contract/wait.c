@@ -71,8 +71,7 @@ static void wait_returns_at_once_when_there_is_a_packet(void)
     rig r;
     io_socket ours;
     io_socket peer;
-    rig_open(&r, NULL);
-    rig_pair(&r, &ours, &peer);
+    rig_open_pair(&r, &ours, &peer);
     for (int i = 0; i < 20; i++) {
         io_op op = {0};
         io_packet packet;
@@ -84,9 +83,7 @@ static void wait_returns_at_once_when_there_is_a_packet(void)
         check(packet.op == &op);
         while (io_port_next(r.port, &packet)) fail("a second packet");
     }
-    io_close(r.port, ours, false);
-    peer_close(peer);
-    rig_close(&r);
+    rig_close_pair(&r, ours, peer);
 }
 
 typedef struct sender {
@@ -106,8 +103,7 @@ static void wait_without_a_timeout_sleeps_until_bytes_come(void)
     rig r;
     io_socket ours;
     io_socket peer;
-    rig_open(&r, NULL);
-    rig_pair(&r, &ours, &peer);
+    rig_open_pair(&r, &ours, &peer);
     for (size_t i = 0; i < array_count(timeouts); i++) {
         io_op op = {0};
         io_packet packet;
@@ -125,9 +121,7 @@ static void wait_without_a_timeout_sleeps_until_bytes_come(void)
         os_thread_join(thread);
         while (io_port_next(r.port, &packet)) fail("a second packet");
     }
-    io_close(r.port, ours, false);
-    peer_close(peer);
-    rig_close(&r);
+    rig_close_pair(&r, ours, peer);
 }
 
 /* Pending ops that have nothing to say do not keep the wait awake. */

@@ -14,7 +14,7 @@ import sys
 LEVELS = [
     ["base"],
     ["io_types"],
-    ["os", "mem", "log", "net", "file", "dir", "guess", "sandbox", "privileges"],
+    ["os", "mem", "log", "net", "file", "dir", "wide", "guess", "sandbox", "privileges"],
     ["io", "timer", "watch", "control", "id_map"],
     ["sendq", "frame", "stash", "siphash", "mail"],
     ["gate"],
@@ -24,7 +24,8 @@ LEVELS = [
     ["resolver"],
     ["server"],
 ]
-ALSO = {("log", "mem"), ("log", "os"), ("os", "mem"), ("os", "log"), ("file", "mem"), ("dir", "mem"), ("net", "os"), ("net", "log"),
+ALSO = {("log", "mem"), ("log", "os"), ("os", "mem"), ("os", "log"), ("file", "mem"), ("dir", "mem"), ("wide", "mem"), ("file", "wide"),
+        ("dir", "wide"), ("net", "os"), ("net", "log"),
         ("net", "mem")}
 
 # Headers that only the files named after them include.
@@ -33,6 +34,7 @@ PRIVATE = {
     "io_iocp.h": r"core/io_iocp\w*\.c",
     "io_uring.h": r"core/io_uring\w*\.c",
     "conn_internal.h": r"core/conn(_\w+)?\.[ch]",
+    "wide_win.h": r"core/\w+_win\.c",
     "net_system.h": r"core/net(_\w+)?\.[ch]",
     "net_inet.h": r"core/net_(posix|win)\.c",
     "watch_system.h": r"core/watch(_\w+)?\.c",
