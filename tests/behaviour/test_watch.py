@@ -177,9 +177,11 @@ SLOW = ["function on_message() return 'half' end\n"] + ["-- more\n"] * 8 + ["fun
 
 
 def test_a_file_that_is_written_slowly_is_loaded_when_it_is_whole(server):
-    one = server(text("aaaa"), watch=("--watch",))
+    one = server(text("0000"), watch=("--watch",))
     answers = []
     with one.connect() as client:
+        rename_over(one.directory / "script.lua", text("aaaa"))
+        wait_mark(client, "aaaa")  # from here on it hears of everything, and not only sees what has changed
         start = time.monotonic()
         with open(one.directory / "script.lua", "w", encoding="utf-8") as file:
             for line in SLOW:
