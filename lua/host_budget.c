@@ -88,6 +88,14 @@ static void note_overrun(lua_State *L, host *h)
     host_reserve(h, false);
 }
 
+/* Pushes what the first error of this slice said: thousands of pending __close may each end with it. raises */
+static void push_noted_message(lua_State *L, const host *h)
+{
+    if (lua_rawgetp(L, LUA_REGISTRYINDEX, &overrun_key) == LUA_TTABLE) lua_rawgeti(L, -1, 1);
+    else push_message(L, h); /* there was no memory to note it */
+    lua_remove(L, -2);
+}
+
 /* A count hook. raises */
 static void end_slice(lua_State *L, lua_Debug *where)
 {
@@ -103,7 +111,7 @@ static void end_slice(lua_State *L, lua_Debug *where)
         lua_yield(L, 0); /* takes effect when the hook has returned */
         return;
     }
-    push_message(L, h);
+    push_noted_message(L, h);
     lua_error(L);
 }
 
@@ -146,7 +154,7 @@ static void end_call(void)
     lua_State *L = atomic_load_explicit(&h->running, memory_order_relaxed);
     if (!lua_checkstack(L, SLOTS)) return; /* later, when there is memory */
     note_overrun(L, h);
-    push_message(L, h);
+    push_noted_message(L, h);
     lua_error(L);
 }
 

@@ -109,7 +109,7 @@ static void fill(lua_State *L, answer *a, const char *code, lua_Integer count)
 {
     a->code = code;
     a->count = count;
-    if (host_value_encode(L, -1, "results", &a->value) && a->value.len <= MAIL_BYTES_MAX / 2) {
+    if (host_value_encode_in_budget(L, -1, "results", &a->value) && a->value.len <= MAIL_BYTES_MAX / 2) {
         lua_pop(L, 1);
         return;
     }
@@ -288,7 +288,8 @@ static int ask(lua_State *L, uint32_t first, uint32_t workers, int name, const c
     lua_createtable(L, count, 0);
     lua_insert(L, name + 2);
     for (int i = count; i >= 1; i--) lua_rawseti(L, name + 2, i); /* stack: call, …, name, arguments */
-    if (!host_value_encode(L, -1, "arguments", &value)) luaL_error(L, "%s: %s", function, lua_tostring(L, -1));
+    if (!host_value_encode_in_budget(L, -1, "arguments", &value))
+        luaL_error(L, "%s: %s", function, lua_tostring(L, -1));
     *c = (call){.seat = seat, .done = {.left = left}, .first = first, .workers = workers, .pending = workers};
     if (value.len > MAIL_BYTES_MAX / 2) {
         host_value_free(&value);

@@ -489,7 +489,7 @@ static void check_plain(lua_State *L)
 {
     host_value copy;
     if (lua_type(L, 3) <= LUA_TSTRING && lua_type(L, 3) != LUA_TLIGHTUSERDATA) return;
-    if (!host_value_encode(L, 3, "state", &copy)) {
+    if (!host_value_encode_in_budget(L, 3, "state", &copy)) {
         luaL_error(L, "conn.state holds plain data, which the next version of the script can be given: %s",
                    lua_tostring(L, -1));
     }

@@ -6,6 +6,7 @@
  */
 #include "host_internal.h"
 
+#include "lua_steps.h"
 #include "shared.h"
 
 #include <assert.h>
@@ -315,6 +316,7 @@ static int push_keys(lua_State *L)
     lua_createtable(L, (int)keys->count, 0);
     for (size_t i = 1; i <= keys->count; i++) {
         uint32_t len;
+        LUA_STEP();
         memcpy(&len, at, sizeof(len));
         lua_pushlstring(L, (const char *)at + sizeof(len), len);
         lua_rawseti(L, -2, (lua_Integer)i);

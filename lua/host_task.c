@@ -198,8 +198,20 @@ static int report_overrun(lua_State *L)
     return 1;
 }
 
-/* The budget's hook has yielded out of the handler: closes the coroutine, with a budget of its own for what a __close
- * may do, and leaves the table for on_error in slot 2. */
+/* Closes the coroutine of a handler that was ended, with a budget of its own for what a __close may do: a tenth, since others have
+ * waited for a whole one. */
+static void close_in_budget(host *h, host_task *t)
+{
+    enum { SHARE = 10 };
+    long long budget_ns = atomic_load_explicit(&h->watch.budget_ns, memory_order_relaxed);
+    atomic_store_explicit(&h->watch.budget_ns, (budget_ns + SHARE - 1) / SHARE, memory_order_relaxed);
+    host_slice_begin(h, HOST_CLEANUP, 0, t->co);
+    lua_closethread(t->co, h->L);
+    host_slice_end(h, t->co);
+    atomic_store_explicit(&h->watch.budget_ns, budget_ns, memory_order_relaxed);
+}
+
+/* The budget's hook has yielded out of the handler: closes the coroutine, and leaves the table for on_error in slot 2. */
 static void close_overrun(host *h, host_task *t)
 {
     host_count_error(h);
@@ -208,9 +220,7 @@ static void close_overrun(host *h, host_task *t)
         host_reserve(h, false);
         host_report_memory(h, (host_kind)t->kind, t->c);
     }
-    host_slice_begin(h, HOST_CLEANUP, 0, t->co);
-    lua_closethread(t->co, h->L);
-    host_slice_end(h, t->co);
+    close_in_budget(h, t);
     task_reset(t);
     t->failed = reported == LUA_OK ? LUA_ERRRUN : LUA_ERRMEM;
     if (reported == LUA_OK && host_wants_on_error(h, t)) lua_xmove(h->L, t->co, 1);

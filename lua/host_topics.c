@@ -191,7 +191,7 @@ int host_api_publish(lua_State *L)
     const char *topic = host_mail_check_name(L, 1, &len);
     luaL_checkany(L, 2);
     host_value value;
-    if (!host_value_encode(L, 2, "value", &value)) luaL_argerror(L, 2, lua_tostring(L, -1));
+    if (!host_value_encode_in_budget(L, 2, "value", &value)) luaL_argerror(L, 2, lua_tostring(L, -1));
     mail *m = NULL;
     if (value.len > MAIL_BYTES_MAX / 2) {
         host_value_free(&value);

@@ -10,6 +10,7 @@
 #include "host_value.h"
 
 #include "base.h"
+#include "lua_steps.h"
 #include "mem.h"
 
 #include <assert.h>
@@ -86,6 +87,7 @@ typedef struct writer {
     host_value out;
     met_set met;
     bool shared;
+    bool has_steps; /* may be ended on the way: LUA_STEP() raises */
     const char *root;
     char wrong[512]; /* where and why, once it has failed */
 } writer;
@@ -257,6 +259,7 @@ static bool put_table(writer *w, int index, const way *at, int depth)
     int key = lua_gettop(L) + 1;
     way below = {.up = at, .key = key};
     for (lua_pushnil(L); lua_next(L, index); lua_settop(L, key)) {
+        if (w->has_steps) LUA_STEP();
         int type = lua_type(L, key);
         if (type == LUA_TFUNCTION || type == LUA_TUSERDATA || type == LUA_TLIGHTUSERDATA || type == LUA_TTHREAD)
             return refuse(w, at, type_text(type), " as a key cannot be copied");
@@ -294,23 +297,57 @@ static bool put_value(writer *w, int index, const way *at, int depth)
     }
 }
 
+static bool write_root(writer *w, int index)
+{
+    return extend(w, 1) != NULL ? put_value(w, index, NULL, 0) : refuse_memory(w);
+}
+
+/* What has been written is the value, or there is none, and why is pushed. raises */
+static bool finish(writer *w, bool ok, int top, host_value *v)
+{
+    mem_free(w->met.places);
+    lua_settop(w->L, top);
+    if (ok) {
+        w->out.bytes[0] = w->shared ? SHARED : WHOLE;
+        *v = w->out;
+        return true;
+    }
+    *v = (host_value){0};
+    mem_free(w->out.bytes);
+    lua_pushstring(w->L, w->wrong);
+    return false;
+}
+
 bool host_value_encode(lua_State *L, int index, const char *root, host_value *v)
 {
     writer w = {.L = L, .root = root};
     int top = lua_gettop(L);
+    return finish(&w, write_root(&w, lua_absindex(L, index)), top, v);
+}
+
+/* Protected: the value, and the writer. Returns whether it has gone well. */
+static int write_in_steps(lua_State *L)
+{
+    lua_pushboolean(L, write_root(lua_touserdata(L, 2), 1));
+    return 1;
+}
+
+bool host_value_encode_in_budget(lua_State *L, int index, const char *root, host_value *v)
+{
+    enum { SLOTS = 4 };
+    writer w = {.L = L, .root = root, .has_steps = true};
+    int top = lua_gettop(L);
     index = lua_absindex(L, index);
-    uint8_t *first = extend(&w, 1);
-    bool ok = first != NULL ? put_value(&w, index, NULL, 0) : refuse_memory(&w);
-    mem_free(w.met.places);
-    lua_settop(L, top);
-    if (ok) {
-        w.out.bytes[0] = w.shared ? SHARED : WHOLE;
-        *v = w.out;
-        return true;
-    }
+    luaL_checkstack(L, SLOTS, "a value to be copied");
+    lua_pushcfunction(L, write_in_steps);
+    lua_pushvalue(L, index);
+    lua_pushlightuserdata(L, &w);
+    bool ended = lua_pcall(L, 2, 1, 0) != LUA_OK;
+    if (!ended) return finish(&w, lua_toboolean(L, -1), top, v);
     *v = (host_value){0};
+    mem_free(w.met.places);
     mem_free(w.out.bytes);
-    lua_pushstring(L, w.wrong);
+    lua_error(L);
     return false;
 }
 
@@ -327,6 +364,7 @@ typedef struct reader {
     const uint8_t *at;
     const uint8_t *end;
     int known;         /* where on the stack the table of the objects is; 0: nothing is shared */
+    bool has_steps;    /* as a writer's */
     lua_Integer count; /* of objects so far */
 } reader;
 
@@ -375,6 +413,7 @@ static void push_table(reader *r)
     lua_createtable(r->L, hint(list), hint(head.pairs - list));
     remember(r);
     for (size_t i = 0; i < head.pairs; i++) {
+        if (r->has_steps) LUA_STEP();
         push_value(r);
         push_value(r);
         lua_rawset(r->L, -3);
@@ -425,10 +464,10 @@ static void push_value(reader *r)
     }
 }
 
-void host_value_decode(lua_State *L, const host_value *v)
+static void decode(lua_State *L, const host_value *v, bool has_steps)
 {
     assert(v->len > 1);
-    reader r = {.L = L, .at = v->bytes + 1, .end = v->bytes + v->len};
+    reader r = {.L = L, .has_steps = has_steps, .at = v->bytes + 1, .end = v->bytes + v->len};
     if (v->bytes[0] == SHARED) {
         luaL_checkstack(L, 2, "a copied value");
         lua_newtable(L);
@@ -439,8 +478,13 @@ void host_value_decode(lua_State *L, const host_value *v)
     if (r.known != 0) lua_remove(L, r.known);
 }
 
+void host_value_decode(lua_State *L, const host_value *v)
+{
+    decode(L, v, true);
+}
+
 int host_value_push(lua_State *L)
 {
-    host_value_decode(L, lua_touserdata(L, 1));
+    decode(L, lua_touserdata(L, 1), false);
     return 1;
 }

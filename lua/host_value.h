@@ -36,11 +36,15 @@ typedef struct host_value {
  * thread  the one of L. */
 bool host_value_encode(lua_State *L, int index, const char *root, host_value *v);
 
-/* Pushes the value. v stays as it is, and may be read by many threads at once. Raises for want of memory; the caller
- * still owns v then. thread: the one of L. */
+/* The same for what a handler asks for: it also raises, v being empty, when the handler's budget is over on the way. What is
+ * moved to the next version of the script is not ended like that. */
+bool host_value_encode_in_budget(lua_State *L, int index, const char *root, host_value *v);
+
+/* Pushes the value. v stays as it is, and may be read by many threads at once. Raises for want of memory, and when a handler's
+ * budget is over; the caller still owns v then. thread: the one of L. */
 void host_value_decode(lua_State *L, const host_value *v);
 
-/* The same as a lua_CFunction, for protected calls: its argument is the host_value, as a light userdata. */
+/* The same as a lua_CFunction, for protected calls, and in no budget: its argument is the host_value, as a light userdata. */
 int host_value_push(lua_State *L);
 
 /* Any thread. An empty one is fine; afterwards it is. */

@@ -27,6 +27,15 @@ RUNAWAYS = {
     "__close": ("local x <close> = setmetatable({}, {__close = function() while true do end end})", "budget"),
     "__close after an error": (
         "local x <close> = setmetatable({}, {__close = function() while true do end end}) error('x')", "budget"),
+    "__close behind the budget": (
+        "local x <close> = setmetatable({}, {__close = function() while true do end end}) while true do end", "budget"),
+    "10,000 __close behind the budget": (
+        """local meta = {__close = function() while true do end end}
+        local function f(n) local x <close> = setmetatable({}, meta) if n > 0 then f(n - 1) end while true do end end f(10000)""", "budget"),
+    "__gc of a file": (
+        "getmetatable(io.stdout).__gc = function() while true do end end", "attempt to index a string value"),
+    "__close that re-enters itself": (
+        "local function f(x) local y <close> = x error('x') end local x <close> = setmetatable({}, {__close = f})", "budget"),
     "__index": ("local x = setmetatable({}, {__index = function() while true do end end}).y", "budget"),
     "__tostring, print": ("print(setmetatable({}, {__tostring = function() while true do end end}))", "budget"),
     "sort comparator": ("table.sort({3, 2, 1}, function() while true do end end)", "budget"),
@@ -83,6 +92,8 @@ RUNAWAYS = {
     "concat, in pcall": ("local s = 'x' while true do pcall(function() while true do s = s .. s end end) end", "memory"),
     "table, in pcall": (
         "while true do pcall(function() local t = {} while true do t[#t + 1] = ('x'):rep(1 << 20) end end) end", "either"),
+    # What stays: the last.
+    "_G.__index": ("setmetatable(_G, {__index = function() while true do end end}) nowhere()", "budget"),
 }
 
 
