@@ -52,6 +52,11 @@ local function on_readable(conn)
     if not conn:send(mode == "ack" and ACKNOWLEDGEMENT or data) then
       return
     end
+
+    -- Fewer bytes than asked for: that was all. Asking once more would cost a system call to be told so.
+    if #data < RECEIVE_MAX then
+      return
+    end
   end
   -- There may be more. The next zero-byte read completes at once then, and we are called again.
 end
