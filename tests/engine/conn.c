@@ -1,53 +1,25 @@
-/* conn.c - what conn.h promises, over a real port: order of events, deferring, backpressure, the ways to end.
+/* conn.c - what conn.h promises, over a real port: order of events, deferring, backpressure, outbound ones, slots. How it ends: conn_end.c.
  *
  * Method: a connection whose player writes its events down, a plain peer at the other end, and the text compared.
  */
 #include "stage.h"
 
-#include "os.h"
-
 #define MS(n) ((int64_t)(n)*1000000)
-
-static void send_text(player *p, const char *text)
-{
-    check_eq(conn_send(p->c, text, strlen(text)), IO_OK);
-}
-
-static void echo(player *p, const uint8_t *data, size_t len)
-{
-    check_eq(conn_send(p->c, data, len), IO_OK);
-}
-
-/* What the peer gets until the end of the stream or len bytes is exactly this. */
-static void peer_gets(player *p, const char *text)
-{
-    char bytes[256];
-    size_t len = strlen(text);
-    check(len < sizeof(bytes));
-    check_eq(peer_recv(p->peer, bytes, len), len);
-    check_mem(bytes, text, len);
-}
-
-static void peer_gets_fin(player *p)
-{
-    char byte;
-    check_eq(peer_recv(p->peer, &byte, 1), 0);
-}
 
 static void bytes_come_back_and_are_counted(void)
 {
     stage s;
-    player p = {.in_data = echo};
+    player p = {.in_data = player_echoes};
     stage_open(&s);
     stage_pair(&s, &p, CONN_LENT, false);
     peer_send(p.peer, "hello", 5);
     stage_until(&s, p.datas == 1 && p.c->sent == 5);
-    peer_gets(&p, "hello");
+    player_peer_gets(&p, "hello");
     check_eq(p.c->received, 5);
     check_eq(p.c->messages, 1);
     peer_shutdown(p.peer);
     stage_until(&s, p.closes == 1);
-    peer_gets_fin(&p);
+    player_peer_gets_fin(&p);
     check_events(&p, "open data(hello) close(eof)");
     stage_leave(&s, &p);
     stage_close(&s);
@@ -56,7 +28,7 @@ static void bytes_come_back_and_are_counted(void)
 static void every_receive_mode_delivers(conn_receive receive)
 {
     stage s;
-    player p = {.in_data = echo};
+    player p = {.in_data = player_echoes};
     stage_open(&s);
     stage_pair(&s, &p, receive, false);
     for (unsigned i = 1; i <= 50; i++) {
@@ -98,7 +70,7 @@ static void ready_mode_asks_again_until_all_is_drawn(void)
     check_eq(p.datas, 0);
     check(p.readables >= 3);
     stage_until(&s, p.c->sent == 8);
-    peer_gets(&p, "abcdefgh");
+    player_peer_gets(&p, "abcdefgh");
     peer_shutdown(p.peer);
     stage_until(&s, p.closes == 1);
     check_eq(p.eofs, 0);
@@ -252,188 +224,6 @@ static void paused_bytes_wait_and_can_be_drawn(void)
     stage_leave(&s, &p);
     stage_close(&s);
 }
-
-static void answer_and_close(player *p, const uint8_t *data, size_t len)
-{
-    (void)data;
-    (void)len;
-    send_text(p, "bye");
-    conn_close(p->c, CONN_LOCAL);
-    check_eq(conn_send(p->c, "more", 4), IO_CLOSED);
-}
-
-static void close_sends_what_is_queued_first(void)
-{
-    stage s;
-    player p = {.in_data = answer_and_close};
-    stage_open(&s);
-    stage_pair(&s, &p, CONN_LENT, false);
-    peer_send(p.peer, "x", 1);
-    stage_until(&s, p.c == NULL || p.c->fin_sent);
-    peer_gets(&p, "bye");
-    peer_gets_fin(&p);
-    peer_shutdown(p.peer);
-    stage_until(&s, p.closes == 1);
-    check_events(&p, "open data(x) close(local)");
-    stage_leave(&s, &p);
-    stage_close(&s);
-}
-
-static void close_in_open(player *p)
-{
-    conn_close(p->c, CONN_LOCAL);
-}
-
-static void a_connection_can_be_refused_in_open(void)
-{
-    stage s;
-    player p = {.in_open = close_in_open};
-    stage_open(&s);
-    stage_pair(&s, &p, CONN_LENT, false);
-    peer_send(p.peer, "x", 1);
-    peer_shutdown(p.peer);
-    stage_until(&s, p.closes == 1);
-    check_events(&p, "open close(local)");
-    stage_leave(&s, &p);
-    stage_close(&s);
-}
-
-static void a_peer_that_keeps_its_side_open_is_left_after_lingering(void)
-{
-    stage s;
-    player p = {0};
-    stage_open(&s);
-    s.limits.linger_ns = MS(60);
-    stage_pair(&s, &p, CONN_LENT, false);
-    send_text(&p, "all");
-    conn_close(p.c, CONN_LOCAL);
-    stage_until(&s, p.closes == 1);
-    peer_gets(&p, "all");
-    peer_gets_fin(&p); /* and not a reset */
-    check_events(&p, "open close(local)");
-    stage_leave(&s, &p);
-    stage_close(&s);
-}
-
-static void say_last(player *p)
-{
-    send_text(p, "last words");
-    conn_close(p->c, CONN_LOCAL);
-}
-
-static void a_half_open_connection_still_sends_after_fin(void)
-{
-    stage s;
-    player p = {.in_eof = say_last};
-    stage_open(&s);
-    stage_pair(&s, &p, CONN_LENT, true);
-    peer_send(p.peer, "q", 1);
-    peer_shutdown(p.peer);
-    stage_until(&s, p.closes == 1);
-    peer_gets(&p, "last words");
-    peer_gets_fin(&p);
-    check_events(&p, "open data(q) eof close(local)");
-    stage_leave(&s, &p);
-    stage_close(&s);
-}
-
-static void our_own_half_close_leaves_receiving_open(void)
-{
-    stage s;
-    player p = {0};
-    stage_open(&s);
-    stage_pair(&s, &p, CONN_LENT, false);
-    send_text(&p, "done");
-    conn_shutdown(p.c);
-    check_eq(conn_send(p.c, "more", 4), IO_CLOSED);
-    stage_until(&s, p.c->fin_sent);
-    peer_gets(&p, "done");
-    peer_gets_fin(&p);
-    peer_send(p.peer, "still", 5);
-    stage_until(&s, p.received_len == 5);
-    peer_shutdown(p.peer);
-    stage_until(&s, p.closes == 1);
-    check_events(&p, "open data(still) close(eof)");
-    stage_leave(&s, &p);
-    stage_close(&s);
-}
-
-static void half_close_both_ways_ends_a_half_open_connection(void)
-{
-    stage s;
-    player p = {0};
-    stage_open(&s);
-    stage_pair(&s, &p, CONN_LENT, true);
-    conn_shutdown(p.c);
-    stage_until(&s, p.c->fin_sent);
-    peer_shutdown(p.peer);
-    stage_until(&s, p.closes == 1);
-    check_events(&p, "open eof close(eof)");
-    stage_leave(&s, &p);
-    stage_close(&s);
-}
-
-static void a_reset_is_told_apart_from_an_end(void)
-{
-    stage s;
-    player p = {0};
-    stage_open(&s);
-    stage_pair(&s, &p, CONN_LENT, true);
-    stage_quiet(&s, MS(5)); /* a receive is pending */
-    peer_reset(p.peer);
-    p.peer = IO_SOCKET_NONE;
-    stage_until(&s, p.closes == 1);
-    check_events(&p, "open close(reset)");
-    stage_leave(&s, &p);
-    stage_close(&s);
-}
-
-static void abort_resets_the_peer(void)
-{
-    stage s;
-    player p = {0};
-    char byte;
-    stage_open(&s);
-    stage_pair(&s, &p, CONN_LENT, false);
-    conn_abort(p.c, CONN_ERROR, IO_OK);
-    stage_until(&s, p.closes == 1);
-    check_events(&p, "open close(error)");
-    check(peer_ready(p.peer, false, RIG_PATIENCE_NS));
-    long n = peer_recv_now(p.peer, &byte, 1);
-    if (!os_is_wine()) check_eq(n, PEER_RESET); /* Wine tells a reset only to an op that is pending */
-    stage_leave(&s, &p);
-    stage_close(&s);
-}
-
-static void timeouts_have_their_reasons(void)
-{
-    stage s;
-    player idle = {.in_data = echo}, silent = {0};
-    stage_open(&s);
-    s.limits.idle_ns =
-        MS(1500); /* a machine that does nothing for so long between two bytes would be one too crowded */
-    s.limits.linger_ns = MS(20);
-    stage_pair(&s, &idle, CONN_LENT, false);
-    int64_t start = io_port_now(s.rig.port), last;
-    do { /* bytes keep it alive beyond its first deadline */
-        last = io_port_now(s.rig.port);
-        peer_send(idle.peer, "x", 1);
-        stage_quiet(&s, MS(20));
-    } while (last - start < MS(1600));
-    check_eq(idle.closes, 0);
-    stage_until(&s, idle.closes == 1);
-    check(io_port_now(s.rig.port) - last >= MS(1500));
-    check(strstr(idle.events, "close(idle)") != NULL);
-    s.limits.idle_ns = 0;
-    s.limits.first_byte_ns = MS(40);
-    stage_pair(&s, &silent, CONN_LENT, false);
-    stage_until(&s, silent.closes == 1);
-    check_events(&silent, "open close(timeout)");
-    stage_leave(&s, &idle);
-    stage_leave(&s, &silent);
-    stage_close(&s);
-}
-
 /* Queues bytes until the kernel has taken none for a while and len are left. */
 static void fill(stage *s, player *p, size_t len)
 {
@@ -522,7 +312,7 @@ static void eight_mebibytes_pass_through_a_slow_reader_in_order(void)
 {
     enum { TOTAL = 8 << 20 };
     stage s;
-    player p = {.quiet = true, .in_data = echo};
+    player p = {.quiet = true, .in_data = player_echoes};
     stage_open(&s);
     stage_pair(&s, &p, CONN_LENT, false);
     static uint8_t out[30011], in[7919];
@@ -576,9 +366,9 @@ static void connecting_reports_how_it_went(void)
     stage_connect(&s, &good, &there);
     stage_until(&s, good.opens == 1);
     good.peer = peer_accept(listening);
-    send_text(&good, "ping");
+    player_sends(&good, "ping");
     stage_until(&s, good.c->sent == 4);
-    peer_gets(&good, "ping");
+    player_peer_gets(&good, "ping");
     peer_send(good.peer, "pong", 4);
     stage_until(&s, good.received_len == 4);
     peer_shutdown(good.peer);
@@ -617,8 +407,8 @@ static void one_connection_can_send_to_and_close_another(void)
     other = &b;
     peer_send(a.peer, "to b", 4);
     stage_until(&s, b.c->fin_sent);
-    peer_gets(&b, "to b");
-    peer_gets_fin(&b);
+    player_peer_gets(&b, "to b");
+    player_peer_gets_fin(&b);
     peer_shutdown(b.peer);
     peer_shutdown(a.peer);
     stage_leave(&s, &a);
@@ -638,7 +428,7 @@ static void a_slot_waits_for_its_release_and_ids_are_never_reused(void)
     peer_shutdown(kept.peer);
     stage_until(&s, kept.closes == 1);
     for (int i = 0; i < 300; i++) {
-        player p = {.in_data = echo};
+        player p = {.in_data = player_echoes};
         stage_pair(&s, &p, CONN_LENT, false);
         check(p.c != slot);
         check(p.c->id > last);
@@ -678,15 +468,6 @@ int main(int argc, char **argv)
     check_run(what_was_on_its_way_when_held_is_kept);
     check_run(the_end_of_a_held_connection_waits);
     check_run(paused_bytes_wait_and_can_be_drawn);
-    check_run(close_sends_what_is_queued_first);
-    check_run(a_connection_can_be_refused_in_open);
-    check_run(a_peer_that_keeps_its_side_open_is_left_after_lingering);
-    check_run(a_half_open_connection_still_sends_after_fin);
-    check_run(our_own_half_close_leaves_receiving_open);
-    check_run(half_close_both_ways_ends_a_half_open_connection);
-    check_run(a_reset_is_told_apart_from_an_end);
-    check_run(abort_resets_the_peer);
-    check_run(timeouts_have_their_reasons);
     check_run(a_peer_that_takes_nothing_runs_into_the_write_timeout);
     check_run(a_queue_without_end_is_overflow);
     check_run(above_the_high_mark_nothing_is_read_and_drain_is_told_once);

@@ -179,3 +179,28 @@ void stage_quiet(stage *s, int64_t ns)
     int64_t end = io_port_now(s->rig.port) + ns;
     while (io_port_now(s->rig.port) < end) stage_turn(s, 5000000);
 }
+
+void player_sends(player *p, const char *text)
+{
+    check_eq(conn_send(p->c, text, strlen(text)), IO_OK);
+}
+
+void player_echoes(player *p, const uint8_t *data, size_t len)
+{
+    check_eq(conn_send(p->c, data, len), IO_OK);
+}
+
+void player_peer_gets(player *p, const char *text)
+{
+    char bytes[256];
+    size_t len = strlen(text);
+    check(len < sizeof(bytes));
+    check_eq(peer_recv(p->peer, bytes, len), len);
+    check_mem(bytes, text, len);
+}
+
+void player_peer_gets_fin(player *p)
+{
+    char byte;
+    check_eq(peer_recv(p->peer, &byte, 1), 0);
+}

@@ -63,4 +63,12 @@ void stage_quiet(stage *s, int64_t ns);
 /* The player's events so far are exactly this. */
 #define check_events(p, text) check_str((p)->events, text)
 
+/* Queues a text. */
+void player_sends(player *p, const char *text);
+/* An in_data: sends what comes back. */
+void player_echoes(player *p, const uint8_t *data, size_t len);
+/* What the peer gets next is exactly this. */
+void player_peer_gets(player *p, const char *text);
+void player_peer_gets_fin(player *p);
+
 #endif
