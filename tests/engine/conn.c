@@ -1,4 +1,5 @@
-/* conn.c - what conn.h promises, over a real port: order of events, deferring, backpressure, outbound ones, slots. How it ends: conn_end.c.
+/* conn.c - what conn.h promises, over a real port: order of events, deferring, backpressure, outbound ones, slots.
+ * How it ends: conn_end.c.
  *
  * Method: a connection whose player writes its events down, a plain peer at the other end, and the text compared.
  */
