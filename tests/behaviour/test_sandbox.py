@@ -298,6 +298,14 @@ def test_who_is_not_root_cannot_become_another(tmp_path):
 
 
 @pytest.mark.skipif(not Settings.wine and os.name != "nt", reason="is about Windows")
+def test_windows_serves_in_a_job_object(server):
+    one = server(ECHO, "--sandbox", "strict")
+    one.wait_log("sandbox strict: job object: no other processes")
+    with one.connect() as client:
+        assert client.ask("x") == b"x"
+
+
+@pytest.mark.skipif(not Settings.wine and os.name != "nt", reason="is about Windows")
 def test_windows_says_that_it_has_no_user_to_become():
     result = run("--user", "nobody")
     assert result.returncode == 2 and "--user does not work on Windows" in result.stderr
