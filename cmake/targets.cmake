@@ -28,7 +28,10 @@ else()
   target_compile_definitions(portico_flags INTERFACE _GNU_SOURCE)
 endif()
 
-if(PORTICO_SANITIZE)
+if(PORTICO_SANITIZE AND WIN32)
+  # MinGW has no run-time part that would report: what is undefined is an illegal instruction.
+  add_compile_options(-fsanitize=${PORTICO_SANITIZE} -fsanitize-undefined-trap-on-error -fno-omit-frame-pointer)
+elseif(PORTICO_SANITIZE)
   add_compile_options(-fsanitize=${PORTICO_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
   add_link_options(-fsanitize=${PORTICO_SANITIZE})
 endif()

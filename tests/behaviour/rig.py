@@ -50,9 +50,12 @@ def command(*arguments, prefix=()):
 def run(*arguments, prefix=(), stdin=subprocess.DEVNULL, seconds=20, backend=True, **more):
     """Runs portico to its end. Standard output and error come back as text."""
     options = ["--backend", Settings.backend] if backend and Settings.backend else []
-    return subprocess.run(
+    result = subprocess.run(
         command(*options, *arguments, prefix=prefix), stdin=stdin, timeout=seconds * Settings.patience,
         stdout=more.pop("stdout", subprocess.PIPE), stderr=subprocess.PIPE, encoding="utf-8", errors="replace", **more)
+    # The exit code does not tell: Wine 8 lets a program that has crashed end with 0 now and then.
+    assert "starting debugger" not in result.stderr, result.stderr
+    return result
 
 
 def sanitizer():
