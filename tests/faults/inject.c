@@ -245,7 +245,7 @@ CALL(int, epoll_ctl, (int epoll, int what, int fd, struct epoll_event *event))
         errno = code;
         return -1;
     }
-    if (fd < SOCKETS_MAX && what == EPOLL_CTL_ADD) {
+    if (fd < SOCKETS_MAX && what != EPOLL_CTL_DEL) {
         sockets[fd].epoll = epoll;
         sockets[fd].event = *event;
     }
