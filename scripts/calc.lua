@@ -6,8 +6,8 @@
 local DEPTH_MAX <const> = 100
 
 local CONSTANTS <const> = { pi = math.pi, e = math.exp(1) }
-local FUNCTIONS <const> = { sqrt = math.sqrt, sin = math.sin, cos = math.cos, tan = math.tan, exp = math.exp, ln = math.log,
-  abs = math.abs, floor = math.floor, ceil = math.ceil }
+local FUNCTIONS <const> = { sqrt = math.sqrt, sin = math.sin, cos = math.cos, tan = math.tan, exp = math.exp,
+  ln = math.log, abs = math.abs, floor = math.floor, ceil = math.ceil }
 
 -- By operator: how tightly it binds, what it does, and whether it binds to the right.
 local OPERATORS <const> = {
@@ -52,7 +52,8 @@ local function evaluate(text)
       return CONSTANTS[name]
     end
     local f = FUNCTIONS[name] or refuse("there is no '%s'", name)
-    return take("%(") and f(expression(1), take("%)") or refuse("')' expected at column %d", pos)) or refuse("%s( … ) expected", name)
+    return take("%(") and f(expression(1), take("%)") or refuse("')' expected at column %d", pos))
+      or refuse("%s( … ) expected", name)
   end
 
   -- An expression of operators that bind at least as tightly as that.

@@ -75,7 +75,8 @@ local function records(name, kind, answers)
   for type_name, values in pairs(entry or {}) do
     if kind == TYPES[type_name] or kind == ANY or type_name == "CNAME" then
       for _, value in ipairs(values) do
-        answers[#answers + 1] = encode_name(name) .. string.pack(">I2I2I4s2", TYPES[type_name], INTERNET, TTL, ENCODE[type_name](value))
+        local head = encode_name(name)
+        answers[#answers + 1] = head .. string.pack(">I2I2I4s2", TYPES[type_name], INTERNET, TTL, ENCODE[type_name](value))
         if type_name == "CNAME" and kind ~= TYPES.CNAME and #answers < 10 then
           records(value, kind, answers)
         end
@@ -88,7 +89,8 @@ end
 local function reply(data, code, question, answers)
   local flags = (">I2"):unpack(data, 3)
   flags = flags & 0x7900 | 0x8400 | code -- the operation and "recursion desired" as asked; an answer, with authority
-  return string.pack(">c2I2I2I2I2I2", data:sub(1, 2), flags, question == "" and 0 or 1, #answers, 0, 0) .. question .. table.concat(answers)
+  local questions = question == "" and 0 or 1
+  return string.pack(">c2I2I2I2I2I2", data:sub(1, 2), flags, questions, #answers, 0, 0) .. question .. table.concat(answers)
 end
 
 return {

@@ -183,3 +183,20 @@ def test_clients_notice_nothing_of_a_reload(server, scripts):
     assert Subscriber(broker, 1, "-t", "r/#").messages() == ["r/a kept\n"]
     with broker.connect() as slow:  # its message was acknowledged in a version after the one that sent it
         assert slow.send(connect_packet(name=b"slow", flags=0) + b"\xc0\0").take(6) == b"\x20\2\1\0\xd0\0"
+
+
+def test_what_finds_no_room_is_dropped_and_said(server, scripts):
+    broker = server(scripts / "mqtt_broker.lua", "--workers", "1", "--shared-memory", "1M")
+    words = ("-i", "sleeper", "-c", "-q", "1", "-t", "news")
+    first = Subscriber(broker, 1, *words)
+    publish(broker, "news", "0", "-q", "1")
+    assert first.messages() == ["news 0\n"]
+    for i in range(1, 16):
+        assert publish(broker, "news", str(i) + "x" * 100000, "-q", "1") == (0, "")
+    broker.wait_log("sleeper is away for too long: messages for it are dropped")
+    assert publish(broker, "r", "x" * 100000, "-r", "-q", "1") == (0, "")
+    broker.wait_log("no room to retain the message to r")
+    kept = Subscriber(broker, 8, *words).messages()
+    assert kept == [f"news {i}" + "x" * 100000 + "\n" for i in range(1, 9)]
+    assert publish(broker, "r", "short", "-r", "-q", "1") == (0, "")
+    assert Subscriber(broker, 1, "-t", "r").messages() == ["r short\n"]
