@@ -1,4 +1,6 @@
 """report.py - what the matrix found: tables, the targets beside the figures, a plot."""
+import statistics
+
 from matrix import SATURATED
 
 REFERENCES = ("raw_uring", "raw_epoll")
@@ -82,7 +84,10 @@ def print_summary(result, out):
             cell = "failed" if "failed" in row else number(row["cpu_ratio"].get(base))
             rows.setdefault(row["server"], {})[scenario["scenario"]] = cell
     names = [scenario["scenario"] for scenario in result["scenarios"]]
-    order = sorted(rows, key=lambda name: next((float(cell) for cell in rows[name].values() if cell not in ("–", "failed")), 1e9))
+
+    def middle(name):
+        return statistics.median([float(cell) for cell in rows[name].values() if cell not in ("–", "failed")] or [float("inf")])
+    order = sorted(rows, key=middle)
     print("### Processor time / raw_uring's; of lines / libuv try_write's\n", file=out)
     print_table(["server"] + names, [[name] + [rows[name].get(scenario, "–") for scenario in names] for name in order], out)
 

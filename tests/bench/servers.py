@@ -63,8 +63,9 @@ PEERS = [
      "run": "erl +S {workers}:{workers} +P 2000000 +Q 2000000 -noshell -noinput -pa {build} -s echo start {port}"},
     {"name": "tarantool", "folder": "peers/tarantool", "needs": "tarantool", "run": "tarantool echo.lua {port}"},
     {"name": "redis PING", "folder": ".", "needs": "redis-server", "per_message": True, **PING,
-     "run": "redis-server --port {port} --bind 127.0.0.1 --save '' --appendonly no --maxclients 200000 --tcp-backlog 65535 "
-            "--daemonize no --loglevel warning"},
+     # Protected mode would refuse clients from 127.0.0.2 and on, from where many short connections come.
+     "run": "redis-server --port {port} --bind 127.0.0.1 --protected-mode no --save '' --appendonly no --maxclients 200000 "
+            "--tcp-backlog 65535 --daemonize no --loglevel warning"},
 ]
 
 
