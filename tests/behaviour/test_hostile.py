@@ -210,16 +210,17 @@ def test_the_first_address_does_not_take_a_quarter_more(server):
 
 
 def test_no_more_are_accepted_in_a_second_than_may_be(server, canary):
-    one = server(ECHO, "--accept-rate", "40")
+    # So low that a busy machine does not accept fewer by itself.
+    one = server(ECHO, "--accept-rate", "10")
     watch = Watch(one, canary(one))
     began = time.monotonic()
-    clients = [one.connect() for _ in range(100)]
+    clients = [one.connect() for _ in range(25)]
     for client in clients:
         client.send("x")
     watch.watch(1)
     for client in clients:
         assert client.take(1) == b"x"
-    assert time.monotonic() - began > 1.2  # 40 at once, 40 in each second
+    assert time.monotonic() - began > 1.2  # 10 at once, 10 in each second
     watch.check()
     for client in clients:
         client.close()
