@@ -73,6 +73,7 @@ def test_a_drain_with_one_that_takes_nothing_cuts_only_that_one_off(server):
 
 # ---- A stop while a version is replaced ----
 
+@pytest.mark.packets("both")
 @pytest.mark.budget
 @pytest.mark.parametrize("body,name", [("while true do end", "a loop"), ("while true do pcall(error) end", "a loop of pcall"),
                                        ("local t = {} for i = 1, 1e12 do t[i % 100] = ('x'):rep(100) end", "garbage")])
@@ -104,6 +105,7 @@ def test_stops_at_every_moment_of_a_reload(server):
         assert not one.log("error"), one.text()
 
 
+@pytest.mark.packets("both")
 def test_a_stop_in_probation_is_clean(server):
     one = server(TELLER % "a", "--reload-probation", "60")
     with one.connect() as client:
@@ -116,6 +118,7 @@ def test_a_stop_in_probation_is_clean(server):
     assert not one.log(UNDONE)
 
 
+@pytest.mark.packets("both")
 def test_a_stop_while_old_handlers_wait(server):
     """Of the version before: they may finish, like those of the new one."""
     text = "return { on_message = function(conn, data) " + ASK + """

@@ -58,6 +58,7 @@ def talk(client, dialogue):
             assert client.line().decode() == line + "\n"
 
 
+@pytest.mark.packets("received")
 def test_the_readme(server, tmp_path):
     """Its server is changed while it runs, as the page says, and each of the three tastes tastes so."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -8,6 +8,8 @@ import pytest
 from reloads import ASK, REFUSED, UNDONE, reload, save, say
 from rig import SAY, Client, free_port, run, until
 
+pytestmark = pytest.mark.packets("both")
+
 HANDLERS = """return { %s on_message = function(conn, data) """ + ASK + """
   if data == 'fail' then error('bad') end
   if command and command(data) then return command(data) end

@@ -97,6 +97,7 @@ RUNAWAYS = {
 }
 
 
+@pytest.mark.packets("both")
 @pytest.mark.budget
 def test_runaways_are_ended_and_others_are_served(server):
     let_loose(server, RUNAWAYS)

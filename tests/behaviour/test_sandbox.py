@@ -203,6 +203,7 @@ def test_std_does_not(server):
     assert not one.log("sandbox strict")
 
 
+@pytest.mark.packets("received")
 @linux
 def test_what_a_server_does_still_works_when_it_is_confined(server, tmp_path):
     """Reload by watch, a module that comes, portico ctl, Unix sockets, names, the drain."""

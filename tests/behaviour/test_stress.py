@@ -91,7 +91,7 @@ def answering(answer):
 
 # ---- All well ----
 
-@pytest.mark.parametrize("mode", ["echo", "ack"])
+@pytest.mark.parametrize("mode", ["echo", pytest.param("ack", marks=pytest.mark.packets("both"))])
 def test_a_thousand_connections_get_a_hundred_right_replies_each(server, scripts, measure, mode):
     connections = scaled(1000, 50)
     one = server(scripts / "default.lua", args=[mode])
@@ -263,6 +263,7 @@ def test_an_echo_server_that_is_not_ours(measure, program):
 
 # ---- Trouble ----
 
+@pytest.mark.packets("both")
 def test_a_wrong_byte_is_noticed(stress, measure):
     def answer(number, piece):
         return piece if number < 5 else piece[:-1] + b"?"
@@ -299,6 +300,7 @@ def test_replies_of_two_kinds_are_wrong(measure):
         assert measure(port, "--connections", 1, "--messages", 2)["errors"] == {"wrong_reply": 1}
 
 
+@pytest.mark.packets("both")
 @pytest.mark.parametrize("wanted", ["echo", "ack"])
 def test_the_kind_of_reply_can_be_demanded(server, scripts, measure, wanted):
     other = {"echo": "ack", "ack": "echo"}[wanted]
@@ -400,6 +402,7 @@ def test_a_server_that_trickles(measure):
     assert found["errors"] == {"timeout": 2}
 
 
+@pytest.mark.packets("both")
 def test_a_server_that_closes_halfway(measure):
     with peer(answering(lambda number, piece: piece if number < 5 else None)) as port:
         found = measure(port, "--connections", 10, "--messages", 10)
@@ -438,6 +441,7 @@ def test_a_server_that_does_not_close_when_all_is_done(measure):
     assert time.monotonic() - began < 10 * Settings.patience
 
 
+@pytest.mark.packets("both")
 def test_some_go_wrong_and_the_others_go_on(measure):
     lock = threading.Lock()
     served = []

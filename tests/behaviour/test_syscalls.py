@@ -182,6 +182,7 @@ end }
 """
 
 
+@pytest.mark.packets("received")
 @pytest.mark.usefixtures("only_epoll")
 @pytest.mark.parametrize("error,code", [("EADDRNOTAVAIL", "unavailable"), ("EAGAIN", "again"), ("ENETUNREACH", "unreachable"),
                                         ("EACCES", "denied"), ("ENOBUFS", "limit")])

@@ -183,7 +183,7 @@ return { listen = {} }
 """
 
 
-@pytest.mark.packets("received")
+@pytest.mark.packets("both")
 @no_wine
 def test_a_script_connects(server, path):
     server("return { on_message = function(_, data) return data:upper() end }", listen=[f"unix:{path}"])
