@@ -3,6 +3,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 
 AUTOGROUP = "/proc/%s/autogroup" # where sessions share the processors, nice counts within each only: sched(7)
 SPINNER = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
@@ -12,9 +13,15 @@ def set_nice(value, pid=0):
     """For this process (0) or another one, and those that it starts; it has to lead a session of its own. Raises OSError."""
     os.setpriority(os.PRIO_PROCESS, pid, value)
     path = AUTOGROUP % (pid or "self")
-    if os.path.exists(path):
-        with open(path, "w") as f:
-            f.write(str(value))
+    for left in reversed(range(20)) if os.path.exists(path) else ():
+        try:
+            with open(path, "w") as f:
+                f.write(str(value))
+            return
+        except BlockingIOError:  # without privileges the whole system may do that ten times a second
+            if not left:
+                raise
+            time.sleep(0.1)
 
 
 def go_first(pid=0):
