@@ -240,13 +240,18 @@ class Server:
             fields = file.read().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def thread(self, name):
+        """The directory of its thread of that name. Linux only."""
+        tasks = pathlib.Path(f"/proc/{self.process.pid}/task").iterdir()
+        return next(task for task in tasks if (task / "comm").read_text().strip() == name)
+
     def thread_seconds(self, name):
-        """The processor time of its threads of that name, to the microsecond. Linux only."""
-        spent = 0
-        for task in pathlib.Path(f"/proc/{self.process.pid}/task").iterdir():
-            if (task / "comm").read_text().strip() == name:
-                spent += int((task / "schedstat").read_text().split()[0])
-        return spent / 1e9
+        """The processor time of its thread of that name, to the microsecond. Linux only."""
+        return int((self.thread(name) / "schedstat").read_text().split()[0]) / 1e9
+
+    def thread_waits(self, name):
+        """How often its thread of that name has begun to wait. Linux only."""
+        return int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", (self.thread(name) / "status").read_text(), re.MULTILINE)[1])
 
 
 def delays(process):

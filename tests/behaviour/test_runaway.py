@@ -4,10 +4,11 @@ The figures of the table in docs/testing.md: run this file with -s.
 """
 
 import signal
+import time
 
 import pytest
 
-from rig import ECHO
+from rig import ECHO, Settings, until
 from runaways import let_loose
 
 # What runs; how it ends: "budget", "memory" (the second time), "either" as the machine is fast, or the text of an error that comes at once.
@@ -101,6 +102,26 @@ RUNAWAYS = {
 @pytest.mark.budget
 def test_runaways_are_ended_and_others_are_served(server):
     let_loose(server, RUNAWAYS)
+
+
+@pytest.mark.budget
+@pytest.mark.no_wine("how often a thread waits is read from /proc")
+def test_the_watchdog_sleeps_while_nothing_runs_and_is_roused(server):
+    one = server("return { on_message = function() while true do end end }", "--workers", "1", "--callback-budget", "0.1")
+
+    def sleeps():
+        before = one.thread_waits("watchdog")
+        time.sleep(0.5)  # what is counted is per time: 50 while it watches, 2 while it sleeps
+        return one.thread_waits("watchdog") - before <= 5
+
+    for _ in range(2):
+        until(sleeps, what="the watchdog's sleep")
+        with one.connect(seconds=60) as client:
+            spent = one.thread_seconds("worker 0")
+            client.send("x")
+            assert client.is_over()
+            assert one.thread_seconds("worker 0") - spent < 0.1 + 0.25 + 0.1 * Settings.patience
+    one.wait_log("callback budget of 0.1 s exceeded", 2)
 
 
 def test_buffers_near_the_cap_collect_garbage_first(server):
