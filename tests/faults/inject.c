@@ -491,12 +491,12 @@ static bool is_back(int64_t live, long descriptors)
 uint32_t inject_sweep(void (*body)(void))
 {
     uint32_t failed = 0;
+    long descriptors = descriptors_count(); /* once: later another thread may just be taking hold of something */
+    int64_t live = mem_live();
     for (uint32_t variant = 0; variant < INJECT_VARIANTS; variant++) {
         bool more = true;
         for (uint32_t nth = 1; more; nth++) {
             check(nth < CALLS_MAX);
-            long descriptors = descriptors_count();
-            int64_t live = mem_live();
             inject_nth(nth, variant);
             body();
             inject_nothing();
