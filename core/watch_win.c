@@ -255,15 +255,18 @@ bool watch_system_end(watch_system *s)
 
 /* ---- Waiting ---- */
 
-/* True when something of ours is among what came. bytes 0: it was too much to be told. */
+/* True when something of ours is among what came. bytes 0: it was too much to be told. Windows puts records at multiples of
+ * four, Wine one right behind the other (source: notify-rs/notify#647), so they are copied out; a name's letters need only two. */
 static bool has_ours(const watch_directory *d, DWORD bytes)
 {
     if (bytes == 0) return true;
     for (DWORD at = 0;;) {
-        const FILE_NOTIFY_INFORMATION *event = (const FILE_NOTIFY_INFORMATION *)(const void *)(d->events + at);
-        if (names_have(d, event->FileName, event->FileNameLength / sizeof(wchar_t))) return true;
-        if (event->NextEntryOffset == 0) return false;
-        at += event->NextEntryOffset;
+        FILE_NOTIFY_INFORMATION event;
+        memcpy(&event, d->events + at, offsetof(FILE_NOTIFY_INFORMATION, FileName));
+        const void *name = d->events + at + offsetof(FILE_NOTIFY_INFORMATION, FileName);
+        if (names_have(d, name, event.FileNameLength / sizeof(wchar_t))) return true;
+        if (event.NextEntryOffset == 0) return false;
+        at += event.NextEntryOffset;
     }
 }
 
