@@ -183,10 +183,10 @@ uring_port *uring_open_port(const io_options *options, const char **step, int *n
     if (!(port->ring.features & IORING_FEAT_SUBMIT_STABLE)) goto fail;
     if (!(port->ring.features & IORING_FEAT_NODROP)) goto fail;
     if (!(port->ring.features & IORING_FEAT_EXT_ARG)) goto fail;
-    port->multishot = port->ring.flags & IORING_SETUP_DEFER_TASKRUN;
     *step = "buffer ring";
     *native = uring_open_bufs(port);
     if (*native != 0) goto fail;
+    port->multishot = uring_knows_streams(port);
     *step = "eventfd";
     if (io_mailbox_open(&port->mailbox, native) != IO_OK) goto fail;
     arm_wake(port);

@@ -174,6 +174,8 @@ void uring_slots_close(uring_slots *slots);
 /* Returns 0 or an errno. */
 int uring_open_bufs(uring_port *port);
 void uring_close_bufs(uring_port *port);
+/* Asks the kernel whether receives may be multishot ones. */
+bool uring_knows_streams(uring_port *port);
 void uring_take_back_loan(uring_port *port);
 bool uring_prepare_recv(uring_port *port, io_op *op);
 bool uring_prepare_readable(uring_port *port, io_op *op);

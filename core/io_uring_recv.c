@@ -12,7 +12,11 @@
  * asked to end. Whatever is submitted or drawn next finds them there. Copied, because connections that are not read
  * would else keep the port's buffers from all others.
  *
- * That needs deferred task work: with it the kernel takes bytes from a socket only inside io_uring_enter(). Else it could
+ * Before it hears of that, the kernel takes up to 32 buffers from a socket in one go (MULTISHOT_MAX_RETRY in its
+ * io_uring/net.c): half a MiB for a peer that sends and never reads. So each multishot receive may bring STREAM_BUFS buffers
+ * in all and is then submitted anew. Kernels before 6.17 do not know such a bound, and get receives one by one.
+ *
+ * It needs deferred task work, too: with it the kernel takes bytes from a socket only inside io_uring_enter(). Else it could
  * take some between our look at the completions and a recv() of our own, and order would be lost.
  */
 #define _GNU_SOURCE 1
@@ -29,7 +33,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { BUFFER_GROUP = 0 }; /* a ring has one buffer ring */
+enum {
+    BUFFER_GROUP = 0, /* a ring has one buffer ring */
+    STREAM_BUFS = 2   /* that a multishot receive fills, and so what a connection may have that wants none */
+};
 
 /* ---- Buffers ---- */
 
@@ -168,6 +175,26 @@ void uring_end_stream(uring_port *port, io_socket socket)
 
 /* ---- Submits ---- */
 
+static void prepare_stream(const uring_port *port, struct io_uring_sqe *entry, int socket)
+{
+    io_uring_prep_recv_multishot(entry, socket, NULL, 0, 0);
+    entry->flags |= IOSQE_BUFFER_SELECT;
+    entry->buf_group = BUFFER_GROUP;
+    entry->file_index = STREAM_BUFS * port->buf_bytes; /* "optlen" in newer headers, a field of the same union */
+}
+
+bool uring_knows_streams(uring_port *port)
+{
+    struct io_uring_cqe *completion;
+    if (!(port->ring.flags & IORING_SETUP_DEFER_TASKRUN)) return false;
+    struct io_uring_sqe *entry = uring_entry(port);
+    if (entry == NULL) return false;
+    prepare_stream(port, entry, -1); /* who knows the bound minds the descriptor; who does not refuses it first */
+    io_uring_sqe_set_data64(entry, URING_IGNORED);
+    if (io_uring_submit_and_wait(&port->ring, 1) < 0 || io_uring_peek_cqe(&port->ring, &completion) != 0) return false;
+    return completion->res == -EBADF;
+}
+
 bool uring_prepare_recv(uring_port *port, io_op *op)
 {
     uring_slot *s = uring_slot_of(port, op->socket);
@@ -177,17 +204,15 @@ bool uring_prepare_recv(uring_port *port, io_op *op)
         io_uring_prep_recv(entry, (int)op->socket, (void *)op->native[URING_BUFFER], op->native[URING_LEN], 0);
         io_uring_sqe_set_data(entry, op);
     } else if (port->multishot && (s->flags & URING_WARM)) {
-        io_uring_prep_recv_multishot(entry, (int)op->socket, NULL, 0, 0);
+        prepare_stream(port, entry, (int)op->socket);
         io_uring_sqe_set_data64(entry, uring_tag(URING_STREAM, op->socket, s));
         s->flags |= URING_ARMED;
         s->waiting = op;
     } else {
         io_uring_prep_recv(entry, (int)op->socket, NULL, port->buf_bytes, 0);
-        io_uring_sqe_set_data(entry, op);
-    }
-    if (op->native[URING_BUFFER] == 0) {
         entry->flags |= IOSQE_BUFFER_SELECT;
         entry->buf_group = BUFFER_GROUP;
+        io_uring_sqe_set_data(entry, op);
     }
     if (s->flags & URING_EMPTY) entry->ioprio |= IORING_RECVSEND_POLL_FIRST;
     return true;
