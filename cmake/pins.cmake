@@ -19,7 +19,7 @@ set(DKJSON_DEBIAN_FILE lua-dkjson_2.6.orig.tar.gz)
 set(DKJSON_DEBIAN_SHA256 bd07ee4eb398aed6cf36f92423845399a5b46c15090990cc90e56d07c46f9773)
 
 # For ./dev bench windows only; never part of the program.
-set(LIBUV_URL https://deb.debian.org/debian/pool/main/libu/libuv1/libuv1_1.44.2.orig.tar.gz)
-set(LIBUV_SHA256 d79b4b06ef04be85fb890bf39d55942cc64c2e15fd14eaa32dae5dce94485484)
+set(LIBUV_URL https://dist.libuv.org/dist/v1.44.2/libuv-v1.44.2.tar.gz)
+set(LIBUV_SHA256 ccfcdc968c55673c6526d8270a9c8655a806ea92468afcbcabc2b16040f03cb4)
 set(LIBUV_DEBIAN_FILE libuv1_1.44.2.orig.tar.gz)
 set(LIBUV_DEBIAN_SHA256 d79b4b06ef04be85fb890bf39d55942cc64c2e15fd14eaa32dae5dce94485484)
