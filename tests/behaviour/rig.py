@@ -63,6 +63,17 @@ def sanitizer():
     return match[1] if match else None
 
 
+def refuses(port):
+    """Nobody listens there."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 5).close()
+        return False
+    except ConnectionRefusedError:
+        return True
+    except ConnectionResetError:
+        return False  # the listener went while it was asked
+
+
 def until(condition, seconds=10, what="what was waited for"):
     """Asks again and again until the answer is true, and returns it."""
     end = deadline(seconds)

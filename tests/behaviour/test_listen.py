@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from reloads import ASK, REFUSED, UNDONE, reload, save, say
-from rig import SAY, Client, free_port, run, until
+from rig import SAY, Client, free_port, run, refuses, until
 
 pytestmark = pytest.mark.packets("both")
 
@@ -18,15 +18,6 @@ HANDLERS = """return { %s on_message = function(conn, data) """ + ASK + """
 
 def uri(port):
     return f"tcp://127.0.0.1:{port}"
-
-
-def refuses(port):
-    """Nobody listens there."""
-    try:
-        socket.create_connection(("127.0.0.1", port), 5).close()
-        return False
-    except ConnectionRefusedError:
-        return True
 
 
 def ask(port, word="x"):

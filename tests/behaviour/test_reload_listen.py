@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from reloads import ASK, REFUSED, UNDONE, reload, save, say
-from rig import Client, free_port, until
+from rig import Client, free_port, refuses, until
 
 pytestmark = pytest.mark.packets("both")
 
@@ -19,17 +19,6 @@ def script(*uris):
 
 def uri(port):
     return f"tcp://127.0.0.1:{port}"
-
-
-def refuses(port):
-    """Nobody listens there."""
-    try:
-        socket.create_connection(("127.0.0.1", port), 5).close()
-        return False
-    except ConnectionRefusedError:
-        return True
-    except ConnectionResetError:
-        return False  # the listener went while it was asked
 
 
 def test_addresses_come_and_go_with_the_script(server):
