@@ -138,6 +138,15 @@ static io_status split(host_port *parts, const char *uri, char *error, size_t er
     return read_port(&parts->port, port + 1, error, error_size);
 }
 
+/* ::ffff:a.b.c.d is a.b.c.d: every IPv6 socket here takes IPv6 only, so that only the IPv4 address can be bound or reached. */
+static void unmap(net_endpoint *endpoint)
+{
+    static const uint8_t prefix[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+    if (endpoint->version != 6 || memcmp(endpoint->bytes, prefix, sizeof prefix) != 0) return;
+    memmove(endpoint->bytes, endpoint->bytes + sizeof prefix, 4);
+    endpoint->version = 4;
+}
+
 /* The hosts that need no resolver. */
 static bool read_host(net_endpoint *endpoint, const host_port *parts)
 {
@@ -159,6 +168,7 @@ io_status net_addr_parse(net_addr *addr, const char *uri, char *error, size_t er
         return net_invalid(error, error_size, "'%s' is not a numeric address", parts.host);
     }
     endpoint.port = parts.port;
+    unmap(&endpoint);
     net_system_pack(addr, &endpoint);
     return IO_OK;
 }
@@ -187,17 +197,11 @@ io_status net_addr_resolve(net_addr *addrs, size_t *count, const char *uri, char
     }
     for (size_t i = 0; i < found; i++) {
         endpoints[i].port = parts.port;
+        unmap(&endpoints[i]);
         net_system_pack(&addrs[i], &endpoints[i]);
     }
     *count = found;
     return IO_OK;
-}
-
-/* An IPv4 peer of a dual-stack socket: ::ffff:a.b.c.d. */
-static bool is_mapped(const net_endpoint *endpoint)
-{
-    static const uint8_t prefix[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
-    return endpoint->version == 6 && memcmp(endpoint->bytes, prefix, sizeof prefix) == 0;
 }
 
 uint64_t net_addr_site(const net_addr *addr, bool *loopback)
@@ -208,11 +212,9 @@ uint64_t net_addr_site(const net_addr *addr, bool *loopback)
     *loopback = endpoint.version == 6 && memcmp(endpoint.bytes, own, sizeof own) == 0;
     if (*loopback) return 1; /* nobody has 0.0.0.1 */
     if (endpoint.version != 4 && endpoint.version != 6) return 0;
-    bool is_v4 = endpoint.version == 4 || is_mapped(&endpoint);
-    const uint8_t *bytes = endpoint.version == 6 && is_v4 ? endpoint.bytes + 12 : endpoint.bytes;
     uint64_t site = 0;
-    for (size_t i = 0; i < (is_v4 ? 4u : 8u); i++) site = site << 8 | bytes[i];
-    *loopback = is_v4 && bytes[0] == 127;
+    for (size_t i = 0; i < (endpoint.version == 4 ? 4u : 8u); i++) site = site << 8 | endpoint.bytes[i];
+    *loopback = endpoint.version == 4 && endpoint.bytes[0] == 127;
     return site;
 }
 
@@ -225,10 +227,6 @@ char *net_addr_format(const net_addr *addr, char *text, size_t size)
     if (endpoint.version != 4 && endpoint.version != 6) {
         (void)snprintf(text, size, endpoint.version == NET_VERSION_UNIX ? "unix" : "-");
         return text;
-    }
-    if (is_mapped(&endpoint)) {
-        memmove(endpoint.bytes, endpoint.bytes + 12, 4);
-        endpoint.version = 4;
     }
     net_system_write_host(&endpoint, host, sizeof host);
     (void)snprintf(text, size, endpoint.version == 6 ? "[%s]:%u" : "%s:%u", host, (unsigned)endpoint.port);

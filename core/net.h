@@ -29,8 +29,8 @@ io_status net_start(void);
 void net_stop(void);
 
 /* Reads "tcp://HOST:PORT", "HOST:PORT" or "[V6]:PORT", numeric only ("localhost" is 127.0.0.1; "*" is
- * every IPv4 address). Port 0 to 65535 must be given. On IO_INVALID, error (of error_size bytes) says
- * what is wrong in words. */
+ * every IPv4 address; an IPv4-mapped IPv6 address is the IPv4 one). Port 0 to 65535 must be given. On
+ * IO_INVALID, error (of error_size bytes) says what is wrong in words. */
 io_status net_addr_parse(net_addr *addr, const char *uri, char *error, size_t error_size);
 
 /* Resolves names as well, with the system's resolver: it may block for seconds.
@@ -38,8 +38,7 @@ io_status net_addr_parse(net_addr *addr, const char *uri, char *error, size_t er
  * result IO_OK with at least one; IO_NOT_FOUND; IO_INVALID; error as above. */
 io_status net_addr_resolve(net_addr *addrs, size_t *count, const char *uri, char *error, size_t error_size);
 
-/* "127.0.0.1:7777", "[::1]:7777"; an IPv4-mapped IPv6 address is written as IPv4; "unix"; "-" for none.
- * Returns text. size at least NET_ADDR_TEXT_MAX. */
+/* "127.0.0.1:7777", "[::1]:7777"; "unix"; "-" for none. Returns text. size at least NET_ADDR_TEXT_MAX. */
 char *net_addr_format(const net_addr *addr, char *text, size_t size);
 uint16_t net_addr_port(const net_addr *addr);
 /* AF_INET, AF_INET6, AF_UNIX or 0. */

@@ -14,6 +14,7 @@ static void good_uris_are_read_and_formatted(void)
         {"localhost:80", "tcp://127.0.0.1:80", NET_TCP, NET_MODE_NONE},
         {"udp://*:53", "udp://0.0.0.0:53", NET_UDP, NET_MODE_NONE},
         {"udp://[::1]:0", "udp://[::1]:0", NET_UDP, NET_MODE_NONE},
+        {"[::ffff:1.2.3.1]:65535", "tcp://1.2.3.1:65535", NET_TCP, NET_MODE_NONE},
         {"unix:/run/portico.sock", "unix:/run/portico.sock", NET_UNIX, NET_MODE_NONE},
         {"unix:///run/portico.sock", "unix:/run/portico.sock", NET_UNIX, NET_MODE_NONE},
         {"unix:////run//portico.sock", "unix:/run//portico.sock", NET_UNIX, NET_MODE_NONE},
@@ -31,6 +32,9 @@ static void good_uris_are_read_and_formatted(void)
         check_str(net_uri_format(&uri, text, sizeof text), table[i].formatted);
         check_eq(uri.transport, table[i].transport);
         check_eq(uri.mode, table[i].mode);
+        net_uri again;
+        check_eq(net_uri_parse(&again, text, error, sizeof error), IO_OK);
+        check(memcmp(&again.addr, &uri.addr, sizeof uri.addr) == 0);
     }
 }
 
