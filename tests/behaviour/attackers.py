@@ -13,7 +13,8 @@ import socket
 import struct
 import sys
 import threading
-import time
+
+from rig import dawdle
 
 stopped = threading.Event()
 TCP_REPAIR = 19  # linux/tcp.h
@@ -61,7 +62,7 @@ class Attack:
                 once()
             except OSError as error:  # that the server wants none of it, or the ports are used up, is no reason to stop
                 if error.errno == errno.EADDRNOTAVAIL:
-                    time.sleep(0.01)
+                    dawdle(0.01, "ports come back")
             if self.done == 1:
                 print("ready", flush=True)
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 
-from rig import Settings, deadline
+from rig import Settings, dawdle, until
 
 ATTACKERS = pathlib.Path(__file__).with_name("attackers.py")
 LATENCY_MEDIAN = 0.1  # seconds, of the canary, less what others took of the processors
@@ -93,7 +93,7 @@ class Watch:
             if now >= next_look:
                 self.look()
                 next_look = now + 0.05
-            time.sleep(0.005)  # not to wait for anything, but to leave the processor to the others
+            dawdle(0.005, "the processor is for the others")
         self.look()
         if self.can_look:
             self.processor = (self.one.processor_seconds() - used) / (time.monotonic() - began)
@@ -132,7 +132,4 @@ def until_calm(one, count, seconds=20):
     """Waits until the server has no more descriptors than that."""
     if Settings.wine:
         return
-    end = deadline(seconds)
-    while descriptors(one) > count:
-        assert time.monotonic() < end, f"{descriptors(one)} descriptors are left, and there were {count}"
-        time.sleep(0.02)
+    until(lambda: descriptors(one) <= count, seconds, f"the closing of all but {count} descriptors")

@@ -11,15 +11,21 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
+
+TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, TESTS)
+import pace  # noqa: E402
+from pace import dawdle  # noqa: E402, F401
 
 ADDRESS = re.compile(r"(?:tcp|udp)://(?:\[([^\]]+)\]|([^:]+)):(\d+)$")
 # What no run may ever write, whatever it is asked to do.
 FORBIDDEN = re.compile(r"leak|assert|runtime error|Sanitizer|Backtrace|Unhandled", re.IGNORECASE)
 # The same in the text of a failed test, which has words of its own.
 UNCLEAN = re.compile(r"runtime error:|Sanitizer:|Assertion .* failed|Backtrace:|Unhandled |portico ended with|exit code -?\d+ and not")
-WINE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "wine")
+WINE = os.path.join(TESTS, "wine")
 
 
 class Settings:
@@ -76,14 +82,7 @@ def refuses(port):
 
 def until(condition, seconds=10, what="what was waited for"):
     """Asks again and again until the answer is true, and returns it."""
-    end = deadline(seconds)
-    while True:
-        answer = condition()
-        if answer:
-            return answer
-        if time.monotonic() > end:
-            raise AssertionError(f"{what} did not come in {seconds * Settings.patience:g} s")
-        time.sleep(0.005)
+    return pace.until(condition, seconds * Settings.patience, what)
 
 
 class Server:

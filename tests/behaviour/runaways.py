@@ -3,7 +3,7 @@
 import re
 import time
 
-from rig import Settings
+from rig import Settings, dawdle
 
 LATE = 0.03  # behind the budget, in processor time of the worker's
 
@@ -33,7 +33,7 @@ def run(one, canary, name, ending):
     with one.connect(seconds=60) as client:
         spent = 0 if Settings.wine else one.thread_seconds("worker 0")
         client.send("run " + name)
-        time.sleep(0.005)  # so that it is the runaway that the canary finds
+        dawdle(0.005, "it is the runaway that the canary is to find")
         begin = time.monotonic()
         assert canary.ask("x") == b"x"
         waited = time.monotonic() - begin

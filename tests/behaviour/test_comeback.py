@@ -10,7 +10,7 @@ import time
 import pytest
 
 from reloads import ASK, REFUSED, TELLER, UNDONE, reload, save, say
-from rig import ECHO, SAY, Client, Settings, command, free_port, in_background, run, scaled, until
+from rig import ECHO, SAY, Client, Settings, command, dawdle, free_port, in_background, run, scaled, until
 
 BLOCK = 65536
 
@@ -29,7 +29,7 @@ def slowly(client, count, pause):
     got = 0
     while piece := client.socket.recv(count):
         got += len(piece)
-        time.sleep(pause)  # a slow reader, not a wait for something
+        dawdle(pause, "the reader is slow")
     return got
 
 
@@ -98,7 +98,7 @@ def test_stops_at_every_moment_of_a_reload(server):
             assert say(client, "x") == "a:x"
             save(one, TELLER % "b")
             client.send("reload")
-            time.sleep(delay)
+            dawdle(delay, "another moment of the reload")
             one.signal()
             client.rest()
         one.check_end(0)

@@ -1,10 +1,8 @@
 """The order of callbacks, and how each end of a connection is told apart."""
 
-import time
-
 import pytest
 
-from rig import SAY, Settings, scaled
+from rig import SAY, Settings, dawdle, scaled
 
 # Says each event with the connection's number in order of its on_connect.
 WATCH = SAY + """
@@ -65,7 +63,7 @@ def test_a_reset_is_reset(server):
 
     def act(client):
         if Settings.wine:
-            time.sleep(0.3)  # Wine tells a reset from an end of stream only to a receive that is pending by then
+            dawdle(0.3, "Wine tells a reset from an end of stream only to a receive that is pending by then")
         client.reset()
 
     assert reason_of(one, act) == "reset"
@@ -141,7 +139,7 @@ def test_a_peer_that_takes_slowly_is_served(server):
         taken = 0
         for _ in range(16):
             taken += len(client.take(400_000))
-            time.sleep(0.1)  # the peer's way of being slow
+            dawdle(0.1, "the peer is slow")
         client.take((8 << 20) - taken)
         client.finish()
         assert client.rest() == b""
@@ -242,7 +240,7 @@ def test_callbacks_of_a_connection_never_overlap_and_keep_byte_order(server):
     for message in messages:
         for client in clients:
             client.send(message)
-        time.sleep(0.001)  # so that they come in many pieces
+        dawdle(0.001, "they are to come in many pieces")
     for client in clients:
         client.finish()
         assert client.rest() == b"".join(messages)

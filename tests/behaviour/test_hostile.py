@@ -143,12 +143,12 @@ def test_requests_whose_heads_have_no_end(server):
         watch.check(memory=16, row=f"{count:,} requests whose heads have no end")
         with one.connect() as slow:
             slow.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n")
-            until(lambda: (ask(), slow.send(b"x"), time.sleep(0.1), has_answer(slow))[-1], what="the end of patience")
+            until(lambda: (ask(), slow.send(b"x"), has_answer(slow, 0.1))[-1], what="the end of patience")
             assert slow.line().startswith(b"HTTP/1.1 408 ")
 
 
-def has_answer(client):
-    return bool(select.select([client.socket], [], [], 0)[0])
+def has_answer(client, seconds):
+    return bool(select.select([client.socket], [], [], seconds)[0])
 
 
 @pytest.mark.parametrize("kind,what", [("rst", "connect, send, RST, as fast as they can"),

@@ -4,11 +4,10 @@ The figures of the table in docs/testing.md: run this file with -s.
 """
 
 import signal
-import time
 
 import pytest
 
-from rig import ECHO, Settings, until
+from rig import ECHO, Settings, dawdle, until
 from runaways import let_loose
 
 # What runs; how it ends: "budget", "memory" (the second time), "either" as the machine is fast, or the text of an error that comes at once.
@@ -111,7 +110,7 @@ def test_the_watchdog_sleeps_while_nothing_runs_and_is_roused(server):
 
     def sleeps():
         before = one.thread_waits("watchdog")
-        time.sleep(0.5)  # what is counted is per time: 50 while it watches, 2 while it sleeps
+        dawdle(0.5, "what is counted is per time: 50 while it watches, 2 while it sleeps")
         return one.thread_waits("watchdog") - before <= 5
 
     for _ in range(2):

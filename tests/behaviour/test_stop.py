@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from rig import ECHO, SAY, Settings, in_background, pattern, scaled
+from rig import ECHO, SAY, Settings, dawdle, in_background, pattern, refuses, scaled, until
 
 # Queues a lot for whoever connects, as fast as it can be had.
 FLOOD = SAY + """
@@ -67,15 +67,7 @@ def test_nobody_is_accepted_any_more_while_it_drains(server):
         one.wait_said(1)
         one.signal()
         one.wait_log("stopping: draining")
-        refused = False
-        for _ in range(200):
-            try:
-                with one.connect(seconds=2):
-                    time.sleep(0.01)
-            except OSError:
-                refused = True
-                break
-        assert refused
+        until(lambda: refuses(one.port), what="the end of accepting")
         client.rest()
         client.close()
         one.check_end(0)
@@ -209,7 +201,7 @@ def test_stops_that_come_while_it_starts_are_not_lost():
     for delay in range(0, 40, 4):
         process = subprocess.Popen(command("--listen", "tcp://127.0.0.1:0", "--backend", Settings.backend),
                                    stderr=subprocess.PIPE, encoding="utf-8")
-        time.sleep(delay / 1000)
+        dawdle(delay / 1000, "another moment of the start")
         process.send_signal(signal.SIGINT)
         _, log = process.communicate(timeout=10 * Settings.patience)
         assert process.returncode in (0, -signal.SIGINT), log

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from rig import ECHO, FORBIDDEN, Settings, command, deadline, free_port, run, scaled, until
+from rig import ECHO, FORBIDDEN, Settings, command, dawdle, deadline, free_port, run, scaled, until
 
 ACKNOWLEDGEMENT = b"Message received successfully"
 
@@ -129,7 +129,7 @@ def test_the_messages_are_as_described(stress):
 
 def test_latency_is_what_the_server_takes(measure):
     def answer(_, piece):
-        time.sleep(0.05)
+        dawdle(0.05, "what the latency is to be")
         return piece
 
     with peer(answering(answer)) as port:
@@ -370,11 +370,11 @@ def test_a_server_that_does_not_accept(measure):
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         port = listener.getsockname()[1]
-        for _ in range(8):
-            one = stack.enter_context(socket.socket())
-            one.setblocking(False)
-            one.connect_ex(("127.0.0.1", port))
-        time.sleep(0.1)
+        with pytest.raises(socket.timeout):
+            for _ in range(8):
+                one = stack.enter_context(socket.socket())
+                one.settimeout(1)
+                one.connect(("127.0.0.1", port))
         found = measure(port, "--connections", 5, "--messages", 1, "--timeout", 1)
     assert found["errors"] == {"timeout": 5}
     assert found["connections"]["opened"] == 0
@@ -383,7 +383,7 @@ def test_a_server_that_does_not_accept(measure):
 def test_a_reply_that_comes_too_late(measure):
     """One byte of the reply comes in time: what counts is the last one."""
     def answer(_, piece):
-        time.sleep(1.5 * Settings.patience)
+        dawdle(1.5 * Settings.patience, "later than it waits")
         return piece
 
     with peer(answering(answer)) as port:
@@ -395,7 +395,7 @@ def test_a_server_that_trickles(measure):
     def serve(one):
         for byte in one.recv(65536):
             one.sendall(bytes([byte]))
-            time.sleep(0.2 * Settings.patience)
+            dawdle(0.2 * Settings.patience, "it trickles")
 
     with peer(serve) as port:
         found = measure(port, "--connections", 2, "--messages", 2, "--timeout", 1)
@@ -430,13 +430,16 @@ def test_a_server_that_resets(measure):
 
 
 def test_a_server_that_does_not_close_when_all_is_done(measure):
+    ended = threading.Event()
+
     def serve(one):
         answering(lambda _, piece: piece)(one)
-        time.sleep(20)
+        ended.wait(20 * Settings.patience)
 
     began = time.monotonic()
     with peer(serve) as port:
         found = measure(port, "--connections", 3, "--messages", 3)
+        ended.set()
     assert found["errors"] == {}
     assert time.monotonic() - began < 10 * Settings.patience
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from rig import ECHO, FORBIDDEN, SAY, Settings, deadline, in_background, run, scaled, until
+from rig import ECHO, FORBIDDEN, SAY, Settings, run, scaled, until
 
 LARGEST = 65507
 ANY = ["udp://127.0.0.1:0"]

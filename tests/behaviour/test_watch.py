@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from rig import Settings, scaled, until
+from rig import Settings, dawdle, scaled, until
 
 TAKEN = r"reload: generation \d+ \(\w{12}\) takes over"
 REFUSED = r"reload refused"
@@ -121,7 +121,7 @@ def test_after_any_mixture_of_saves_the_last_version_runs(server, mode):
             for _ in range(random.randint(1, 12)):
                 number += 1
                 random.choice(WAYS)(path, text(f"{number:04}"))
-                time.sleep(random.choice((0, 0.001, 0.01, 0.04, 0.06)))  # within what settles, and beyond
+                dawdle(random.choice((0, 0.001, 0.01, 0.04, 0.06)), "within what settles, and beyond")
             wait_mark(client, f"{number:04}")
 
 
@@ -187,7 +187,7 @@ def test_a_file_that_is_written_slowly_is_loaded_when_it_is_whole(server):
             for line in SLOW:
                 file.write(line)
                 file.flush()
-                time.sleep(0.08)  # slower than what settles
+                dawdle(0.08, "slower than what settles")
                 answers.append(ask(client))
         in_time = time.monotonic() - start < 3  # longer the writer is not waited for
         wait_mark(client, "full")

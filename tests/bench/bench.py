@@ -22,6 +22,9 @@ import subprocess
 import sys
 import time
 
+TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path[1:1] = [TESTS, os.path.join(TESTS, "behaviour")]  # pace, and the rig for reload
+
 from budget import bench_budget
 from classics import SIZES, bench_classics
 from idle import bench_idle

@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 
+from pace import dawdle, until
 from priority import begin, go_first
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -98,17 +99,20 @@ class Server:
         with open(path, "w") as out, open(self.complaints, "w") as errors:
             self.process = subprocess.Popen(system.prefix + command, stdin=subprocess.DEVNULL, stdout=out, stderr=errors,
                                             env=system.environment, preexec_fn=system.begin)
-        deadline = time.monotonic() + PATIENCE
-        text = ""
-        while not text.endswith("\n"):
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                why = self.complaint()
-                self.leave()
-                raise Refused(why or "did not start")
-            time.sleep(0.01)
+
+        def address():
+            if self.process.poll() is not None:
+                raise Refused("did not start")
             with open(path) as f:
                 text = f.read()
-        self.port = int(text.split()[0].rpartition(":")[2])
+            return text.endswith("\n") and text
+
+        try:
+            self.port = int(until(address, PATIENCE, "its address", Refused).split()[0].rpartition(":")[2])
+        except Refused as refused:
+            why = self.complaint()
+            self.leave()
+            raise Refused(why or str(refused)) from None
 
     def complaint(self):
         with open(self.complaints, errors="replace") as f:
@@ -128,7 +132,7 @@ class Server:
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             before = self.cpu_seconds()
-            time.sleep(self.system.waits)
+            dawdle(self.system.waits, "the processor time is taken over this")
             if self.cpu_seconds() - before < self.system.waits / 20:
                 return
         raise Refused(f"never at rest in {PATIENCE} s")

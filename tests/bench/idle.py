@@ -12,8 +12,9 @@ import subprocess
 import sys
 import time
 
+from pace import until
 from priority import begin
-from servers import Client, NotHere, Server, catalogue, raise_descriptors, read
+from servers import PATIENCE, Client, NotHere, Server, catalogue, raise_descriptors, read
 
 SYSTEM_LIMITS = {"fs/nr_open": 2200000, "fs/file-max": 4400000, "net/core/somaxconn": 65535, "net/ipv4/tcp_max_syn_backlog": 65535,
                  "net/ipv4/tcp_mem": None}
@@ -50,12 +51,16 @@ def memory_of(servers):
 
 def settled(servers):
     """Their memory once it stands still for half a second."""
-    last, since = -1, time.monotonic()
-    while time.monotonic() - since < 0.5:
+    last, since = -1, 0.0
+
+    def stands_still():
+        nonlocal last, since
         now = memory_of(servers)
         if now != last:
             last, since = now, time.monotonic()
-        time.sleep(0.05)
+        return time.monotonic() - since >= 0.5
+
+    until(stands_still, PATIENCE, "memory at rest")
     return last
 
 

@@ -3,7 +3,8 @@ import contextlib
 import os
 import subprocess
 import sys
-import time
+
+from pace import dawdle
 
 AUTOGROUP = "/proc/%s/autogroup" # where sessions share the processors, nice counts within each only: sched(7)
 SPINNER = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
@@ -21,7 +22,7 @@ def set_nice(value, pid=0):
         except BlockingIOError:  # without privileges the whole system may do that ten times a second
             if not left:
                 raise
-            time.sleep(0.1)
+            dawdle(0.1, "its ten times a second")
 
 
 def go_first(pid=0):
@@ -38,7 +39,7 @@ def begin(first):
 def may_go_first():
     """The reason why not, or None."""
     done = subprocess.run([sys.executable, "-c", "import priority; priority.go_first()"], capture_output=True, text=True,
-                          cwd=os.path.dirname(os.path.abspath(__file__)), start_new_session=True)
+                          env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)), start_new_session=True)
     return done.stderr.strip().splitlines()[-1] if done.returncode else None
 
 

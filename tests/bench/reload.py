@@ -19,13 +19,12 @@ import shutil
 import socket
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "behaviour"))
-import rig  # noqa: E402
-from reloads import TAKEN, UNDONE, REFUSED, say  # noqa: E402
+import rig
+from pace import dawdle, until
+from reloads import TAKEN, UNDONE, REFUSED, say
 
 ECHO = """return { on_message = function(conn, data)
   if data == 'version' then return '%s' end
@@ -186,12 +185,10 @@ WAYS = (truncate, rename_over, rename_away, delete_first, link_over, swap_symlin
 # ---- The parts ----
 
 def until_answer(client, word, wanted, seconds):
-    end = time.monotonic() + seconds
-    while say(client, word) != wanted:
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.005)
-    return True
+    try:
+        return until(lambda: say(client, word) == wanted, seconds, wanted)
+    except AssertionError:
+        return False
 
 
 def storm(bad, connections=1000, saves=1000, burst=10):
@@ -296,7 +293,7 @@ def swap(bad, sizes=(10, 20000), rounds=15):
                 say(control, "reload")
                 match = swapped.search(one.wait_log(TAKEN, count + 1, 60)[-1])
                 times.append(float(match[1]))
-                time.sleep(0.3)  # until they have moved
+                dawdle(0.3, "they move, which is not what is measured")
         medians.append(statistics.median(times))
         rows.append((f"commit with {size} connections", f"median {medians[-1] * 1e3:.0f} us, max {max(times) * 1e3:.0f} us"))
         for each in sockets:
@@ -340,7 +337,7 @@ def undone(bad, clients=50):
     began = time.perf_counter()
     for peer in peers:
         peer.send("x")
-        time.sleep(0.002)
+        dawdle(0.002, "500 messages a second")
     one.wait_log(UNDONE)
     seconds = time.perf_counter() - began
     errors = len(one.log(r"error .*bad"))

@@ -21,8 +21,8 @@ import shlex
 import signal
 import socket
 import subprocess
-import time
 
+from pace import until
 from priority import begin
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -186,14 +186,21 @@ class Server:
                                                 preexec_fn=child)
             except OSError as error:
                 raise NotHere(f"{command[0]}: {error.strerror}") from None
-        deadline = time.monotonic() + PATIENCE
-        while self.process.poll() is None and time.monotonic() < deadline:
+
+        def accepts():
+            if self.process.poll() is not None:
+                raise NotHere("it has ended")
             try:
                 socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return
+                return True
             except OSError:
-                time.sleep(0.02)
-        self.stop()
+                return False
+
+        try:
+            until(accepts, PATIENCE, "an answer", NotHere)
+            return
+        except NotHere:
+            self.stop()
         said = read(log_path).strip()
         raise (PortTaken if "in use" in said.lower() else NotHere)("did not start: " + (said.splitlines() or ["no word"])[-1][-200:])
 

@@ -23,6 +23,9 @@ import tempfile
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.dirname(HERE))
+from pace import dawdle, until  # noqa: E402
+
 PATIENCE = 30
 SLOPE_MAX = 1024 * 1024 # bytes a minute, of the last two thirds of a run of at least five minutes
 
@@ -60,11 +63,13 @@ class Soak:
             command += ["--backend", self.o.backend]
         self.log = open(os.path.join(self.folder, "log"), "w")
         self.server = subprocess.Popen(command + [self.script], stderr=self.log)
-        deadline = time.monotonic() + PATIENCE
-        while not (os.path.exists(address) and read(address).endswith("\n")):
-            if self.server.poll() is not None or time.monotonic() > deadline:
+
+        def ready():
+            if self.server.poll() is not None:
                 raise Failed("the server did not start: " + read(self.log.name)[-500:])
-            time.sleep(0.02)
+            return os.path.exists(address) and read(address).endswith("\n")
+
+        until(ready, PATIENCE, "the server's address", Failed)
         self.port = int(read(address).split()[0].rpartition(":")[2])
 
     def ctl(self, *words):
@@ -99,7 +104,7 @@ class Soak:
     def stall(self):
         self.stalls += 1
         self.server.send_signal(signal.SIGSTOP)
-        time.sleep(self.rng.uniform(0.05, 0.4))
+        dawdle(self.rng.uniform(0.05, 0.4), "this is the stall")
         self.server.send_signal(signal.SIGCONT)
 
     def add_clients(self):
@@ -148,7 +153,7 @@ class Soak:
         events = [(self.save, 12), (self.save_broken, 4), (self.stall, 3), (self.kill_clients, 2), (self.rollback, 1)]
         try:
             while time.monotonic() < end:
-                time.sleep(self.rng.uniform(0.3, 1.7))
+                dawdle(self.rng.uniform(0.3, 1.7), "clients talk")
                 self.rng.choices([e for e, _ in events], [w for _, w in events])[0]()
                 for group in self.groups:
                     self.listen_to(group)
@@ -192,12 +197,18 @@ return {
 
     def wait_until_idle(self):
         """The connections of clients that were killed take their time, and handlers that wait hold theirs."""
-        deadline = time.monotonic() + 60
-        while self.connections() > 0 or self.descriptors() > self.idle_descriptors:
-            if time.monotonic() > deadline:
-                raise Failed(f"with no client left there are {self.connections()} connections and {self.descriptors()} descriptors; "
-                             f"{self.idle_descriptors} when it began")
-            time.sleep(0.2)
+        left = ()
+
+        def idle():
+            nonlocal left
+            left = self.connections(), self.descriptors()
+            return left[0] == 0 and left[1] <= self.idle_descriptors
+
+        try:
+            until(idle, 60, "rest", Failed)
+        except Failed as failed:
+            raise Failed(f"{failed}: with no client left there are {left[0]} connections and {left[1]} descriptors; "
+                         f"{self.idle_descriptors} when it began") from None
 
     def slope(self):
         """Bytes a minute, by least squares over the last two thirds."""
