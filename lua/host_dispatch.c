@@ -20,6 +20,7 @@ static const char *const kind_names[HOST_KINDS] = {
     [HOST_ON_EOF] = "on_eof",
     [HOST_ON_DRAIN] = "on_drain",
     [HOST_ON_CLOSE] = "on_close",
+    [HOST_ON_DATAGRAM] = "on_datagram",
     [HOST_ON_ERROR] = "on_error",
     [HOST_ON_LOAD] = "on_load",
     [HOST_ON_CHECK] = "on_check",
@@ -130,6 +131,7 @@ static int push_arguments(lua_State *L, host_task *t)
         host_conn_push(L, t->c);
         lua_pushlstring(L, t->data, t->len);
         return 2 + host_frame_push_fields(L, t->c, t->data);
+    case HOST_ON_DATAGRAM:
     case HOST_DATAGRAM:
         host_udp_push_peer(L, &t->datagram);
         lua_pushlstring(L, t->data, t->len);
@@ -235,6 +237,7 @@ static int take_result(lua_State *L, int status, lua_KContext context)
         if (lua_type(L, -1) == LUA_TSTRING) status = send_reply(L, t->c);
         if (status != LUA_OK && status != LUA_YIELD) return take_error(L, t->host, t, status);
         break;
+    case HOST_ON_DATAGRAM:
     case HOST_DATAGRAM:
         if (lua_type(L, -1) == LUA_TSTRING) {
             size_t len;
@@ -427,7 +430,8 @@ bool host_call_errand(host *h, host_kind kind, const host_errand *errand, void *
 
 void host_call_datagram(host *h, const host_datagram *d, const void *data, size_t len)
 {
-    host_task *t = host_task_take(h, HOST_DATAGRAM, NULL);
+    bool has_own = d->handler_ref == LUA_NOREF && (h->handlers & HOST_BIT(HOST_ON_DATAGRAM));
+    host_task *t = host_task_take(h, has_own ? HOST_ON_DATAGRAM : HOST_DATAGRAM, NULL);
     if (t == NULL) return; /* one datagram is lost */
     t->datagram = *d;
     t->data = data;

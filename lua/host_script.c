@@ -10,12 +10,13 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const handler_names[] = {"on_connect", "on_message", "on_stream", "on_readable",
-                                            "on_eof",     "on_drain",   "on_close",  "on_error",
-                                            "on_load",    "on_check",   "on_unload", NULL};
-static const char *const key_names[] = {"on_connect", "on_message", "on_stream", "on_readable", "on_eof",    "on_drain",
-                                        "on_close",   "on_error",   "on_load",   "on_check",    "on_unload", "migrate",
-                                        "listen",     "limits",     "version",   "frame",       "workers",   NULL};
+static const char *const handler_names[] = {"on_connect", "on_message", "on_stream",   "on_readable", "on_eof",
+                                            "on_drain",   "on_close",   "on_datagram", "on_error",    "on_load",
+                                            "on_check",   "on_unload",  NULL};
+static const char *const key_names[] = {"on_connect", "on_message", "on_stream",   "on_readable", "on_eof",
+                                        "on_drain",   "on_close",   "on_datagram", "on_error",    "on_load",
+                                        "on_check",   "on_unload",  "migrate",     "listen",      "limits",
+                                        "version",    "frame",      "workers",     NULL};
 
 /* ---- Errors ---- */
 
@@ -228,6 +229,17 @@ static void fail_running(lua_State *L, int chunk)
     lua_error(L);
 }
 
+/* Nothing is wrong with such a script, but hardly anybody wants it. */
+static void warn_of_silence(const host *h, bool has_table)
+{
+    if (h->is_client || (h->handlers & (HOST_READERS | HOST_BIT(HOST_ON_DATAGRAM))) != 0) return;
+    log_write(
+        LOG_WARN, "%s: %s", h->config->script,
+        has_table || h->handlers != 0
+            ? "neither on_message nor on_stream nor on_readable is there: what clients send is dropped"
+            : "it returns no table and defines no handlers (is a `return` missing?): what clients send is dropped");
+}
+
 /* Protected: libraries, script, handlers; leaves the dispatcher. */
 static int load(lua_State *L)
 {
@@ -270,6 +282,7 @@ static int load(lua_State *L)
     bool has_table = lua_istable(L, 2);
     if (has_table) read_table(L, h, 2, 3);
     read_globals(L, h, has_table, 3);
+    if (h->worker->id == 0) warn_of_silence(h, has_table);
     lua_settop(L, 2 + HOST_ON_UNLOAD);
     host_dispatcher_push(L);
     return 1;
@@ -348,11 +361,6 @@ bool host_script_load(host *h)
     if (wrong != NULL) {
         say_refused(h, wrong);
         return false;
-    }
-    if ((h->handlers & HOST_READERS) == 0 && h->worker->id == 0 && !h->is_client) {
-        log_write(LOG_WARN,
-                  "%s: neither on_message nor on_stream nor on_readable is there: what clients send is dropped",
-                  h->config->script);
     }
     h->receive = (h->handlers & HOST_BIT(HOST_ON_READABLE)) ? CONN_READY : CONN_LENT;
     h->half_open = (h->handlers & HOST_BIT(HOST_ON_EOF)) != 0;

@@ -107,8 +107,8 @@ static void suspend(host *h, host_task *t)
     t->next = h->waiting;
     if (t->next != NULL) t->next->prev = t;
     h->waiting = t;
-    if (t->kind == HOST_DATAGRAM) h->datagrams++;
-    if (t->c != NULL || t->kind == HOST_DATAGRAM) h->busy++;
+    if (host_kind_has_datagram(t->kind)) h->datagrams++;
+    if (t->c != NULL || host_kind_has_datagram(t->kind)) h->busy++;
     if (t->c == NULL) return;
     if (!t->held && t->kind != HOST_ON_CLOSE) { /* after on_close comes nothing that would have to be held */
         t->held = true;
@@ -121,8 +121,8 @@ static void unsuspend(host *h, host_task *t)
     if (t->prev != NULL) t->prev->next = t->next;
     else h->waiting = t->next;
     if (t->next != NULL) t->next->prev = t->prev;
-    if (t->c != NULL || t->kind == HOST_DATAGRAM) h->busy--;
-    if (t->kind == HOST_DATAGRAM && --h->datagrams == HOST_DATAGRAMS_LOW) host_udp_resume(h);
+    if (t->c != NULL || host_kind_has_datagram(t->kind)) h->busy--;
+    if (host_kind_has_datagram(t->kind) && --h->datagrams == HOST_DATAGRAMS_LOW) host_udp_resume(h);
     t->waiting = HOST_RUNS;
     if (h->waiting == NULL) host_loosen(h);
 }

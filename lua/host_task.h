@@ -33,11 +33,12 @@ typedef enum host_kind {
     HOST_ON_EOF,
     HOST_ON_DRAIN,
     HOST_ON_CLOSE,
+    HOST_ON_DATAGRAM,
     HOST_ON_ERROR,
     HOST_ON_LOAD,
     HOST_ON_CHECK,
     HOST_ON_UNLOAD,
-    HOST_DATAGRAM, /* on_message, for a datagram */
+    HOST_DATAGRAM, /* on_message, for a datagram: there is no on_datagram, or it is a socket's of portico.udp() */
     HOST_AFTER,    /* the function of portico.after() */
     HOST_EVERY,    /* … of portico.every() */
     HOST_SPAWN,    /* … of portico.spawn() */
@@ -53,6 +54,12 @@ typedef enum host_kind {
 #define HOST_BIT(kind) (UINT32_C(1) << (kind))
 /* Those that take what peers send. */
 #define HOST_READERS (HOST_BIT(HOST_ON_MESSAGE) | HOST_BIT(HOST_ON_STREAM) | HOST_BIT(HOST_ON_READABLE))
+
+/* True for what runs for a datagram: then t->datagram says whose. */
+static inline bool host_kind_has_datagram(host_kind kind)
+{
+    return kind == HOST_ON_DATAGRAM || kind == HOST_DATAGRAM;
+}
 
 /* "on_message", "the function of portico.after", … */
 const char *host_kind_name(host_kind kind);
@@ -115,10 +122,10 @@ struct host_task {
     host_task *prev;
     timer wake;
     conn *c;          /* the connection whose handler this is, or NULL; it stays until the task is over */
-    const void *data; /* HOST_ON_MESSAGE, HOST_DATAGRAM: until the first wait */
+    const void *data; /* of a message or datagram: until the first wait */
     size_t len;
     host_attempt *attempt;   /* HOST_CONNECTS */
-    host_datagram datagram;  /* HOST_DATAGRAM */
+    host_datagram datagram;  /* where host_kind_has_datagram() */
     host_question *question; /* HOST_FRAME */
     const host_errand
         *errand;       /* what it runs when that is none of the script's handlers, until it is over; else NULL */

@@ -1,4 +1,5 @@
-/* host_udp.c - datagrams: those of listeners, which go to the script's on_message, and the sockets of portico.udp.
+/* host_udp.c - datagrams: those of listeners, which go to the script's on_datagram (without one, to its on_message), and the
+ * sockets of portico.udp.
  *
  * A datagram is on its own: each runs its handler at once, whatever others still wait, up to HOST_DATAGRAMS_HIGH of a
  * state; then no more are received until some of them have ended. What its handler sees of the peer is a userdata that can
@@ -81,9 +82,9 @@ void host_udp_reply(const host_task *t, const char *data, size_t len)
     udp *u = open_udp(t->host, t->datagram.udp, t->datagram.udp_id);
     if (len > IO_DATAGRAM_MAX) {
         static log_cause cause;
-        log_rarely(&cause, LOG_WARN, "a reply of on_message was dropped: it does not fit in a datagram",
-                   "a reply of on_message is dropped: %zu bytes do not fit in a datagram (%d at most)", len,
-                   IO_DATAGRAM_MAX);
+        log_rarely(&cause, LOG_WARN, "a reply was dropped: it does not fit in a datagram",
+                   "a reply of %s is dropped: %zu bytes do not fit in a datagram (%d at most)",
+                   host_kind_name((host_kind)t->kind), len, IO_DATAGRAM_MAX);
     } else if (u != NULL) {
         (void)udp_send(u, &t->datagram.peer, data, len); /* what finds no room is counted */
     }
@@ -329,6 +330,8 @@ static int socket_to_string(lua_State *L)
 
 /* ---- What comes ---- */
 
+#define TAKERS (HOST_BIT(HOST_ON_DATAGRAM) | HOST_BIT(HOST_ON_MESSAGE))
+
 static void call_handler(host *h, udp *u, host_udp *s, const net_addr *peer, const uint8_t *data, size_t len)
 {
     const host_datagram d = {
@@ -348,7 +351,7 @@ void host_udp_resume(host *h)
 static void on_listener_datagram(udp *u, const net_addr *peer, const uint8_t *data, size_t len)
 {
     host *h = ((const host_seat *)udp_user(u))->current;
-    if (h->handlers & HOST_BIT(HOST_ON_MESSAGE)) call_handler(h, u, NULL, peer, data, len);
+    if (h->handlers & TAKERS) call_handler(h, u, NULL, peer, data, len);
 }
 
 static void on_socket_datagram(udp *u, const net_addr *peer, const uint8_t *data, size_t len)
@@ -389,8 +392,8 @@ void host_udp_take(worker *w, io_socket socket, const char *listener)
     host_seat *seat = w->app_state;
     if (udp_open(&w->udps, socket, &listener_events_of_host, seat, listener, false) == NULL) {
         log_write(LOG_ERROR, "%s: worker %u takes no datagrams: out of memory", listener, w->id);
-    } else if (!(seat->current->handlers & HOST_BIT(HOST_ON_MESSAGE)) && w->id == 0) {
-        log_write(LOG_WARN, "%s: on_message is not there: datagrams are dropped", listener);
+    } else if (!(seat->current->handlers & TAKERS) && w->id == 0) {
+        log_write(LOG_WARN, "%s: neither on_datagram nor on_message is there: datagrams are dropped", listener);
     }
 }
 

@@ -113,6 +113,8 @@ def test_a_reader_that_has_gone_is_a_failure_and_no_death_by_signal(option):
     (["--workers"], "portico: option '--workers' needs a value"),
     (["--log-level", "loud"], "portico: option '--log-level' takes debug, info, warn, error or none, not 'loud'"),
     (["--listen", "tcp://nowhere"], "portico: option '--listen': cannot use 'tcp://nowhere' as an address"),
+    (["--listen", "7777"], "portico: option '--listen': cannot use '7777' as an address: "
+     "7777: the host is missing, as in 127.0.0.1:7777 or *:7777"),
     (["--listen", "tcp://127.0.0.1:65536"], "portico: option '--listen': cannot use 'tcp://127.0.0.1:65536'"),
 ])
 def test_a_wrong_command_line_is_exit_2_and_named(words, answer):
@@ -143,6 +145,19 @@ def test_options_behind_the_script_are_the_scripts(server):
 def test_a_broken_script_is_exit_3_and_says_where(tmp_path, text, place):
     error = refused(3, "--listen", "tcp://127.0.0.1:0", script(tmp_path, text))
     assert re.search(place, error), error
+
+
+@pytest.mark.parametrize("text, warning", [
+    ("local t = { on_message = print }", "it returns no table and defines no handlers (is a `return` missing?)"),
+    ("return { frame = 'line' }", "neither on_message nor on_stream nor on_readable is there: what clients send is dropped"),
+    ("return { listen = {} }", None),
+    ("return { on_datagram = print }", None),
+    ("function on_message() end", None),
+])
+def test_a_script_that_drops_what_clients_send_is_warned_of(tmp_path, text, warning):
+    done = run("--check", script(tmp_path, text), backend=False)
+    assert done.returncode == 0
+    assert (warning or "") in done.stderr and bool(done.stderr) == bool(warning), done.stderr
 
 
 def test_a_missing_script_is_exit_3_and_named(tmp_path):

@@ -276,9 +276,49 @@ def test_a_script_names_its_address(server):
         assert peer.ask(b"x") == b"x"
 
 
-def test_without_on_message_it_is_said(server):
+def test_a_handler_of_their_own_beside_a_stream(server):
+    """on_datagram has the datagrams, whatever the script has for connections."""
+    one = server(SAY + """
+    return {
+      frame = "line",
+      on_stream = function(conn) for line in conn:lines() do conn:send("stream ", line) end end,
+      on_datagram = function(peer, data)
+        if data == "bad" then error("no good") end
+        if data == "long" then return ("x"):rep(65508) end
+        portico.sleep(0.01)
+        return peer.listener .. " " .. data
+      end,
+      on_error = function(conn, err) say(conn, err.callback) end,
+    }""", "--workers", "1", listen=["tcp://127.0.0.1:0", *ANY])
+    with peer_of(one, 1) as peer, one.connect(0) as client:
+        assert peer.ask(b"x") == f"udp://127.0.0.1:{one.addresses[1][1]} x".encode()
+        assert client.send("y\n").line() == b"stream y\n"
+        peer.send(b"bad")
+        assert one.wait_said(1) == ["nil on_datagram"]
+        peer.send(b"long")
+        one.wait_log("a reply of on_datagram is dropped: 65508 bytes do not fit in a datagram")
+        assert peer.ask(b"")[-1:] == b" "
+    assert not one.log("dropped$")
+
+
+def test_their_own_handler_comes_before_on_message_and_may_come_with_a_reload(server, tmp_path):
+    if Settings.wine:
+        pytest.skip("there is no HUP under Wine")
+    script = tmp_path / "script.lua"
+    both = "return { on_message = function() return 'message' end, %s }"
+    script.write_text(both % "")
+    one = server(script, listen=["tcp://127.0.0.1:0", *ANY])
+    with peer_of(one, 1) as peer, one.connect(0) as client:
+        assert peer.ask(b"x") == b"message"
+        script.write_text(both % "on_datagram = function() return 'datagram' end")
+        one.signal(1)
+        until(lambda: peer.ask(b"x") == b"datagram", what="the new generation's answer")
+        assert client.send("x").take(7) == b"message"
+
+
+def test_without_a_handler_for_them_it_is_said(server):
     one = server("return { on_readable = function() end }", listen=ANY)
-    assert len(one.wait_log("on_message is not there: datagrams are dropped")) == 1
+    assert len(one.wait_log("neither on_datagram nor on_message is there: datagrams are dropped")) == 1
     with peer_of(one) as peer:
         peer.send(b"x").silent()
 
