@@ -65,8 +65,9 @@ struct reload {
     bool report_asked;
     bool paths_changed;
     char undo_reason[128];
-    asker under_way[RELOAD_ASKERS_MAX]; /* wait for the reload that is under way */
-    asker next[RELOAD_ASKERS_MAX];      /* … for the one that follows */
+    char unread[GENERATION_REASON_BYTES]; /* why the script could not be read the last time; "" when it could */
+    asker under_way[RELOAD_ASKERS_MAX];   /* wait for the reload that is under way */
+    asker next[RELOAD_ASKERS_MAX];        /* … for the one that follows */
     asker undoers[RELOAD_ASKERS_MAX];
     asker reporters[RELOAD_ASKERS_MAX];
     uint32_t part_count;
@@ -226,6 +227,13 @@ static void begin(reload *r)
     }
     r->begun_ns = os_monotonic_ns();
     generation *g = generation_read_again(r->numbers + 1, r->current, r->rejected, error, sizeof(error));
+    bool is_news = g == NULL && strcmp(r->unread, error) != 0;
+    snprintf(r->unread, sizeof(r->unread), "%s", g == NULL ? error : "");
+    if (g == NULL && r->cause == RELOAD_WATCH &&
+        !is_news) { /* a file that is not there is looked for again and again */
+        answer_all(r->under_way, false, error);
+        return;
+    }
     if (g == NULL) {
         char reason[LINE_BYTES];
         snprintf(reason, sizeof(reason), "cannot read %s: %s", r->config->script, error);

@@ -215,11 +215,14 @@ def test_a_missing_file_changes_nothing(server):
     one = server(text("aaaa"), watch=("--watch",))
     path = one.directory / "script.lua"
     with one.connect() as client:
-        path.unlink()
-        one.wait_log(REFUSED)
-        assert ask(client) == "aaaa"
         write(path, text("bbbb"))
         wait_mark(client, "bbbb")
+        path.unlink()
+        one.wait_log(REFUSED)
+        assert ask(client) == "bbbb"
+        write(path, text("cccc"))
+        wait_mark(client, "cccc")
+    assert len(one.log(REFUSED)) == 1  # though it was looked for more often
 
 
 def test_a_save_without_a_change_is_no_reload(server):
