@@ -130,6 +130,9 @@ static io_status split(host_port *parts, const char *uri, char *error, size_t er
         port = host_end;
     }
     if (host_end == rest) return net_invalid(error, error_size, "%s: the host is missing ('*' is every address)", uri);
+    if (port[0] == '\0' && rest[strspn(rest, "0123456789")] == '\0') {
+        return net_invalid(error, error_size, "%s: the host is missing, as in 127.0.0.1:%s or *:%s", uri, rest, rest);
+    }
     if (port[0] == '\0' || port[1] == '\0') return net_invalid(error, error_size, "%s: the port is missing", uri);
     size_t host_len = (size_t)(host_end - rest);
     if (host_len > HOST_MAX) return net_invalid(error, error_size, "the host is longer than %d characters", HOST_MAX);
