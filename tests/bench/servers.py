@@ -14,6 +14,7 @@ A server is a dictionary:
   skip           scenarios that mean nothing for it
   pair           with two workers it is measured beside itself with one
 """
+import glob
 import json
 import os
 import resource
@@ -243,12 +244,12 @@ class Server:
 
 
 class Client:
-    """The load client, references/echoload.c."""
+    """The load client, echoload: load/main.c has its options."""
 
     def __init__(self, build, first=False):
         self.first = first
         self.path = os.path.join(build, "echoload")
-        subprocess.run([CC, "-O2", "-o", self.path, "echoload.c", "-lpthread"], cwd=os.path.join(HERE, "references"), check=True)
+        subprocess.run([CC, "-O2", "-o", self.path, *sorted(glob.glob(os.path.join(HERE, "load", "*.c"))), "-lpthread"], check=True)
 
     def command(self, servers, arguments, seconds, warm, core):
         """One server, or, for idle connections, several of one kind."""
