@@ -100,6 +100,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     setting.tracing = getenv("FUZZ_TRACE") != NULL;
     setting.seed = fuzz_byte(&in);
     setting.seed = setting.seed << 8 | fuzz_byte(&in);
+    setting.brief = true;
     sim_verdict_shared = &verdict;
 #ifdef FUZZ_SCRIPT
     size_t decisions = fuzz_byte(&in);

@@ -5,7 +5,17 @@
 
 #include <string.h>
 
-enum { CHUNK = 4096, REFUSED_PAUSE_NS = 20000000 };
+enum { CHUNK = 4096 };
+
+/* What one says at the most. */
+typedef struct volume {
+    size_t bytes;
+    size_t chunks; /* nobody wants to see a million packets */
+    size_t drips;
+} volume;
+
+static const volume usual = {.bytes = 60000, .chunks = 200, .drips = 80};
+static const volume brief = {.bytes = 2000, .chunks = 20, .drips = 10};
 
 /* What a peer is like. */
 typedef struct habits {
@@ -43,16 +53,18 @@ struct sim_peer {
 static struct {
     bool stopped;
     size_t unit;
+    volume volume;
     uint64_t bytes;
     uint64_t keys;
 } peers;
 
 static void act(sim_peer *p);
 
-void sim_peers_open(size_t unit)
+void sim_peers_open(size_t unit, bool is_brief)
 {
     memset(&peers, 0, sizeof(peers));
     peers.unit = unit;
+    peers.volume = is_brief ? brief : usual;
 }
 
 void sim_peers_stop(void)
@@ -74,7 +86,8 @@ static uint8_t byte_at(uint64_t key, size_t at)
 
 static size_t draw_total(void)
 {
-    return (size_t)sim_between(SIM_PEERS, 1, (int64_t)world.window * 3 < 60000 ? (int64_t)world.window * 3 : 60000);
+    size_t most = world.window * 3 < peers.volume.bytes ? world.window * 3 : peers.volume.bytes;
+    return (size_t)sim_between(SIM_PEERS, 1, (int64_t)most);
 }
 
 static int64_t draw_gap(int64_t most)
@@ -86,8 +99,7 @@ static habits draw_habits(sim_model model)
 {
     habits h = {.total = draw_total(), .reads = true, .read_max = CHUNK, .fin = true};
     h.chunk = (size_t)sim_between(SIM_PEERS, 1, CHUNK);
-    /* Nobody wants to see a million packets. */
-    if (h.total / h.chunk > 200) h.total = h.chunk * 200;
+    if (h.total / h.chunk > peers.volume.chunks) h.total = h.chunk * peers.volume.chunks;
     switch (model) {
     case SIM_TALKER:
         h.waits = true;
@@ -103,7 +115,7 @@ static habits draw_habits(sim_model model)
         break;
     case SIM_DRIPPER:
         h.chunk = h.read_max = 1;
-        h.total = h.total % 80 + 1;
+        h.total = h.total % peers.volume.drips + 1;
         h.gap_ns = sim_between(SIM_PEERS, SIM_MS, 50 * SIM_MS);
         h.read_gap = draw_gap(50 * SIM_MS);
         break;

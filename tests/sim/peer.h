@@ -53,8 +53,9 @@ sim_peer *sim_peer_start(sim_model model, uint16_t port, int64_t at_ns, sim_repl
 bool sim_peer_is_content(const sim_peer *p);
 /* It got as far as being accepted. */
 bool sim_peer_was_accepted(const sim_peer *p);
-/* unit: replies come in pieces of so many bytes; what is left of the last is not answered. 0: of any size. */
-void sim_peers_open(size_t unit);
+/* unit: replies come in pieces of so many bytes; what is left of the last is not answered. 0: of any size.
+ * is_brief: they say little. */
+void sim_peers_open(size_t unit, bool is_brief);
 /* Those that would go on for ever do not. */
 void sim_peers_stop(void);
 uint64_t sim_peers_bytes(void);

@@ -26,7 +26,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PORT = 7000, CLIENTS_MAX = 24, PROBES = 3, PATH_MAX_BYTES = 512 };
+enum { PORT = 7000, CLIENTS_MAX = 24, CLIENTS_BRIEF = 4, PROBES = 3, PATH_MAX_BYTES = 512 };
 
 #define PROBE_NS (5 * SIM_SECOND)
 
@@ -170,6 +170,7 @@ typedef struct play {
     reload_options reloads;
     bool is_plain;   /* a sweep over allocations */
     bool is_short;   /* of memory */
+    bool is_brief;   /* see sim_setting */
     int64_t save_ns; /* when somebody saves the script next; SIM_FOREVER: nobody does */
     sim_peer *probes[PROBES];
 } play;
@@ -272,7 +273,7 @@ static void calm_down(play *p)
 static void perform(play *p)
 {
     listening_start(p->listening);
-    int64_t length_ns = sim_between(SIM_SETUP, 100 * SIM_MS, 20 * SIM_SECOND);
+    int64_t length_ns = sim_between(SIM_SETUP, 100 * SIM_MS, (p->is_brief ? 1 : 20) * SIM_SECOND);
     start_clients(p, length_ns);
     if (sim_percent(SIM_SETUP, 40)) { /* a stop in the middle of it all */
         attend(p, world.now_ns + (int64_t)sim_below(SIM_SETUP, (uint64_t)length_ns + 1));
@@ -312,10 +313,10 @@ static void check_nothing_left(int64_t live_before)
 static void draw_options(play *p)
 {
     static const char *const ports[] = {"127.0.0.1:7000", "127.0.0.1:7001"};
-    p->clients = 1 + (uint32_t)sim_below(SIM_SETUP, CLIENTS_MAX);
+    p->clients = 1 + (uint32_t)sim_below(SIM_SETUP, p->is_brief ? CLIENTS_BRIEF : CLIENTS_MAX);
     p->options = (server_options){
         .backend = &io_backend_sim,
-        .workers = sim_percent(SIM_SETUP, 50) ? 1 : 2 + (uint32_t)sim_below(SIM_SETUP, 2),
+        .workers = sim_percent(SIM_SETUP, 50) ? 1 : 2 + (uint32_t)sim_below(SIM_SETUP, p->is_brief ? 1 : 2),
         .max_connections = sim_percent(SIM_SETUP, 70) ? 0 : 1 + (uint32_t)sim_below(SIM_SETUP, CLIENTS_MAX),
         .drain_ns = sim_between(SIM_SETUP, 10 * SIM_MS, 10 * SIM_SECOND),
         .io = {.recv_bytes = (uint32_t)sim_between(SIM_SETUP, 1, 16384)},
@@ -397,7 +398,7 @@ static void serve(play *p, const sim_setting *setting)
 sim_summary sim_run(const sim_setting *setting)
 {
     int64_t live_before = mem_live();
-    play p = {0};
+    play p = {.is_brief = setting->brief};
     sim_decide(setting->decisions, setting->decision_count);
     sim_open(setting->seed, setting->profile, setting->tracing);
     sim_kernel_open();
@@ -414,7 +415,7 @@ sim_summary sim_run(const sim_setting *setting)
     if (may_be_short && world.rates[SIM_NO_MEMORY] > 0) want = SIM_WANT_RANDOM;
     if (setting->want != SIM_WANT_NONE) be_plain(&p);
     p.is_short = want != SIM_WANT_NONE;
-    sim_peers_open(p.script->expect.unit);
+    sim_peers_open(p.script->expect.unit, setting->brief);
     sim_monitor_open(p.script->expect, p.options.max_connections);
     sim_monitor_short(p.is_short);
     sim_memory_open(want, setting->at);

@@ -23,6 +23,7 @@ typedef struct sim_setting {
     uint64_t at;
     const char *source; /* NULL: see script; else a script of which nothing is known but that it opens connections, … */
     bool stays;         /* … and nobody saves it anew */
+    bool brief; /* few clients, who come soon and say little: for a fuzzer, to whom many runs say more than long ones */
     const uint8_t *decisions; /* see sim_decide() */
     size_t decision_count;
 } sim_setting;
