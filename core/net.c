@@ -116,24 +116,24 @@ static io_status split(host_port *parts, const char *uri, char *error, size_t er
     if (parts->bracketed) {
         rest++;
         host_end = strchr(rest, ']');
-        if (host_end == NULL) return net_invalid(error, error_size, "%s: the closing bracket is missing", uri);
+        if (host_end == NULL) return net_invalid(error, error_size, "the closing bracket is missing");
         port = host_end + 1;
         if (*port != ':' && *port != '\0') {
-            return net_invalid(error, error_size, "%s: after the bracket only :PORT may follow", uri);
+            return net_invalid(error, error_size, "after the bracket only :PORT may follow");
         }
     } else {
         host_end = strrchr(rest, ':');
         if (host_end == NULL) host_end = rest + strlen(rest);
         if (memchr(rest, ':', (size_t)(host_end - rest)) != NULL) {
-            return net_invalid(error, error_size, "%s: an IPv6 address goes in brackets: [::1]:7777", uri);
+            return net_invalid(error, error_size, "an IPv6 address goes in brackets: [::1]:7777");
         }
         port = host_end;
     }
-    if (host_end == rest) return net_invalid(error, error_size, "%s: the host is missing ('*' is every address)", uri);
-    if (port[0] == '\0' && rest[strspn(rest, "0123456789")] == '\0') {
-        return net_invalid(error, error_size, "%s: the host is missing, as in 127.0.0.1:%s or *:%s", uri, rest, rest);
+    if (host_end == rest) return net_invalid(error, error_size, "the host is missing ('*' is every address)");
+    if (port[0] == '\0' && is_digits(rest)) {
+        return net_invalid(error, error_size, "the host is missing, as in 127.0.0.1:%s", rest);
     }
-    if (port[0] == '\0' || port[1] == '\0') return net_invalid(error, error_size, "%s: the port is missing", uri);
+    if (port[0] == '\0' || port[1] == '\0') return net_invalid(error, error_size, "the port is missing");
     size_t host_len = (size_t)(host_end - rest);
     if (host_len > HOST_MAX) return net_invalid(error, error_size, "the host is longer than %d characters", HOST_MAX);
     memcpy(parts->host, rest, host_len);
@@ -168,7 +168,7 @@ io_status net_addr_parse(net_addr *addr, const char *uri, char *error, size_t er
     if (status != IO_OK) return status;
     if (!read_host(&endpoint, &parts)) {
         if (parts.bracketed) return net_invalid(error, error_size, "'%s' is not an IPv6 address", parts.host);
-        return net_invalid(error, error_size, "'%s' is not a numeric address", parts.host);
+        return net_invalid(error, error_size, "'%s' is not a numeric address, localhost or *", parts.host);
     }
     endpoint.port = parts.port;
     unmap(&endpoint);
