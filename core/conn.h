@@ -130,32 +130,24 @@ struct conn_wait {
     uint8_t want;    /* a conn_want */
 };
 
+/* From recv_op to `out` stands what every message needs, so that it is few lines of memory: see io_op_prefetch(). */
 struct conn {
-    io_op recv_op;
     io_op send_op; /* also the connect */
-    sendq out;
-    timer deadline;
+    io_op recv_op;
     conn_set *set;
-    conn *dirty_next;
-    conn *live_next; /* the set's list of all that are not FREE; in FREE the next free slot */
-    conn *live_prev;
     const conn_events *events;
     const conn_limits *limits; /* shared until conn_own_limits() */
-    const char *listener;      /* name of the listener, or of the target for an outbound one; outlives it */
     void *user;                /* the owner's */
     uint8_t *buffer;           /* CONN_POSTED: the receive buffer; else NULL */
     struct stash *stash;       /* bytes that came while held or paused, or that conn_keep() kept; else NULL */
     conn_wait *waits;          /* in order of beginning; at most one wants input */
     io_socket socket;
-    uint64_t id; /* never reused in this process, above 0; 0 in FREE: who keeps slot and id can tell */
-    net_addr peer;
-    uint32_t messages; /* on_data and draws that brought bytes; the owner may count otherwise */
-    uint64_t received; /* bytes */
-    uint64_t sent;     /* bytes that the kernel took */
-    int64_t opened_ns;
+    uint64_t id;         /* never reused in this process, above 0; 0 in FREE: who keeps slot and id can tell */
+    uint64_t received;   /* bytes */
+    uint64_t sent;       /* bytes that the kernel took */
     int64_t active_ns;   /* last byte either way */
     int64_t progress_ns; /* when the kernel last took bytes, or the queue began to fill; after our FIN: when it went */
-    int64_t drain_ns;    /* DRAINING: the deadline for all of it */
+    uint32_t messages;   /* on_data and draws that brought bytes; the owner may count otherwise */
     int16_t status;      /* an io_status: what broke it */
     uint8_t state;       /* a conn_state */
     uint8_t reason;      /* a conn_reason; final from CLOSING on */
@@ -189,6 +181,15 @@ struct conn {
     bool own_frame : 1;   /* limits->frame is of this connection alone; then own_limits, too */
     bool own_receive : 1; /* these two were set for this connection alone: see conn_move() */
     bool own_half_open : 1;
+    sendq out; /* its count of bytes first */
+    timer deadline;
+    conn *dirty_next;
+    conn *live_next; /* the set's list of all that are not FREE; in FREE the next free slot */
+    conn *live_prev;
+    const char *listener; /* name of the listener, or of the target for an outbound one; outlives it */
+    int64_t opened_ns;
+    int64_t drain_ns; /* DRAINING: the deadline for all of it */
+    net_addr peer;
 };
 
 /* The connections of one worker. */

@@ -57,6 +57,14 @@ enum { IO_DATAGRAM_BYTES = 65536 };
 
 enum { IO_ROUND_MAX = 256 }; /* packets in one round of io_port_next(), so that timers get their turn */
 
+/* Has the lines of memory fetched that an op's packet will need: the op, and what its owner keeps behind it. With more connections
+ * than fit the caches the wait for them is most of what a message costs outside of the kernel. */
+static inline void io_op_prefetch(const io_op *op)
+{
+    enum { LINES = 3, LINE_BYTES = 64 };
+    for (int line = 0; line < LINES; line++) __builtin_prefetch((const char *)op + line * LINE_BYTES, 1);
+}
+
 /* A queue of ops through op->next, in order. */
 typedef struct io_queue {
     io_op *head;

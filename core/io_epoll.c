@@ -679,6 +679,7 @@ static bool epoll_next(io_port *head, io_packet *packet)
     epoll_port *port = to_epoll(head);
     if (port->taken >= IO_ROUND_MAX) return false;
     for (io_op *op = io_queue_pop(&port->queue); op != NULL; op = io_queue_pop(&port->queue)) {
+        if (port->queue.head != NULL) io_op_prefetch(port->queue.head); /* it comes next */
         if (op->flags == OP_DONE) {
             packet->native = op->result;
             packet->bytes = op->bytes;

@@ -28,9 +28,9 @@ typedef struct sendq_cache {
 } sendq_cache;
 
 typedef struct sendq {
+    size_t bytes; /* waiting, those in flight included */
     sendq_chunk *head;
     sendq_chunk *tail;
-    size_t bytes; /* waiting, those in flight included */
 } sendq;
 
 void sendq_cache_close(sendq_cache *cache);

@@ -349,6 +349,7 @@ void host_call_message(host *h, conn *c, const uint8_t *data, size_t len)
 
 static void on_data(conn *c, const uint8_t *data, size_t len)
 {
+    __builtin_prefetch(c->user); /* for host_conn_push() */
     host *h = serve(c);
     uint32_t handlers = handlers_of(h, c);
     if (handlers & HOST_BIT(HOST_ON_STREAM)) begin_stream(h, c, len);
