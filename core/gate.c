@@ -42,6 +42,11 @@ void gate_close(gate *g)
     mem_free(g);
 }
 
+const gate_limits *gate_get_limits(const gate *g)
+{
+    return &g->limits;
+}
+
 /* Under which number a peer is counted; 0: nowhere. */
 static uint64_t place_of(const gate *g, const net_addr *peer)
 {
@@ -71,12 +76,11 @@ static bool count_in(gate *g, uint64_t place)
 gate_verdict gate_enter(gate *g, const net_addr *peer, int64_t now_ns)
 {
     uint64_t place = place_of(g, peer);
-    if (g->limits.per_second > 0) {
-        if (g->ahead_ns < now_ns) g->ahead_ns = now_ns;
-        if (g->ahead_ns - now_ns >= SECOND_NS) return GATE_LATER;
-        g->ahead_ns += SECOND_NS / (int64_t)g->limits.per_second;
-    }
-    return place == 0 || count_in(g, place) ? GATE_IN : GATE_FULL;
+    if (g->ahead_ns < now_ns) g->ahead_ns = now_ns;
+    if (g->ahead_ns - now_ns >= SECOND_NS) return GATE_LATER;
+    if (place != 0 && !count_in(g, place)) return GATE_FULL;
+    if (g->limits.per_second > 0) g->ahead_ns += SECOND_NS / (int64_t)g->limits.per_second;
+    return GATE_IN;
 }
 
 void gate_leave(gate *g, const net_addr *peer)

@@ -29,9 +29,10 @@ typedef enum gate_verdict {
 
 gate *gate_open(const gate_limits *limits); /* NULL: out of memory */
 void gate_close(gate *g);                   /* NULL is fine */
+const gate_limits *gate_get_limits(const gate *g);
 
-/* May one more come in, from there? It does if this says GATE_IN, and gate_leave() follows when it is gone. now_ns: the
- * monotonic clock. */
+/* May one more come in, from there? It does if this says GATE_IN, and gate_leave() follows when it is gone. Who does not come in
+ * does not count among those of this second either: an address that is full holds nobody else up. now_ns: the monotonic clock. */
 gate_verdict gate_enter(gate *g, const net_addr *peer, int64_t now_ns);
 void gate_leave(gate *g, const net_addr *peer);
 

@@ -1,5 +1,4 @@
-/* listener.c - a ring of accepts. Each is at any time pending, parked with a socket that nobody had room for, or
- * waiting for the retry timer. */
+/* listener.c - a ring of accepts. Each is at any time pending, lent with its socket, or waiting for the retry timer. */
 #include "listener.h"
 
 #include "base.h"
@@ -12,8 +11,7 @@
 
 typedef struct posted_accept {
     io_accept_op accept;
-    listener *owner;
-    io_socket parked; /* accepted, not yet taken; IO_SOCKET_NONE otherwise */
+    arrival arrival;
 } posted_accept;
 
 struct listener {
@@ -28,15 +26,16 @@ struct listener {
     timer retry;
     uint32_t pending;
     bool stopping;
-    bool short_of; /* descriptors or memory: said, and not yet over */
-    bool full;     /* no room for connections: the same */
-    bool said;     /* the log has a line about the last of these */
+    bool is_short; /* of descriptors or memory */
+    bool said;     /* the log has a line about that */
     char name[LISTENER_NAME_MAX];
 };
 
 static void wait_and_retry(listener *l)
 {
-    if (timer_running(&l->retry) || l->stopping) return;
+    if (l->stopping) return;
+    l->events->on_short(l->context);
+    if (timer_running(&l->retry)) return;
     /* Out of memory for the heap of timers: the next packet or stop looks again. */
     (void)timer_start(l->deadlines, &l->retry, io_port_now(l->port) + LISTENER_RETRY_NS);
 }
@@ -44,8 +43,8 @@ static void wait_and_retry(listener *l)
 static void say_short(listener *l, io_status status, int native)
 {
     static log_cause cause;
-    if (l->short_of) return;
-    l->short_of = true;
+    if (l->is_short) return;
+    l->is_short = true;
     l->said = log_rarely(
         &cause, LOG_WARN, "accepting pauses: the system refuses",
         "%s: accepting pauses: %s (system code %d); raise the limit of open files or lower --max-connections", l->name,
@@ -55,29 +54,17 @@ static void say_short(listener *l, io_status status, int native)
 static void say_again(listener *l)
 {
     if (l->said) log_write(LOG_INFO, "%s: accepting again", l->name);
-    l->said = false;
+    l->is_short = l->said = false;
 }
 
-/* Deals a socket; parks it when there is no room. */
-static void deal(listener *l, posted_accept *a, io_socket socket)
+static bool is_idle(const posted_accept *a)
 {
-    static log_cause cause;
-    const char *why = l->events->on_accept(l->context, l, socket, &a->accept.peer);
-    if (why == NULL) {
-        a->parked = IO_SOCKET_NONE;
-        return;
-    }
-    a->parked = socket;
-    if (!l->full)
-        l->said = log_rarely(&cause, LOG_WARN, "accepting pauses: no room for connections", "%s: accepting pauses: %s",
-                             l->name, why);
-    l->full = true;
-    wait_and_retry(l);
+    return a->arrival.socket == IO_SOCKET_NONE && a->accept.op.kind == IO_IDLE;
 }
 
 static void submit(listener *l, posted_accept *a)
 {
-    if (l->stopping || a->parked != IO_SOCKET_NONE || a->accept.op.kind != IO_IDLE) return;
+    if (l->stopping || !is_idle(a)) return;
     io_status status = io_accept(l->port, &a->accept, l->socket);
     if (status == IO_OK) {
         l->pending++;
@@ -91,17 +78,20 @@ static void on_retry(timer *t, int64_t now_ns)
 {
     listener *l = container_of(t, listener, retry);
     (void)now_ns;
-    bool parked = false;
-    for (size_t i = 0; i < LISTENER_ACCEPTS; i++) {
-        posted_accept *a = &l->accepts[i];
-        if (a->parked != IO_SOCKET_NONE) deal(l, a, a->parked);
-        parked = parked || a->parked != IO_SOCKET_NONE;
-        submit(l, a);
-    }
-    if (!parked && l->full) {
-        l->full = false;
-        say_again(l);
-    }
+    for (size_t i = 0; i < LISTENER_ACCEPTS; i++) submit(l, &l->accepts[i]);
+}
+
+void listener_retry(listener *l)
+{
+    size_t i = 0;
+    while (i < LISTENER_ACCEPTS && !is_idle(&l->accepts[i])) i++;
+    if (l->is_short && i < LISTENER_ACCEPTS) submit(l, &l->accepts[i]);
+}
+
+void listener_take_back(arrival *a)
+{
+    a->socket = IO_SOCKET_NONE;
+    submit(a->from, container_of(a, posted_accept, arrival));
 }
 
 /* Opens the socket that l->uri names, and completes that. */
@@ -132,8 +122,8 @@ io_status listener_open(listener **out, const net_uri *uri, const listener_event
     l->context = context;
     l->retry.fire = on_retry;
     for (size_t i = 0; i < LISTENER_ACCEPTS; i++) {
-        l->accepts[i].owner = l;
-        l->accepts[i].parked = IO_SOCKET_NONE;
+        posted_accept *a = &l->accepts[i];
+        a->arrival = (arrival){.from = l, .socket = IO_SOCKET_NONE, .peer = &a->accept.peer};
     }
     *out = l;
     return IO_OK;
@@ -180,11 +170,7 @@ void listener_stop(listener *l)
     if (l->stopping) return;
     l->stopping = true;
     timer_stop(l->deadlines, &l->retry);
-    for (size_t i = 0; i < LISTENER_ACCEPTS; i++) {
-        if (l->accepts[i].parked == IO_SOCKET_NONE) continue;
-        net_close(l->accepts[i].parked);
-        l->accepts[i].parked = IO_SOCKET_NONE;
-    }
+    for (size_t i = 0; i < LISTENER_ACCEPTS; i++) assert(l->accepts[i].arrival.socket == IO_SOCKET_NONE);
     if (l->pending > 0) io_cancel(l->port, l->socket);
     end_if_joined(l);
 }
@@ -192,18 +178,15 @@ void listener_stop(listener *l)
 void listener_on_packet(const io_packet *packet)
 {
     posted_accept *a = container_of(packet->op, posted_accept, accept.op);
-    listener *l = a->owner;
+    listener *l = a->arrival.from;
     assert(l->pending > 0);
     l->pending--;
     if (packet->status == IO_OK && l->stopping) {
         net_close(packet->accepted);
     } else if (packet->status == IO_OK) {
-        if (l->short_of) {
-            l->short_of = false;
-            say_again(l);
-        }
-        deal(l, a, packet->accepted);
-        submit(l, a);
+        if (l->is_short) say_again(l);
+        a->arrival.socket = packet->accepted;
+        l->events->on_arrival(l->context, &a->arrival);
     } else if (packet->status == IO_RESET) {
         submit(l, a); /* the peer was gone before it was accepted: its own affair */
     } else if (packet->status != IO_CANCELED) {

@@ -1,8 +1,8 @@
-/* listener.h - one listening socket that keeps accepts posted and hands sockets to whoever deals them out.
+/* listener.h - one listening socket that keeps accepts posted and lends sockets to whoever deals them out.
  *
- * A peer that is gone before it is accepted costs its own accept and nothing else. Out of descriptors, or with the
- * limit of connections reached, accepting pauses, says so once, and tries again every LISTENER_RETRY_NS: meanwhile
- * peers wait in the kernel's queue.
+ * An accept is posted again when its socket has been taken. So when nobody takes them, peers wait in the kernel's queue. One
+ * that is gone before it is accepted costs its own accept and nothing else. Out of descriptors accepting pauses, says so once,
+ * and tries again every LISTENER_RETRY_NS, and when it is told that there may be some.
  *
  * thread  listener_open and listener_close: any. The rest: the worker whose port it was started on.
  */
@@ -24,10 +24,20 @@ enum {
 
 typedef struct listener listener;
 
+/* Somebody has come. Lent by the listener until listener_take_back(). */
+typedef struct arrival arrival;
+struct arrival {
+    listener *from;
+    io_socket socket; /* IO_SOCKET_NONE exactly when it is not lent; the borrower's to keep or to close */
+    const net_addr *peer;
+    arrival *next;                     /* the borrower's */
+    const _Atomic(const char *) *name; /* the borrower's */
+};
+
 typedef struct listener_events {
-    /* Takes over a socket: NULL. Else why there is no room for a connection now; the socket stays with the listener, which
-     * asks again. */
-    const char *(*on_accept)(void *context, listener *l, io_socket socket, const net_addr *peer);
+    void (*on_arrival)(void *context, arrival *a);
+    /* The system has refused a socket; listener_retry() is welcome as soon as there may be one. */
+    void (*on_short)(void *context);
     /* Nothing is pending any more, after listener_stop(). */
     void (*on_stopped)(void *context, listener *l);
 } listener_events;
@@ -42,7 +52,11 @@ const char *listener_name(const listener *l);
 
 /* Begins to accept on the caller's port. */
 io_status listener_start(listener *l, io_port *port, timers *deadlines);
-/* Cancels the accepts, closes the socket; on_stopped follows, perhaps before this returns. */
+/* Its socket has found a place, or is closed: the next one is accepted. */
+void listener_take_back(arrival *a);
+/* A descriptor may be free: if that was the want, one accept tries. */
+void listener_retry(listener *l);
+/* Cancels the accepts, closes the socket; on_stopped follows, perhaps before this returns. No arrival is lent any more. */
 void listener_stop(listener *l);
 
 void listener_on_packet(const io_packet *packet);

@@ -1,10 +1,11 @@
-/* server.c - order of starting and stopping. Listeners live on worker 0's port, on every system alike: it accepts and deals
- * sockets to the worker with the fewest connections. Stopping runs backwards: first the listeners, and only when nothing
+/* server.c - order of starting and stopping. Listeners live on worker 0's port, on every system alike: there the dealer has
+ * their sockets. Stopping runs backwards: first the listeners, and only when nothing
  * more can be dealt, the workers. Each worker serves its port until all are done, so that a message never meets a closed one.
  */
 #include "server.h"
 
 #include "base.h"
+#include "dealer.h"
 #include "listener.h"
 #include "log.h"
 #include "mem.h"
@@ -38,6 +39,7 @@ typedef struct name {
 struct server {
     server_options options;
     gate *gate;
+    dealer dealer;
     worker *workers; /* options.workers of them; room for WORKER_MAX while the number is not fixed */
     slot slots[SERVER_LISTENERS_MAX];
     slot *udp[SERVER_LISTENERS_MAX]; /* those with datagrams, which stay; nothing changes here after server_start() */
@@ -100,52 +102,27 @@ static void on_failed(worker *w, io_status status)
     os_news_post(OS_NEWS_WAKE);
 }
 
-static const worker_events events_of_workers = {on_opened, on_idle, on_failed};
-
-/* Closes a connection of a peer that has too many. */
-static void turn_away(server *s, listener *l, io_socket socket, const net_addr *peer)
+static void on_fewer(worker *w)
 {
-    static log_cause cause;
-    char text[NET_ADDR_TEXT_MAX];
-    log_rarely(&cause, LOG_WARN, "a connection was refused: too many from one address",
-               "%s: a connection from %s was refused: its address has %u already (--max-per-address)", listener_name(l),
-               net_addr_format(peer, text, sizeof(text)), s->options.gate.per_address);
-    io_close(s->workers[0].port, socket, true);
+    dealer_tell(&w->server->dealer);
 }
 
-/* Deals a socket to the worker with the fewest connections. On worker 0's thread. */
-static const char *on_accept(void *context, listener *l, io_socket socket, const net_addr *peer)
+static const worker_events events_of_workers = {on_opened, on_idle, on_failed, on_fewer};
+
+/* On worker 0's thread, like the following ones. */
+static void on_arrival(void *context, arrival *a)
 {
-    const slot *from = context;
-    server *s = from->server;
-    uint32_t total = 0, least = UINT32_MAX;
-    worker *best = NULL;
-    for (uint32_t i = 0; i < s->options.workers; i++) {
-        uint32_t load = worker_load(&s->workers[i]);
-        total += load;
-        if (load < least) {
-            least = load;
-            best = &s->workers[i];
-        }
-    }
-    if (s->options.max_connections > 0 && total >= s->options.max_connections) {
-        return "the limit of connections is reached (--max-connections)";
-    }
-    switch (gate_enter(s->gate, peer, io_port_now(s->workers[0].port))) {
-    case GATE_LATER:
-        return "too many connections in a second (--accept-rate)";
-    case GATE_FULL:
-        turn_away(s, l, socket, peer);
-        return NULL;
-    case GATE_IN:
-        break;
-    }
-    if (best == &s->workers[0]) worker_take(best, socket, peer, from->name);
-    else worker_give(best, socket, peer, from->name);
-    return NULL;
+    slot *to = context;
+    dealer_add(&to->server->dealer, a, &to->name);
 }
 
-/* On worker 0's thread. Workers that have all ended get no more messages: their ports may be closed. */
+static void on_short(void *context)
+{
+    const slot *of = context;
+    (void)dealer_want_news(&of->server->dealer);
+}
+
+/* Workers that have all ended get no more messages: their ports may be closed. */
 static void cut_all(server *s)
 {
     os_mutex_lock(s->mutex);
@@ -155,7 +132,7 @@ static void cut_all(server *s)
     os_mutex_unlock(s->mutex);
 }
 
-/* On worker 0's thread, when nothing more can be accepted. */
+/* When nothing more can be accepted. */
 static void drain_all(server *s)
 {
     for (uint32_t i = 0; i < s->options.workers; i++) worker_post(&s->workers[i], &s->workers[i].drain_message);
@@ -176,7 +153,7 @@ static void on_stopped(void *context, listener *l)
     if (s->stopping && s->accepting == NULL) drain_all(s);
 }
 
-static const listener_events events_of_listeners = {on_accept, on_stopped};
+static const listener_events events_of_listeners = {on_arrival, on_short, on_stopped};
 
 /* ---- Messages to workers ---- */
 
@@ -210,11 +187,26 @@ static void run_accept(worker *w, worker_message *message)
     if (status != IO_OK) on_failed(w, status);
 }
 
+static void stop_accepting(slot *l)
+{
+    dealer_forget(&l->server->dealer, l->stream);
+    listener_stop(l->stream);
+}
+
 static void run_unlisten(worker *w, worker_message *message)
 {
     slot *from = container_of(message, slot, stop_message);
     (void)w;
-    if (from->accepts) listener_stop(from->stream);
+    if (from->accepts) stop_accepting(from);
+}
+
+/* There is room. */
+static void run_news(worker *w, worker_message *message)
+{
+    server *s = w->server;
+    (void)message;
+    dealer_on_news(&s->dealer);
+    for (slot *l = s->accepting; l != NULL; l = l->accepts_next) listener_retry(l->stream);
 }
 
 static void run_stop(worker *w, worker_message *message)
@@ -226,7 +218,7 @@ static void run_stop(worker *w, worker_message *message)
     slot *next;
     for (slot *l = s->accepting; l != NULL; l = next) {
         next = l->accepts_next; /* it may leave the list at once */
-        listener_stop(l->stream);
+        stop_accepting(l);
     }
 }
 
@@ -337,6 +329,8 @@ server *server_open(const server_options *options, const worker_app *app, void *
         free_server(s);
         return NULL;
     }
+    s->dealer = (dealer){.workers = s->workers, .gate = s->gate, .max_connections = options->max_connections};
+    dealer_open(&s->dealer, run_news);
     for (uint32_t i = 0; i < s->options.workers; i++) { /* the first may change the number */
         worker *w = &s->workers[i];
         w->id = i;
@@ -507,6 +501,12 @@ uint32_t server_connections(const server *s)
     uint32_t total = 0;
     for (uint32_t i = 0; i < s->options.workers; i++) total += worker_load(&s->workers[i]);
     return total;
+}
+
+void server_arrivals(const server *s, uint32_t *waiting, uint64_t *refused)
+{
+    *waiting = s->dealer.waiting;
+    *refused = s->dealer.refused;
 }
 
 server_end server_wait(server *s)

@@ -69,6 +69,8 @@ bool server_stopping(const server *s);
 bool server_ended(const server *s);
 /* Connections of all workers, those on their way to one included. Any thread. */
 uint32_t server_connections(const server *s);
+/* Peers that wait for room, and how many were refused because their address has too many. Worker 0's thread. */
+void server_arrivals(const server *s, uint32_t *waiting, uint64_t *refused);
 server_end server_wait(server *s);
 void server_close(server *s); /* after server_wait() */
 

@@ -31,9 +31,11 @@ static bool settle(worker *w)
 
 static void publish_load(worker *w)
 {
-    if (atomic_load_explicit(&w->load, memory_order_relaxed) != w->conns.count) {
-        atomic_store_explicit(&w->load, w->conns.count, memory_order_relaxed);
-    }
+    uint32_t before = w->published;
+    if (before == w->conns.count) return;
+    w->published = w->conns.count;
+    atomic_fetch_add(&w->load, w->published - before); /* of fewer the complement, which is as good */
+    if (w->published < before) w->events->on_fewer(w);
 }
 
 static uint32_t busy(worker *w)
@@ -249,8 +251,8 @@ void worker_take(worker *w, io_socket socket, const net_addr *peer, const char *
 static void run_handover(worker *w, worker_message *message)
 {
     handover *h = container_of(message, handover, message);
+    w->published++; /* the load has it since it was on its way */
     worker_take(w, h->socket, &h->peer, h->name);
-    atomic_fetch_sub_explicit(&w->incoming, 1, memory_order_relaxed);
     mem_free(h);
 }
 
@@ -268,14 +270,13 @@ void worker_give(worker *w, io_socket socket, const net_addr *peer, const char *
     h->socket = socket;
     h->peer = *peer;
     h->name = name;
-    atomic_fetch_add_explicit(&w->incoming, 1, memory_order_relaxed);
+    atomic_fetch_add(&w->load, 1);
     worker_post(w, &h->message);
 }
 
 uint32_t worker_load(worker *w)
 {
-    return atomic_load_explicit(&w->load, memory_order_relaxed) +
-           atomic_load_explicit(&w->incoming, memory_order_relaxed);
+    return atomic_load(&w->load);
 }
 
 void worker_post(worker *w, worker_message *message)

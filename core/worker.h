@@ -68,9 +68,9 @@ struct worker {
     worker_message drain_message;
     worker_message cut_message;
     worker_message exit_message;
-    atomic_uint load;     /* connections here, as of the last settling; for dealing */
-    atomic_uint incoming; /* sockets on their way here */
-    bool draining;        /* worker_drain() has run */
+    atomic_uint load;   /* connections here, as of the last settling, and sockets on their way here; for dealing */
+    uint32_t published; /* of the load, what stands for connections here */
+    bool draining;      /* worker_drain() has run */
     bool cut_done;
     bool cut_off; /* bytes were queued, or handlers waited, when the drain was cut */
     bool idle;    /* drained, and said so to the server */
@@ -78,12 +78,13 @@ struct worker {
     uint64_t packets;
 };
 
-/* Called by a worker when it has opened (or failed to), when it has drained, and when its port has failed. The server
+/* Called by a worker, on its thread: when it has opened (or failed to), when it has drained, and when its port has failed. The server
  * sets these. */
 typedef struct worker_events {
     void (*on_opened)(worker *w, bool port_ok, bool app_ok);
     void (*on_idle)(worker *w);
     void (*on_failed)(worker *w, io_status status);
+    void (*on_fewer)(worker *w); /* its load has fallen */
 } worker_events;
 
 /* Starts the thread. on_opened follows. False: the system has no thread to give. The caller has zeroed w and set id, count,

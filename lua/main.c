@@ -226,6 +226,15 @@ static void log_stopping(server *s)
               (double)server_get_options(s)->drain_ns / NANOSECONDS);
 }
 
+static void dump_arrivals(const server *s)
+{
+    uint32_t waiting;
+    uint64_t refused;
+    server_arrivals(s, &waiting, &refused);
+    log_write(LOG_INFO, "arrivals: %" PRIu32 " wait%s for room, %" PRIu64 " refused", waiting, waiting == 1 ? "s" : "",
+              refused);
+}
+
 static void dump_worker(worker *w, worker_message *message)
 {
     const conn_set *conns = &w->conns;
@@ -240,6 +249,7 @@ static void dump_worker(worker *w, worker_message *message)
                   " sent, %" PRIu64 " dropped",
                   w->id, udps->count, plural(udps->count), udps->received, udps->sent, udps->dropped);
     }
+    if (w->id == 0) dump_arrivals(w->server);
     mem_free(message);
 }
 

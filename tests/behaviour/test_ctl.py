@@ -120,6 +120,18 @@ def test_dump_is_logged(server, control):
     assert one.wait_log(r"worker 0: 0 connections, 0 opened")
 
 
+def test_a_dump_tells_who_waits_for_room(server, control):
+    one = server(ECHO, "--control", control, "--max-connections", "1")
+    with one.connect() as first, one.connect(), one.connect():
+        assert first.ask("x") == b"x"
+
+        def two_wait():
+            check(ctl("dump", "--control", control), 0, out="log")
+            return one.log("arrivals: 2 wait for room, 0 refused")
+
+        rig.until(two_wait, what="a line about the two")
+
+
 def test_stop_drains_and_the_second_stop_does_not_wait(server, control):
     one = server("return { on_connect = function(conn) conn:send(string.rep('x', 8 << 20)) end }", "--control", control)
     with one.connect(receive_buffer=1 << 14) as client:

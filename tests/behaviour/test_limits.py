@@ -1,5 +1,6 @@
 """Limits: of connections, descriptors and memory; and peers that come and go as they please."""
 
+import contextlib
 import resource
 import select
 import socket
@@ -38,6 +39,40 @@ def test_max_connections_counts_all_workers(server):
         client.close()
 
 
+def test_who_waits_longest_is_served_first_though_the_server_stays_full(server):
+    one = server(ECHO, "--max-connections", "1", "--workers", "2")
+    clients = [one.connect()]
+    assert clients[0].ask("x") == b"x"
+    clients += [one.connect().send("x") for _ in range(40)]  # more than the 32 that are accepted ahead
+    for number in range(scaled(60, 10)):
+        clients.append(one.connect().send("x"))
+        clients[number].close()
+        assert clients[number + 1].take(1) == b"x"
+        later = [client.socket for client in clients[number + 2:]]
+        assert not select.select(later, [], [], 0)[0], "somebody who came later is served"
+    one.stop()
+    assert len(one.log(r"accepting pauses: the limit of 1 connections is reached \(--max-connections\)")) == 1
+    for client in clients:
+        client.close()
+
+
+@pytest.mark.no_wine("this machine's other addresses are not the server's there")
+def test_an_address_that_is_full_holds_nobody_else_up(server):
+    """Those who are refused do not count among the two that may come in a second."""
+    one = server(ECHO, "--max-per-address", "1", "--accept-rate", "2")
+    other = ("127.0.0.2", 0)
+    with socket.create_connection(one.addresses[0], 10, source_address=other) as full:
+        full.sendall(b"x")
+        assert full.recv(1) == b"x"
+        for _ in range(60):
+            with contextlib.suppress(ConnectionError):
+                socket.create_connection(one.addresses[0], 10, source_address=other).close()
+        begin = time.monotonic()
+        with one.connect() as client:
+            assert client.ask("x") == b"x"
+        assert time.monotonic() - begin < 15, "they took half a second each"
+
+
 @pytest.mark.no_wine("descriptors are wineserver's there")
 def test_running_out_of_descriptors_is_one_line_and_no_spin_and_passes(server):
     one = server(ECHO, "--workers", "1", prefix=["prlimit", "--nofile=64:64"])
@@ -53,16 +88,33 @@ def test_running_out_of_descriptors_is_one_line_and_no_spin_and_passes(server):
     waiting = [client for client in clients if client not in served]
     for client in served:
         client.close()
-    # Those that waited get their turn and their answer, in whatever order.
+    # Those that waited get their turn and their answer, in the order in which they came.
     turn = []
     until(lambda: turn.extend(answered([client for client in waiting if client not in turn])) or len(turn) >= len(served) // 2,
           20, "their turn")
+    assert set(turn) == set(waiting[:len(turn)])
     for client in clients:
         client.close()
     with one.connect() as client:
         assert client.ask("after") == b"after"
     lines = one.log(r"descriptor|EMFILE|too many")
     assert 1 <= len(lines) <= 5, lines
+
+
+@pytest.mark.no_wine("descriptors are wineserver's there")
+def test_a_descriptor_that_is_free_again_is_used_at_once(server):
+    one = server(ECHO, "--workers", "1", "--max-connections", "1000", prefix=["prlimit", "--nofile=64:64"])
+    clients = [one.connect().send("?") for _ in range(80)]
+    served = len(answered(clients))
+    times = []
+    for number in range(20):
+        begin = time.monotonic()
+        clients[number].close()
+        assert clients[served + number].take(1) == b"?"
+        times.append(time.monotonic() - begin)
+    assert sorted(times)[10] < 0.05, times  # a timer of LISTENER_RETRY_NS would need twice that
+    for client in clients:
+        client.close()
 
 
 def answered(clients):

@@ -20,8 +20,7 @@ LEVELS = [
     ["gate"],
     ["conn", "listener", "udp", "udp_listener", "options"],
     ["worker", "pipe", "shared"],
-    ["resolver"],
-    ["resolver"],
+    ["resolver", "dealer"],
     ["server"],
 ]
 ALSO = {("log", "mem"), ("log", "os"), ("os", "mem"), ("os", "log"), ("file", "mem"), ("dir", "mem"), ("wide", "mem"), ("file", "wide"),

@@ -26,7 +26,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PORT = 7000, CLIENTS_MAX = 24, CLIENTS_BRIEF = 4, PROBES = 3, PATH_MAX_BYTES = 512 };
+enum { PORT = 7000, CLIENTS_MAX = 24, CLIENTS_BRIEF = 4, PROBES = 3, LOOKS = 10, PATH_MAX_BYTES = 512 };
 
 #define PROBE_NS (5 * SIM_SECOND)
 
@@ -230,6 +230,22 @@ static void probe(play *p)
     }
 }
 
+static bool is_room_unused(const play *p)
+{
+    uint32_t waiting;
+    uint64_t refused;
+    server_arrivals(p->server, &waiting, &refused);
+    return waiting > 0 && server_connections(p->server) < p->options.max_connections;
+}
+
+/* When all is well nobody waits for room that there is. One look can find somebody who is on the way. */
+static void look_for_room(play *p)
+{
+    int unused = 0;
+    for (; unused < LOOKS && is_room_unused(p); unused++) attend(p, world.now_ns + SIM_MS);
+    sim_check("liveness", unused < LOOKS, "peers wait, and there is room");
+}
+
 static void stop(play *p)
 {
     int64_t asked_ns = world.now_ns;
@@ -280,6 +296,7 @@ static void perform(play *p)
     } else {
         attend(p, world.now_ns + length_ns);
         calm_down(p);
+        look_for_room(p);
         probe(p);
     }
     stop(p);

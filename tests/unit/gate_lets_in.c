@@ -104,6 +104,20 @@ static void a_second_has_its_number(void)
     gate_close(g);
 }
 
+static void who_is_refused_does_not_use_the_second_up(void)
+{
+    gate *g = open_gate(1, false, 2);
+    net_addr full = addr_of("10.0.0.1:1");
+    net_addr other = addr_of("10.0.0.2:1");
+    check_eq(gate_enter(g, &full, 0), GATE_IN);
+    for (int i = 0; i < 100; i++) check_eq(gate_enter(g, &full, 0), GATE_FULL);
+    check_eq(gate_enter(g, &other, 0), GATE_IN);
+    check_eq(gate_enter(g, &full, 0), GATE_LATER);
+    gate_leave(g, &full);
+    gate_leave(g, &other);
+    gate_close(g);
+}
+
 static void many_addresses_come_and_go(void)
 {
     gate *g = open_gate(1, false, 0);
@@ -134,6 +148,7 @@ int main(void)
     loopback_is_spared_or_not();
     peers_without_an_address_are_not_counted();
     a_second_has_its_number();
+    who_is_refused_does_not_use_the_second_up();
     many_addresses_come_and_go();
     net_stop();
     return 0;
