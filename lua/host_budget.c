@@ -73,6 +73,7 @@ static void push_message(lua_State *L, const host *h)
 /* Keeps message and traceback of the first place: what is ended after it is further out. raises */
 static void note_overrun(lua_State *L, host *h)
 {
+    enum { SLOTS = 2 * LUA_MINSTACK }; /* a traceback's; LUA_MINSTACK are there in a hook, and do for the rest */
     if (h->overrun_slice == host_slice(h)) return;
     h->overrun_slice = host_slice(h);
     h->overruns++;
@@ -82,7 +83,8 @@ static void note_overrun(lua_State *L, host *h)
     lua_createtable(L, 2, 0);
     push_message(L, h);
     lua_rawseti(L, -2, 1);
-    host_push_traceback(L, L, 0);
+    if (lua_checkstack(L, SLOTS)) host_push_traceback(L, L, 0);
+    else lua_pushliteral(L, "stack traceback:\n\t...\t(the stack is full)");
     lua_rawseti(L, -2, 2);
     lua_rawsetp(L, LUA_REGISTRYINDEX, &overrun_key);
     host_reserve(h, false);
@@ -159,13 +161,20 @@ static void end_call(void)
 }
 
 /* Runs while the worker is stopped at some instruction. lua_sethook() may be called like this: lua.c does, from a
- * signal handler. */
+ * signal handler. It walks all calls of the coroutine (settraps() in ldebug.c), which may take longer than the time between two
+ * interrupts; a worker that is interrupted like that again and again would come to nothing else. */
 static void arm(void *argument)
 {
+    enum { REST = 8 }; /* so many times as long as it took, the worker then has for itself */
     host *h = argument;
-    if (!host_is_overdue(h)) return;
+    host_armed *last = &h->watch.armed;
     lua_State *running = atomic_load_explicit(&h->running, memory_order_acquire);
+    int64_t begin_ns = os_monotonic_ns();
+    if (!host_is_overdue(h)) return;
+    if (last->slice == host_slice(h) && last->L == running && begin_ns < last->again_ns) return;
     lua_sethook(running, end_slice, LUA_MASKCOUNT, 1);
+    int64_t end_ns = os_monotonic_ns();
+    *last = (host_armed){.slice = host_slice(h), .L = running, .again_ns = end_ns + REST * (end_ns - begin_ns)};
 }
 
 void host_budget_carry(host *h, lua_State *L)

@@ -62,6 +62,13 @@ typedef struct host_idle host_idle;     /* a connection in the pool */
 typedef struct host_udp host_udp;       /* a socket of portico.udp() */
 typedef struct host_custom host_custom; /* a frame that Lua decodes */
 
+/* The coroutine that got the budget's hook last, and when it may get it anew. */
+typedef struct host_armed {
+    unsigned long long slice;
+    const lua_State *L;
+    int64_t again_ns;
+} host_armed;
+
 /* What the watchdog looks at. The worker writes sequence, kind, conn_id and budget_ns; the watchdog overdue. */
 typedef struct host_watch {
     atomic_ullong sequence;  /* odd exactly while a slice runs */
@@ -70,6 +77,7 @@ typedef struct host_watch {
     atomic_ullong conn_id;   /* of the connection whose handler runs; 0: none */
     atomic_uint kind;        /* a host_kind */
     bool registered;         /* the watchdog knows this host */
+    host_armed armed;        /* whoever stops the worker has it: its own signal handler, or the watchdog */
     bool told;               /* the watchdog's: the slice was logged as stuck */
     unsigned long long seen; /* the watchdog's: the slice it saw last … */
     int64_t since_ns;        /* … and since when, */

@@ -72,8 +72,13 @@ void host_push_error_text(lua_State *to, lua_State *from, int index)
 void host_push_traceback(lua_State *L, lua_State *of, int level)
 {
     static const char frame[] = "\n\t[C]: in ?";
+    lua_Debug beyond;
     size_t len;
     luaL_traceback(L, of, NULL, level);
+    if (lua_getstack(of, LUA_STACK_TRACED, &beyond)) {
+        lua_pushfstring(L, "\n\t...\t(more than %d levels)", LUA_STACK_TRACED);
+        lua_concat(L, 2);
+    }
     const char *text = lua_tolstring(L, -1, &len);
     while (len >= sizeof(frame) - 1 && memcmp(text + len - (sizeof(frame) - 1), frame, sizeof(frame) - 1) == 0) {
         len -= sizeof(frame) - 1; /* the dispatcher, or what loads the script */
