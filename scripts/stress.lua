@@ -13,33 +13,20 @@
 -- when its message was due, not from when it could be sent: a server that stalls does not make the
 -- load wait for it.
 --
+-- Its options are read by stress/options.lua; what is counted and shown at the end, by stress/results.lua.
+--
 -- Results go to standard output. Exit status: 0 all well, 1 a reply was wrong, missing or late,
 -- 2 wrong usage. Everything happens on one worker; others stay idle.
 
-local USAGE <const> = [[
-usage: portico scripts/stress.lua HOST PORT [options]
-  --connections N   at once (10)
-  --messages M      of each connection (100; with --duration: no limit)
-  --message TEXT    (Hello)
-  --size BYTES      messages are filled up to this size
-  --pipeline D      messages of a connection that wait for replies at a time (1)
-  --rate R          messages a second of all connections together (as fast as it goes)
-  --duration S      stop sending after so many seconds
-  --timeout S       within which a connection, and each reply, must come (5)
-  --expect WHAT     echo or ack (what the first reply looks like)
-  --json            the results as one JSON object
-  --progress        a line a second in the log (without it: if that is a terminal)
-  --quiet           neither progress nor results, only what went wrong
-]]
+local arguments = require("stress.options")
+local results = require("stress.results").new()
 
 local ACKNOWLEDGEMENT <const> = "Message received successfully"
 local CONNECTING_MAX <const> = 200 -- connections being opened at a time
-local UNDER_WAY_MAX <const> = 16 << 20 -- bytes one connection may have under way: the send queue's limit
 local FAREWELL <const> = 1 -- seconds for the server to close, too
 local SLICE <const> = 200 -- connections seen to in a row, before others get their turn
 local TICK <const> = 0.005 -- seconds between two looks at what --rate has made due
 local TICK_MESSAGES_MAX <const> = 1000 -- and what one look may send
-local STEPS <const> = 32 -- of the latency histogram, for each doubling: 2 %
 
 -- ---- Options ------------------------------------------------------------------------------------
 
@@ -48,114 +35,16 @@ local function stop_with_usage(message)
   portico.shutdown(2)
 end
 
--- Kinds of options: what a text must be, and how it is read. A reader returns nil for what it is not.
-local function whole(least, most)
-  return {
-    what = ("a whole number from %d to %d"):format(least, most),
-    read = function(text)
-      local number = math.tointeger(tonumber(text))
-      return number and number >= least and number <= most and number or nil
-    end,
-  }
-end
-
-local function positive(most)
-  return {
-    what = ("a number above 0, at most %d"):format(most),
-    read = function(text)
-      local number = tonumber(text)
-      return number and number > 0 and number <= most and number or nil
-    end,
-  }
-end
-
-local OPTIONS <const> = {
-  connections = whole(1, 1000000),
-  messages = whole(1, 1000000000),
-  message = { what = "a text", read = function(text) return text end },
-  size = whole(1, UNDER_WAY_MAX),
-  pipeline = whole(1, 10000),
-  rate = positive(10000000),
-  duration = positive(1000000),
-  timeout = positive(3600),
-  expect = { what = "echo or ack", read = function(text) return (text == "echo" or text == "ack") and text or nil end },
-  json = {}, -- those without a value
-  progress = {},
-  quiet = {},
-  help = {},
-}
-
-local PORT <const> = whole(1, 65535)
-
--- Returns the options, or nil and what is wrong with them.
-local function read_options(words)
-  local found = { connections = 10, message = "Hello", size = 0, pipeline = 1, timeout = 5 }
-  local places = {}
-  local i = 1
-  while i <= #words do
-    local word = words[i]
-    local name, value = word:match("^%-%-([^=]+)=(.*)$")
-    name = name or word:match("^%-%-(.+)$")
-    local option = name and OPTIONS[name]
-    if not name and word:sub(1, 1) ~= "-" then
-      places[#places + 1] = word
-    elseif not option then
-      return nil, ("unknown option '%s'"):format(word)
-    elseif not option.read then
-      if value then
-        return nil, ("--%s takes no value"):format(name)
-      end
-      found[name] = true
-    else
-      if not value then
-        i = i + 1
-        value = words[i]
-      end
-      if not value then
-        return nil, ("--%s: %s expected"):format(name, option.what)
-      end
-      found[name] = option.read(value)
-      if found[name] == nil then
-        return nil, ("--%s: %s expected, got '%s'"):format(name, option.what, value)
-      end
-    end
-    i = i + 1
-  end
-  if found.help then
-    return found
-  end
-  if #places ~= 2 then
-    return nil, #places > 2 and ("unexpected argument '%s'"):format(places[3]) or "HOST and PORT expected"
-  end
-  found.host = places[1]
-  found.port = PORT.read(places[2])
-  if not found.port then
-    return nil, ("PORT: %s expected, got '%s'"):format(PORT.what, places[2])
-  end
-  if not found.messages then
-    found.messages = found.duration and math.maxinteger or 100
-  end
-  -- Acknowledgements do not say how many messages they are for: two that come together get one.
-  if found.expect == "ack" and found.pipeline > 1 then
-    return nil, "--pipeline: 1 expected, with --expect ack"
-  end
-  local longest = math.max(found.size, #found.message + 64)
-  if longest * found.pipeline > UNDER_WAY_MAX then
-    return nil, ("--pipeline: more than %d bytes under way on a connection"):format(UNDER_WAY_MAX)
-  end
-  return found
-end
-
 if portico.worker.id ~= 0 then
   return { listen = {} }
 end
 
-local options, wrong = read_options(portico.args)
+local options, wrong = arguments.read(portico.args)
 if not options then
   stop_with_usage(wrong .. " (--help lists the options)")
   return { listen = {} }
 elseif options.help then
-  io.stdout:write(USAGE)
+  io.stdout:write(arguments.usage)
   portico.shutdown(0)
   return { listen = {} }
 end
@@ -188,10 +77,6 @@ end
 
 local mode = options.expect -- "echo" or "ack", once it is known
 local connections = {} -- those that came to be
-local errors = {} -- by kind
-local opened, sent, right, late, wrong_replies = 0, 0, 0, 0, 0
-local bytes_sent, bytes_received = 0, 0
-local histogram, latency_max, latency_sum = {}, 0, 0
 local began, ended -- when the first message was sent, and when the last connection was through
 local sending = false -- messages may be sent
 local alive = 0 -- connections that are open
@@ -200,134 +85,29 @@ local moved = monotonic() -- when something last happened
 local told_wrong = false
 
 local function count_error(kind)
-  errors[kind] = (errors[kind] or 0) + 1
+  results:count_error(kind)
   moved = monotonic()
-end
-
-local function count_latency(seconds)
-  local step = seconds > 1e-6 and math.log(seconds * 1e6, 2) * STEPS // 1 | 0 or 0
-  histogram[step] = (histogram[step] or 0) + 1
-  latency_sum = latency_sum + seconds
-  if seconds > latency_max then
-    latency_max = seconds
-  end
-end
-
--- Latencies that so many parts in 1 of the replies did not exceed; one answer for each part.
-local function percentiles(parts)
-  local steps = {}
-  for step in pairs(histogram) do
-    steps[#steps + 1] = step
-  end
-  table.sort(steps)
-  local answers = {}
-  local i, seen = 0, 0
-  for n, part in ipairs(parts) do
-    while i < #steps and (i == 0 or seen < part * right) do
-      i = i + 1
-      seen = seen + histogram[steps[i]]
-    end
-    answers[n] = i > 0 and math.min(2 ^ ((steps[i] + 0.5) / STEPS) / 1e6, latency_max) or 0
-  end
-  return answers
-end
-
--- ---- Results ------------------------------------------------------------------------------------
-
-local function json(value)
-  if type(value) == "table" then
-    local names, members = {}, {}
-    for name in pairs(value) do
-      names[#names + 1] = name
-    end
-    table.sort(names)
-    for _, name in ipairs(names) do
-      members[#members + 1] = json(name) .. ": " .. json(value[name])
-    end
-    return "{" .. table.concat(members, ", ") .. "}"
-  elseif type(value) == "string" then
-    return '"' .. value:gsub('[%c"\\]', function(c) return ("\\u%04x"):format(c:byte()) end) .. '"'
-  elseif math.type(value) == "float" then
-    return ("%.9g"):format(value)
-  end
-  return tostring(value)
-end
-
-local function seconds_text(seconds)
-  if seconds >= 1 then
-    return ("%.2f s"):format(seconds)
-  elseif seconds >= 0.001 then
-    return ("%.2f ms"):format(seconds * 1e3)
-  end
-  return ("%.0f us"):format(seconds * 1e6)
-end
-
-local function bytes_text(bytes)
-  if bytes >= 1e6 then
-    return ("%.1f MB"):format(bytes / 1e6)
-  elseif bytes >= 1e3 then
-    return ("%.1f kB"):format(bytes / 1e3)
-  end
-  return ("%.0f B"):format(bytes)
-end
-
-local function errors_text()
-  local kinds = {}
-  for kind, count in pairs(errors) do
-    kinds[#kinds + 1] = ("%s %d"):format(kind, count)
-  end
-  table.sort(kinds)
-  return #kinds > 0 and table.concat(kinds, ", ") or "none"
-end
-
-local function report(missing)
-  local elapsed = began and math.max(ended - began, 1e-9) or 0
-  local function per_second(count)
-    return began and count / elapsed or 0.0
-  end
-  local p50, p90, p99, p999 = table.unpack(percentiles { 0.5, 0.9, 0.99, 0.999 })
-  if options.json then
-    io.stdout:write(json {
-      address = uri,
-      mode = mode or "unknown",
-      connections = { wanted = options.connections, opened = opened },
-      messages = { sent = sent, right = right, wrong = wrong_replies, missing = missing, late = late },
-      seconds = elapsed,
-      messages_per_second = per_second(right),
-      bytes = { sent = bytes_sent, received = bytes_received },
-      bytes_per_second = { sent = per_second(bytes_sent), received = per_second(bytes_received) },
-      latency = {
-        mean = right > 0 and latency_sum / right or 0.0,
-        p50 = p50, p90 = p90, p99 = p99, p99_9 = p999, max = latency_max,
-      },
-      errors = errors,
-    }, "\n")
-    return
-  end
-  local well = missing == 0 and next(errors) == nil
-  if options.quiet and well then
-    return
-  end
-  local lines = {
-    ("connections  %d of %d to %s"):format(opened, options.connections, uri),
-    ("replies      %d right%s, %d wrong, %d missing, %d late; %d messages sent"):format(
-      right, mode and " (" .. mode .. ")" or "", wrong_replies, missing, late, sent),
-    ("errors       %s"):format(errors_text()),
-  }
-  if not options.quiet then
-    lines[#lines + 1] = ("time         %.3f s"):format(elapsed)
-    lines[#lines + 1] = ("throughput   %.0f messages/s, %s/s sent, %s/s received"):format(
-      per_second(right), bytes_text(per_second(bytes_sent)), bytes_text(per_second(bytes_received)))
-    lines[#lines + 1] = ("latency      p50 %s, p90 %s, p99 %s, p99.9 %s, max %s"):format(
-      seconds_text(p50), seconds_text(p90), seconds_text(p99), seconds_text(p999), seconds_text(latency_max))
-  end
-  io.stdout:write(table.concat(lines, "\n"), "\n")
 end
 
 -- ---- The end ------------------------------------------------------------------------------------
 
 local timers = {}
 local finished = false
+
+local function report(missing, well)
+  local run = {
+    uri = uri, mode = mode, wanted = options.connections, missing = missing,
+    seconds = began and math.max(ended - began, 1e-9) or 0,
+  }
+  if options.json then
+    io.stdout:write(results:json(run))
+  elseif not options.quiet then
+    io.stdout:write(results:counts_text(run), results:speed_text(run))
+  elseif not well then
+    io.stdout:write(results:counts_text(run))
+  end
+  io.stdout:flush()
+end
 
 -- Reports and stops.
 local function finish()
@@ -340,14 +120,10 @@ local function finish()
   for _, timer in ipairs(timers) do
     timer:cancel()
   end
-  local planned = sent
-  if not options.duration then
-    planned = options.connections * options.messages
-  end
-  local missing = planned - right - wrong_replies
-  report(missing)
-  io.stdout:flush()
-  local well = missing == 0 and wrong_replies == 0 and late == 0 and next(errors) == nil
+  local planned = options.duration and results.sent or options.connections * options.messages
+  local missing = planned - results.right - results.wrong
+  local well = missing == 0 and results.wrong == 0 and results.late == 0 and next(results.errors) == nil
+  report(missing, well)
   portico.shutdown(well and 0 or 1)
 end
 
@@ -408,8 +184,8 @@ local function send(c, due)
   c.sent = k
   c.sent_at[place] = now
   c.due[place] = due or now
-  sent = sent + 1
-  bytes_sent = bytes_sent + #head + #tail
+  results.sent = results.sent + 1
+  results.bytes_sent = results.bytes_sent + #head + #tail
   -- False only says that much is queued; --pipeline keeps that in bounds. After nil on_close tells.
   return c.conn:send(head, tail) ~= nil
 end
@@ -474,7 +250,7 @@ local function is_wrong(c, k, want, got)
   if c.failed or finished then
     return
   end
-  wrong_replies = wrong_replies + (k <= c.sent and 1 or 0)
+  results.wrong = results.wrong + (k <= c.sent and 1 or 0)
   if not told_wrong then
     told_wrong = true
     local text = "connection %d, reply %d: expected %q, got %q"
@@ -490,11 +266,10 @@ local function is_right(c)
   local place = k % options.pipeline
   c.received = k
   c.offset = 0
-  right = right + 1
   moved = now
-  count_latency(now - c.due[place])
+  results:count_right(now - c.due[place])
   if now - c.sent_at[place] > options.timeout then
-    late = late + 1
+    results.late = results.late + 1
     fail(c, "timeout")
     return false
   end
@@ -511,7 +286,7 @@ local function give_up(message)
 end
 
 local function receive(c, data)
-  bytes_received = bytes_received + #data
+  results.bytes_received = results.bytes_received + #data
   mode = mode or (data:byte(1) == ACKNOWLEDGEMENT:byte(1) and "ack" or "echo")
   if mode == "ack" and options.pipeline > 1 then
     return give_up("the server acknowledges, and not each of several messages that come together: use --pipeline 1")
@@ -543,7 +318,7 @@ local function open(index)
     timeout = options.timeout,
     on_connect = function(conn)
       c.conn = conn
-      opened = opened + 1
+      results.opened = results.opened + 1
       alive = alive + 1
       busy = busy + 1
       connections[#connections + 1] = c
@@ -563,7 +338,7 @@ local function open(index)
     return true
   end
   count_error(code)
-  if errors[code] == 1 then
+  if results.errors[code] == 1 then
     portico.log.error(("connection %d to %s: %s"):format(index, uri, message))
   end
   return false, code
@@ -622,11 +397,11 @@ local function watch()
 end
 
 local function show_progress()
-  local last = right
+  local last = results.right
   return function()
     portico.log.info(("%d of %d connections, %d replies, %d messages/s, errors: %s"):format(
-      opened, options.connections, right, right - last, errors_text()))
-    last = right
+      results.opened, options.connections, results.right, results.right - last, results:errors_text()))
+    last = results.right
   end
 end
 
