@@ -90,12 +90,8 @@ static void accept_is_resubmitted_from_its_packet(void)
     }
     io_cancel(r.port, r.listener);
     check_eq(expect(&r, &op.op).status, IO_CANCELED);
-    for (int i = 0; i < CROWD; i++) {
-        check_works(&r, ours[i], peers[i]);
-        io_close(r.port, ours[i], false);
-        peer_close(peers[i]);
-    }
-    rig_close(&r);
+    for (int i = 0; i < CROWD; i++) check_works(&r, ours[i], peers[i]);
+    rig_close_pairs(&r, ours, peers, CROWD);
 }
 
 /* Submits CROWD accepts before or after CROWD peers have come: each gets one of its own. */

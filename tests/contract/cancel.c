@@ -106,9 +106,7 @@ static void cancel_of_one_socket_leaves_others_alone(void)
     io_socket peer[SOCKETS];
     io_op ops[SOCKETS] = {0};
     rig_open(&r, NULL);
-    for (int i = 0; i < SOCKETS; i++) {
-        rig_pair(&r, &ours[i], &peer[i]);
-    }
+    rig_pairs(&r, ours, peer, SOCKETS);
     for (int i = 0; i < SOCKETS; i++) submit(&r, &ops[i], ours[i], i % 2 == 0 ? LENT : READY);
     for (int i = 0; i < SOCKETS; i += 3) {
         io_cancel(r.port, ours[i]);
@@ -120,10 +118,8 @@ static void cancel_of_one_socket_leaves_others_alone(void)
             peer_send(peer[i], "x", 1);
             check_eq(expect(&r, &ops[i]).status, IO_OK);
         }
-        io_close(r.port, ours[i], false);
-        peer_close(peer[i]);
     }
-    rig_close(&r);
+    rig_close_pairs(&r, ours, peer, SOCKETS);
 }
 
 /* The peer sends while the receive is canceled. What the packets report and what is read afterwards is the stream. */
@@ -180,9 +176,7 @@ static void canceling_ops_whose_packets_wait_in_the_batch_loses_nothing(void)
     io_op ops[SOCKETS] = {0};
     uint64_t received[SOCKETS] = {0};
     rig_open(&r, NULL);
-    for (uint32_t i = 0; i < SOCKETS; i++) {
-        rig_pair(&r, &ours[i], &peer[i]);
-    }
+    rig_pairs(&r, ours, peer, SOCKETS);
     for (int turn = 0; turn < TURNS; turn++) {
         for (uint32_t i = 0; i < SOCKETS; i++) submit(&r, &ops[i], ours[i], LENT);
         check_eq(io_port_wait(r.port, 0), IO_OK);
@@ -214,10 +208,8 @@ static void canceling_ops_whose_packets_wait_in_the_batch_loses_nothing(void)
             check_pattern(packet.data, packet.bytes, i, received[i]);
             received[i] += packet.bytes;
         }
-        io_close(r.port, ours[i], false);
-        peer_close(peer[i]);
     }
-    rig_close(&r);
+    rig_close_pairs(&r, ours, peer, SOCKETS);
 }
 
 /* The peer reads nothing, the send waits, is canceled, and what its packet reports is exactly what was moved: the

@@ -110,12 +110,8 @@ static void many_sockets_work_through_a_small_queue(void)
         io_cancel(r.port, ours[i]);
     }
     expect_all(&r, packets, ops, SOCKETS);
-    for (int i = 0; i < SOCKETS; i++) {
-        check_eq(packets[i].status, IO_CANCELED);
-        io_close(r.port, ours[i], false);
-        peer_close(peer[i]);
-    }
-    rig_close(&r);
+    for (int i = 0; i < SOCKETS; i++) check_eq(packets[i].status, IO_CANCELED);
+    rig_close_pairs(&r, ours, peer, SOCKETS);
 }
 
 static void two_ports_of_one_thread_keep_their_packets_apart(void)

@@ -192,9 +192,7 @@ static void posts_arrive_when_many_packets_came_at_once(void)
     io_op *list[SOCKETS + 1];
     io_packet packets[SOCKETS + 1];
     rig_open(&r, &options);
-    for (int i = 0; i < SOCKETS; i++) {
-        rig_pair(&r, &ours[i], &peer[i]);
-    }
+    rig_pairs(&r, ours, peer, SOCKETS);
     for (int i = 0; i <= SOCKETS; i++) list[i] = &ops[i];
     for (int turn = 0; turn < TURNS; turn++) {
         for (int i = 0; i < SOCKETS; i++) check_eq(io_recv(r.port, &ops[i], ours[i]), IO_OK);
@@ -207,11 +205,7 @@ static void posts_arrive_when_many_packets_came_at_once(void)
         io_port_post(r.port, &ops[SOCKETS]);
         check(expect_post(&r).op == &ops[SOCKETS]);
     }
-    for (int i = 0; i < SOCKETS; i++) {
-        io_close(r.port, ours[i], false);
-        peer_close(peer[i]);
-    }
-    rig_close(&r);
+    rig_close_pairs(&r, ours, peer, SOCKETS);
 }
 
 /* Two threads, a port each; one op goes to and fro. Its kind and number are handed over with it. */

@@ -209,10 +209,8 @@ static void idle_sockets_stay_silent_while_others_are_readable(void)
         char buffer[4];
         check_eq(packets[i].status, IO_OK);
         check_eq(draw(&r, ours[i], buffer, sizeof(buffer)), i % 7 == 0 ? 1 : 0);
-        io_close(r.port, ours[i], false);
-        peer_close(peer[i]);
     }
-    rig_close(&r);
+    rig_close_pairs(&r, ours, peer, SOCKETS);
 }
 
 int main(int argc, char **argv)

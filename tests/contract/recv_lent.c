@@ -81,11 +81,7 @@ static void lent_bytes_stay_until_the_next_packet_is_asked_for(void)
     check_eq(expect(&r, &send).status, IO_OK);
     io_cancel(r.port, ours[0]);
     check_eq(expect(&r, &recv[0]).status, IO_CANCELED);
-    for (int i = 0; i < 2; i++) {
-        io_close(r.port, ours[i], false);
-        peer_close(peer[i]);
-    }
-    rig_close(&r);
+    rig_close_pairs(&r, ours, peer, 2);
 }
 
 /* While a loan is held, other receives are submitted, through a queue so small that the kernel sees them at once. */
@@ -117,11 +113,7 @@ static void lent_bytes_outlive_other_receives(void)
         }
         check_pattern(packet.data, LENT, i, 0);
     }
-    for (uint32_t i = 0; i < SOCKETS; i++) {
-        io_close(r.port, ours[i], false);
-        peer_close(peer[i]);
-    }
-    rig_close(&r);
+    rig_close_pairs(&r, ours, peer, SOCKETS);
 }
 
 static void recv_is_resubmitted_from_its_packet(void)
@@ -300,9 +292,7 @@ static void many_sockets_receive_their_own_bytes(void)
     rig_open(&r, NULL);
     memset(ops, 0, sizeof(ops));
     memset(position, 0, sizeof(position));
-    for (uint32_t i = 0; i < SOCKETS; i++) {
-        rig_pair(&r, &ours[i], &peer[i]);
-    }
+    rig_pairs(&r, ours, peer, SOCKETS);
     for (uint32_t i = 0; i < SOCKETS; i++) check_eq(io_recv(r.port, &ops[i], ours[i]), IO_OK);
     check_eq(io_port_pending(r.port), SOCKETS);
     for (int turn = 0; turn < TURNS; turn++) {
@@ -329,11 +319,7 @@ static void many_sockets_receive_their_own_bytes(void)
         check_eq(packet.status, IO_OK);
         check_eq(packet.bytes, 0);
     }
-    for (uint32_t i = 0; i < SOCKETS; i++) {
-        io_close(r.port, ours[i], false);
-        peer_close(peer[i]);
-    }
-    rig_close(&r);
+    rig_close_pairs(&r, ours, peer, SOCKETS);
 }
 
 int main(int argc, char **argv)

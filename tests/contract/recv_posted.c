@@ -132,9 +132,7 @@ static void posted_buffers_of_many_sockets_are_not_mixed_up(void)
     io_op ops[SOCKETS] = {0};
     rig r;
     rig_open(&r, NULL);
-    for (uint32_t i = 0; i < SOCKETS; i++) {
-        rig_pair(&r, &ours[i], &peer[i]);
-    }
+    rig_pairs(&r, ours, peer, SOCKETS);
     for (uint32_t i = 0; i < SOCKETS; i++) check_eq(io_recv_into(r.port, &ops[i], ours[i], buffer[i], BYTES), IO_OK);
     for (uint32_t i = SOCKETS; i-- > 0;) {
         uint8_t bytes[BYTES];
@@ -149,12 +147,8 @@ static void posted_buffers_of_many_sockets_are_not_mixed_up(void)
         check_eq(packet.bytes, BYTES);
         check(packet.data == buffer[at]);
     }
-    for (uint32_t i = 0; i < SOCKETS; i++) {
-        check_pattern(buffer[i], BYTES, i, 0);
-        io_close(r.port, ours[i], false);
-        peer_close(peer[i]);
-    }
-    rig_close(&r);
+    for (uint32_t i = 0; i < SOCKETS; i++) check_pattern(buffer[i], BYTES, i, 0);
+    rig_close_pairs(&r, ours, peer, SOCKETS);
 }
 
 int main(int argc, char **argv)

@@ -170,6 +170,20 @@ void rig_close_pair(rig *r, io_socket ours, io_socket peer)
     rig_close(r);
 }
 
+void rig_pairs(rig *r, io_socket *ours, io_socket *peers, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) rig_pair(r, &ours[i], &peers[i]);
+}
+
+void rig_close_pairs(rig *r, const io_socket *ours, const io_socket *peers, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        io_close(r->port, ours[i], false);
+        peer_close(peers[i]);
+    }
+    rig_close(r);
+}
+
 void rig_pair_on_port(rig *r, io_socket *accepted, io_socket *connected)
 {
     io_accept_op accept = {0};

@@ -57,6 +57,9 @@ void rig_pair(rig *r, io_socket *ours, io_socket *peer);
 /* A rig with one such connection, and its end. */
 void rig_open_pair(rig *r, io_socket *ours, io_socket *peer);
 void rig_close_pair(rig *r, io_socket ours, io_socket peer);
+/* Many such connections, and the end of them and of the rig. */
+void rig_pairs(rig *r, io_socket *ours, io_socket *peers, uint32_t count);
+void rig_close_pairs(rig *r, const io_socket *ours, const io_socket *peers, uint32_t count);
 /* A connection with both ends attached to the port: connected by io_connect() and accepted by io_accept(). For what
  * only a peer with an op pending can see, a reset under Wine above all. */
 void rig_pair_on_port(rig *r, io_socket *accepted, io_socket *connected);

@@ -99,7 +99,7 @@ static void quiet_one_is_served_beside(busy what)
     io_socket peer[2];
     io_op ops[2] = {0};
     rig_open(&r, NULL);
-    for (int i = 0; i < 2; i++) rig_pair(&r, &ours[i], &peer[i]);
+    rig_pairs(&r, ours, peer, 2);
     submit(&r, what, &ops[0], ours[0], peer[0]);
     check_eq(io_recv(r.port, &ops[1], ours[1]), IO_OK);
     for (int turn = 0; turn < TURNS; turn++) {
@@ -189,9 +189,7 @@ static void few_buffers_serve_many_connections_without_loss_or_spin(void)
     memset(ops, 0, sizeof(ops));
     memset(position, 0, sizeof(position));
     rig_open(&r, &options);
-    for (uint32_t i = 0; i < SOCKETS; i++) {
-        rig_pair(&r, &ours[i], &peer[i]);
-    }
+    rig_pairs(&r, ours, peer, SOCKETS);
     for (uint32_t i = 0; i < SOCKETS; i++) check_eq(io_recv(r.port, &ops[i], ours[i]), IO_OK);
     check_eq(io_port_wait(r.port, 0), IO_OK);
     for (uint32_t i = 0; i < SOCKETS; i++) {
@@ -222,11 +220,7 @@ static void few_buffers_serve_many_connections_without_loss_or_spin(void)
         fail("%llu waits for %llu packets: it spins", (unsigned long long)(r.waits - waits),
              (unsigned long long)packets);
     }
-    for (uint32_t i = 0; i < SOCKETS; i++) {
-        io_close(r.port, ours[i], false);
-        peer_close(peer[i]);
-    }
-    rig_close(&r);
+    rig_close_pairs(&r, ours, peer, SOCKETS);
 }
 
 /* Only FINs, at once, with nothing but FINs to say: no buffer is needed, yet a kernel may ask for one. */
@@ -253,10 +247,8 @@ static void fins_alone_arrive_when_buffers_are_few(void)
     for (uint32_t i = 0; i < SOCKETS; i++) {
         check_eq(packets[i].status, IO_OK);
         check_eq(packets[i].bytes, 0);
-        io_close(r.port, ours[i], false);
-        peer_close(peer[i]);
     }
-    rig_close(&r);
+    rig_close_pairs(&r, ours, peer, SOCKETS);
 }
 
 /* Receives that wait for a buffer can be canceled like any other. */
@@ -299,10 +291,8 @@ static void canceling_while_buffers_are_short_yields_every_packet(void)
             check_pattern(packet.data, packet.bytes, i, position[i]);
             position[i] += packet.bytes;
         }
-        io_close(r.port, ours[i], false);
-        peer_close(peer[i]);
     }
-    rig_close(&r);
+    rig_close_pairs(&r, ours, peer, SOCKETS);
 }
 
 int main(int argc, char **argv)

@@ -342,10 +342,8 @@ static void many_sockets_send_gathers_at_once(void)
     for (uint32_t i = 0; i < SOCKETS; i++) {
         check_eq(peer_recv(peer[i], got, BYTES), BYTES);
         check_pattern(got, BYTES, i, 0);
-        io_close(r.port, ours[i], false);
-        peer_close(peer[i]);
     }
-    rig_close(&r);
+    rig_close_pairs(&r, ours, peer, SOCKETS);
 }
 
 int main(int argc, char **argv)

@@ -157,11 +157,7 @@ static void idle_connections_let_the_wait_sleep(void)
     waits = r.waits;
     expect_nothing(&r);
     check(r.waits - waits < 20);
-    for (int i = 0; i < SOCKETS; i++) {
-        io_close(r.port, ours[i], false);
-        peer_close(peer[i]);
-    }
-    rig_close(&r);
+    rig_close_pairs(&r, ours, peer, SOCKETS);
 }
 
 static void the_ports_clock_goes_forward(void)
