@@ -47,7 +47,7 @@ host *host_open(host_seat *seat, generation *g)
         h->config = seat->config;
         h->generation = g;
         generation_retain(g);
-        h->migrate_ref = LUA_NOREF;
+        h->migrate_ref = h->lasting_ref = LUA_NOREF;
         h->events = host_events;
         h->limits = seat->config->limits;
         if (host_line_open(h) && open_state(h)) return h;

@@ -134,6 +134,7 @@ struct host {
     host *next;          /* lingering */
     lua_Integer version; /* of the layout of conn.state; 0 when the script does not say */
     int migrate_ref;     /* the script's migrate(), or LUA_NOREF */
+    int lasting_ref;     /* a set of names of conn.state, or LUA_NOREF */
     int conn_meta_ref;   /* where the metatables are */
     int timer_meta_ref;
     int frame_ref;     /* of limits.frame, if Lua decodes it: a host_custom */

@@ -2,7 +2,8 @@
  *
  * It costs nothing for a connection without userdata, unless the layout of conn.state has changed: then the new script's
  * migrate() sees each connection, those that have no state yet, too. During probation the userdata in the old host stays
- * as it was, with the state as it was, and is used again if that host comes back into force.
+ * as it was, with the state as it was, and is used again if that host comes back into force, except for what its script calls
+ * lasting: that is as it is.
  */
 #include "host_internal.h"
 #include "host_value.h"
@@ -20,7 +21,7 @@ typedef struct passage {
     const conn *c;
     const host *from;
     host_conn *old;   /* in from, or NULL */
-    host_conn *made;  /* in the other host */
+    host_conn *made;  /* in the other host; for give_lasting() there may be one before */
     host_value state; /* freed by the caller, whatever happens */
     bool back;        /* to an earlier generation: without migrate() a state of another layout is left behind */
     bool trial;       /* nothing is to be made */
@@ -81,6 +82,35 @@ static int give_state(lua_State *L)
     lua_insert(L, -2);
     lua_setiuservalue(L, -2, 1);
     p->made = hc;
+    return 0;
+}
+
+/* In the host that is gone back to: of what the state has become, the lasting part becomes the state's. */
+static int give_lasting(lua_State *L)
+{
+    passage *p = lua_touserdata(L, 1);
+    host_value_decode(L, &p->state); /* stack: passage, new */
+    if (p->made == NULL) {
+        p->made = host_conn_new(L, 1);
+        p->made->c = (conn *)(uintptr_t)p->c;
+        p->made->id = p->c->id;
+    } else {
+        lua_rawgeti(L, LUA_REGISTRYINDEX, p->made->ref);
+    } /* stack: passage, new, conn */
+    if (lua_getiuservalue(L, 3, 1) != LUA_TTABLE) {
+        lua_newtable(L);
+        lua_copy(L, -1, 4);
+        lua_settop(L, 4);
+        lua_pushvalue(L, 4);
+        lua_setiuservalue(L, 3, 1);
+    }
+    lua_rawgeti(L, LUA_REGISTRYINDEX, host_of(L)->lasting_ref); /* stack: passage, new, conn, state, names */
+    for (lua_pushnil(L); lua_next(L, 5); lua_settop(L, 6)) {
+        lua_pushvalue(L, 6);
+        lua_pushvalue(L, 6);
+        lua_rawget(L, 2);
+        lua_rawset(L, 4);
+    }
     return 0;
 }
 
@@ -145,12 +175,30 @@ static void fail(conn *c, host *from, host *to, const char *error)
     conn_abort(c, CONN_ERROR, IO_OK);
 }
 
-/* Back to the host from which it came: what it had there is as it was. */
+/* What goes back with a connection whatever becomes of the rest: where a decoder stands in the stream, above all. before: its
+ * userdata there, or NULL. Returns that, or a new one. */
+static host_conn *take_along(const conn *c, host *from, host *to, host_conn *before)
+{
+    char error[512];
+    lua_State *L;
+    passage p = {.c = c, .from = from, .old = c->user, .made = before};
+    if (p.old == NULL || to->lasting_ref == LUA_NOREF) return before;
+    int status = host_call(from, HOST_CLEANUP, take_state, &p, &L);
+    if (status == LUA_OK && p.state.bytes != NULL) status = host_call(to, HOST_MIGRATE, give_lasting, &p, &L);
+    host_value_free(&p.state);
+    if (status != LUA_OK) {
+        log_write(LOG_WARN, "conn %" PRIu64 " goes back without what is lasting in its state: %s", c->id,
+                  take_error(L, status, error, sizeof(error)));
+    }
+    return p.made;
+}
+
+/* Back to the host from which it came: what it had there is as it was, but for what is lasting. */
 static bool restore(conn *c, host *from, host *to)
 {
     host_conn *hc = c->user;
     if (hc != NULL && hc->before != NULL && hc->before_generation == to->generation->number) {
-        host_conn *before = hc->before;
+        host_conn *before = take_along(c, from, to, hc->before);
         host_conn_unanchor(from, hc);
         settle_in(c, from, to, before);
         return true;
@@ -158,8 +206,9 @@ static bool restore(conn *c, host *from, host *to)
     /* It came later, or from elsewhere, or waited in a generation that is older than the one that was undone. */
     bool was_elsewhere = from->generation->number != from->seat->undone;
     if (was_elsewhere || c->id > from->seat->committed_id || (hc != NULL && hc->carried)) return false;
-    if (hc != NULL) host_conn_unanchor(from, hc); /* it had no userdata there */
-    settle_in(c, from, to, NULL);
+    host_conn *made = take_along(c, from, to, NULL); /* it had no userdata there */
+    if (hc != NULL) host_conn_unanchor(from, hc);
+    settle_in(c, from, to, made);
     return true;
 }
 

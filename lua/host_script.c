@@ -10,13 +10,15 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { LASTING_DEPTH_MAX = 8 }; /* of lists in lists */
+
 static const char *const handler_names[] = {"on_connect", "on_message", "on_stream",   "on_readable", "on_eof",
                                             "on_drain",   "on_close",   "on_datagram", "on_error",    "on_load",
                                             "on_check",   "on_unload",  NULL};
 static const char *const key_names[] = {"on_connect", "on_message", "on_stream",   "on_readable", "on_eof",
                                         "on_drain",   "on_close",   "on_datagram", "on_error",    "on_load",
                                         "on_check",   "on_unload",  "migrate",     "listen",      "limits",
-                                        "version",    "frame",      "workers",     NULL};
+                                        "version",    "frame",      "workers",     "lasting",     NULL};
 
 /* ---- Errors ---- */
 
@@ -39,6 +41,27 @@ static void fail_at(lua_State *L, int index)
 }
 
 /* ---- What the table says ---- */
+
+/* The names at value, one or a list of names and of such lists, go into the set. */
+static void add_lasting(lua_State *L, int set, int value, int depth)
+{
+    if (lua_type(L, value) == LUA_TSTRING) {
+        lua_pushvalue(L, value);
+        lua_pushboolean(L, true);
+        lua_rawset(L, set);
+        return;
+    }
+    bool is_list = lua_type(L, value) == LUA_TTABLE && depth > 0;
+    int key = lua_gettop(L) + 1;
+    for (lua_pushnil(L); is_list && lua_next(L, value); lua_settop(L, key)) {
+        is_list = lua_type(L, key) == LUA_TNUMBER;
+        if (is_list) add_lasting(L, set, key + 1, depth - 1);
+    }
+    if (!is_list) {
+        lua_pushliteral(L, "lasting: name or list of names expected");
+        fail(L);
+    }
+}
 
 static void read_limits(lua_State *L, host *h, int index)
 {
@@ -120,6 +143,10 @@ static void read_setting(lua_State *L, host *h, const char *name, int value)
         }
         lua_pushvalue(L, value);
         h->migrate_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+    } else if (strcmp(name, "lasting") == 0) {
+        lua_newtable(L);
+        add_lasting(L, lua_gettop(L), value, LASTING_DEPTH_MAX);
+        h->lasting_ref = luaL_ref(L, LUA_REGISTRYINDEX);
     } else {
         if (host_frame_read(L, &h->limits.frame, value) != NULL) fail(L);
         h->frame_ref = luaL_ref(L, LUA_REGISTRYINDEX);

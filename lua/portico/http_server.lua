@@ -352,6 +352,10 @@ return function(options)
   for key, value in pairs(options) do
     script[key] = not OWN[key] and value or nil
   end
+  script.lasting = { "http1", options.lasting }
+  for _, protocol in pairs(upgrades) do
+    table.insert(script.lasting, protocol.lasting)
+  end
 
   function script.on_message(conn, data)
     local state = conn.state

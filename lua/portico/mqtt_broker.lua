@@ -345,6 +345,7 @@ return function(options)
     script[key] = not OWN[key] and value or nil
   end
   script.limits = script.limits or { first_byte = FIRST_PACKET }
+  script.lasting = { "mqtt", "mqtt_session", "mqtt_full", options.lasting }
 
   function script.on_message(conn, data)
     local state = conn.state

@@ -162,6 +162,8 @@ return function(options)
     script[key] = not OWN[key] and value or nil
   end
 
+  script.lasting = { "resp", "protocol", "over", options.lasting }
+
   function script.on_message(conn, data)
     local state = conn.state
     local d = state.resp

@@ -436,7 +436,7 @@ function websocket.protocol(options)
   end
   local on_message, on_open, on_close = options.on_message, options.on_open, options.on_close
   local next_message = websocket.next
-  local protocol = {}
+  local protocol = { lasting = "websocket" }
 
   function protocol.accept(conn, req, res)
     local key = req.headers["sec-websocket-key"]

@@ -119,7 +119,7 @@ OPTIONS = {
 KEYS = {
     **HANDLERS, **FRAME, "on_datagram": ("1", "function"), "on_error": ("1", "function"), "on_load": ("1", "function"),
     "on_check": ("1", "function"), "on_unload": ("1", "function"), "migrate": ("1 {}", "function"), "listen": ("1 true {1}", "string"),
-    "limits": ("1 'x'", "table"), "version": ("1.5 'x' {}", "integer"), "workers": ("1.5 'x' {}", "whole"),
+    "limits": ("1 'x'", "table"), "lasting": ("1 true {1} {x=1} {{false}}", "name or list of names"), "version": ("1.5 'x' {}", "integer"), "workers": ("1.5 'x' {}", "whole"),
 }
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from reloads import TAKEN, save
+from reloads import TAKEN, UNDONE, save
 from rig import SAY, run
 
 HTTP = """
@@ -140,6 +140,68 @@ def test_mqtt_clients_stay(server):
         reload(one, MQTT % "b")
         assert client.send(b"\xc0\0").take(2) == b"\xd0\0"
         assert client.send(b"\x30\4\0\1tx").take(6) == b"\x30\4\0\1tx"
+
+
+# ---- A version that is undone: what clients are in the middle of is not ----
+
+UNDOES = ("--workers", "1", "--reload-error-limit", "0", "--reload-probation", "600")
+
+
+def test_resp_goes_back_in_the_middle_of_a_command(server):
+    script = RESP.replace('WHO =', 'FAIL = function() error("bad") end, WHO =')
+    one = server(script % "a", *UNDOES, watch=WATCH)
+    with one.connect() as client, one.connect() as fresh, one.connect() as listener, one.connect() as victim:
+        client.send("*2\r\n$3\r\nWHO\r\n$5\r\nhel")
+        assert listener.send("SUBSCRIBE one\r\n").line() == b"*3\r\n"
+        assert client.silent(0.1)
+        reload(one, script % "b")
+        assert client.send("lo\r\nWHO a\r\n*2\r\n$3\r\nWHO\r\n$5\r\nh").take(22) == b"$7\r\nb hello\r\n$3\r\nb a\r\n"
+        assert fresh.send("HELLO 3\r\n*2\r\n$3\r\nWHO\r\n$5\r\nh").line() == b"%6\r\n"
+        listener.send("SUBSCRIBE two\r\nUNSUBSCRIBE one\r\nPING\r\n")
+        while listener.line() != b"pong\r\n":
+            pass
+        victim.send("FAIL\r\n")
+        one.wait_log(UNDONE)
+        assert client.send("ello\r\n").take(13) == b"$7\r\na hello\r\n"
+        fresh.send("ello\r\nPUBLISH one x\r\nPUBLISH two x\r\n")
+        assert fresh.finish().rest().endswith(b"$7\r\na hello\r\n:0\r\n:1\r\n")
+        assert b"two" in listener.finish().rest()
+
+
+def test_websocket_goes_back_in_the_middle_of_a_message(server):
+    script = WEBSOCKET.replace("ws:send(", "if text == 'fail' then error('bad') end ws:send(")
+    one = server(script % "a", *UNDOES, watch=WATCH)
+    with one.connect() as client, one.connect() as victim:
+        reload(one, script % "b")
+        for peer in (client, victim):
+            peer.send("GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+                      "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+            while peer.line() != b"\r\n":
+                pass
+        client.send(b"\x81\x81\0\0\0\0x").take(5)
+        client.send(b"\x01\x83\0\0\0\0hel" + b"\x80\x82\0\0")
+        victim.send(b"\x81\x84\0\0\0\0fail")
+        one.wait_log(UNDONE)
+        assert client.send(b"\0\0lo").take(9) == b"\x81\x07a hello"
+
+
+def test_mqtt_sessions_go_back(server):
+    script = ("-- %s\nreturn require('portico.mqtt').broker {\n"
+              "  on_publish = function(_, message) if message.topic == 'f' then error('bad') end end }\n")
+    one = server(script % "a", *UNDOES, watch=WATCH)
+    connect = b"\x10\x0d\0\4MQTT\4\2\0\x3c\0\1"
+    with one.connect() as client, one.connect() as fresh, one.connect() as victim:
+        assert client.send(connect + b"a").take(4) == b"\x20\2\0\0"
+        reload(one, script % "b")
+        assert client.send(b"\x82\6\0\1\0\1t\0").take(5) == b"\x90\3\0\1\0"
+        assert fresh.send(connect + b"b").take(4) == b"\x20\2\0\0"
+        assert victim.send(connect + b"c").take(4) == b"\x20\2\0\0"
+        fresh.send(b"\x30\4\0\1t")
+        victim.send(b"\x30\4\0\1fx")
+        one.wait_log(UNDONE)
+        fresh.send(b"x")
+        assert client.take(6) == b"\x30\4\0\1tx"
+        assert fresh.send(b"\xc0\0").take(2) == b"\xd0\0"
 
 
 @pytest.mark.budget

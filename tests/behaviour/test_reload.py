@@ -294,6 +294,35 @@ def test_a_state_that_cannot_be_migrated_undoes_the_version(server):
         client.close()
 
 
+LASTING = """return { %s
+  on_error = function() return 'keep' end,
+  on_message = function(conn, data)
+    """ + ASK + """
+    if data == 'fail' then error('bad') end
+    local state = conn.state
+    if data ~= 'look' then state.a, state.b, state.c = data, { data }, nil end
+    if data == 'c' then state.c = true end
+    return ("%%s %%s %%s"):format(state.a, state.b and state.b[1], state.c)
+  end }"""
+
+
+def test_what_is_lasting_is_not_undone(server):
+    one = server(LASTING % "lasting = { 'b', { 'c' } },", "--reload-error-limit", "0", "--reload-probation", "600")
+    with one.connect() as some, one.connect() as none, one.connect() as quiet:
+        assert say(some, "c") == "c c true"
+        assert say(quiet, "x") == "x x nil"
+        assert say(none, "look") == "nil nil nil"
+        save(one, LASTING % "")
+        reload(one, some)
+        assert say(some, "y") == "y y nil"
+        assert say(none, "c") == "c c true"
+        some.send("fail")
+        one.wait_log(UNDONE)
+        assert say(some, "look") == "c y nil"  # also that there is nothing now is lasting
+        assert say(none, "look") == "nil c true"
+        assert say(quiet, "look") == "x x nil"
+
+
 def test_after_probation_there_is_no_way_back(server):
     one = server(SAY + (TELLER % "a").replace("return {", "return { on_unload = function() say('gone') end, ", 1),
                  "--workers", "1", "--reload-probation", "0.2", "--reload-error-limit", "0")
