@@ -44,9 +44,7 @@ static const char *read_wish(lua_State *L, int index, listening_wish *wish)
             const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : luaL_typename(L, -2);
             if (strcmp(key, "uri") == 0 || strcmp(key, "name") == 0) continue;
             host_push_hint(L, key, option_names);
-            const char *hint = lua_tostring(L, -1);
-            return lua_pushfstring(L, "unknown option '%s'%s", key,
-                                   hint[0] != '\0' ? hint : ": uri and name are known");
+            return lua_pushfstring(L, "unknown option '%s'%s", key, lua_tostring(L, -1));
         }
         lua_getfield(L, index, "name");
         lua_getfield(L, index, "uri");

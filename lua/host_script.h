@@ -58,7 +58,7 @@ const char *host_listen_read(lua_State *L, int index);
 /* ---- host_settings.c: values that scripts give ---- */
 /* The nearest of names (NULL-terminated) to a misspelt one, or NULL when none is near. */
 const char *host_nearest(const char *name, const char *const *names);
-/* Pushes " (did you mean 'x'?)", or "" when there is nothing near. raises */
+/* Pushes ": did you mean 'x'?", or, when nothing is near, ": there are x, y". raises */
 void host_push_hint(lua_State *L, const char *name, const char *const *names);
 /* Seconds in a number, as ns. raises luaL_argerror for NaN, negative or huge ones. */
 int64_t host_check_seconds(lua_State *L, int arg);

@@ -12,14 +12,25 @@ const char *host_nearest(const char *name, const char *const *names)
     guess g;
     guess_begin(&g, name, strlen(name));
     for (; *names != NULL; names++) guess_consider(&g, *names, strlen(*names));
-    return g.best;
+    /* A name that is hardly begun may be another word: who writes on_data does not mean on_datagram. */
+    bool begins = g.best != NULL && strncmp(g.best, name, g.given_len) == 0;
+    return begins && g.best_len > g.given_len + 2 ? NULL : g.best;
 }
 
 void host_push_hint(lua_State *L, const char *name, const char *const *names)
 {
     const char *nearest = host_nearest(name, names);
-    if (nearest != NULL) lua_pushfstring(L, ": did you mean '%s'?", nearest);
-    else lua_pushliteral(L, "");
+    luaL_Buffer text;
+    if (nearest != NULL) {
+        lua_pushfstring(L, ": did you mean '%s'?", nearest);
+        return;
+    }
+    luaL_buffinit(L, &text);
+    for (size_t i = 0; names[i] != NULL; i++) {
+        luaL_addstring(&text, i == 0 ? ": there are " : ", ");
+        luaL_addstring(&text, names[i]);
+    }
+    luaL_pushresult(&text);
 }
 
 /* ---- Seconds ---- */

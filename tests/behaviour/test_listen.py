@@ -101,7 +101,7 @@ def test_from_on_load_it_is_the_same(server):
     ("portico.listen{uri='tcp://127.0.0.1:1', name=5}", "name: string expected, got number"),
     ("portico.listen{uri='tcp://127.0.0.1:1', name='a:b'}", "name: 1 to 64 bytes without blanks and colons expected"),
     ("return { listen = { { name = 'x' } } }", "listen: uri: a string like"),
-    ("return { listen = { address = 'x' } }", "listen: unknown option 'address': uri and name are known"),
+    ("return { listen = { address = 'x' } }", "listen: unknown option 'address': there are uri, name"),
     ("return { listen = '7777' }", "listen: cannot use '7777' in `listen` as an address: "
      "the host is missing, as in 127.0.0.1:7777"),
     ("return { listen = { {uri='tcp://127.0.0.1:1', name='a'}, {uri='tcp://127.0.0.1:2', name='a'} } }",

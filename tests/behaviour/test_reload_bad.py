@@ -17,6 +17,8 @@ BROKEN = {
     "cycle": ("return require 'ring_a'", r"ring_b\.lua:1: module 'ring_a' is required while it is being loaded"),
     "no function": ("return { on_message = 'echo' }", r"on_message: function expected, got string"),
     "no handler": ("return { on_mesage = print }", r"unknown handler 'on_mesage': did you mean 'on_message'\?"),
+    "no such handler": ("return { on_data = print }", r"unknown handler 'on_data': there are on_connect, on_message, on_stream, "),
+    "no such key": ("return { address = 1 }", r"unknown key 'address': there are .*, listen, limits, version, frame, workers"),
     "no table": ("return 5", r"the script returned a number"),
     "bytecode": (b"\x1bLua\x54\x00", "only text can be loaded, not bytecode"),
     "empty": ("", r"script\.lua:1: the file is empty"),

@@ -13,11 +13,13 @@ static void misspelt_names_are_guessed(void)
     check_str(host_nearest("on_clsoe", names), "on_close");
     check_str(host_nearest("idel", names), "idle");
     check_str(host_nearest("on_eof", names), "on_eof");
+    check_str(host_nearest("on_err", names), "on_error");
 }
 
 static void other_names_are_not(void)
 {
     check(host_nearest("banana", names) == NULL);
+    check(host_nearest("on_me", names) == NULL);
     check(host_nearest("", names) == NULL);
     check(host_nearest("x", names) == NULL);
     check(host_nearest("on_message_that_is_much_longer_than_any_name", names) == NULL);
