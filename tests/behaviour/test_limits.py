@@ -5,6 +5,7 @@ import resource
 import select
 import socket
 import struct
+import time
 
 import pytest
 
