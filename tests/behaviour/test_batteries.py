@@ -42,9 +42,11 @@ def test_no_file_takes_the_place_of_a_module(server, tmp_path):
     one = server(SAY + """
 say(require("portico.json").encode { 1 }, require "portico.mine", #require("portico.codec").random(3))
 say(select(2, pcall(require, "portico.nothing")))
+say(select(2, pcall(require, "http1")))
 return { on_message = function() end }""", "--workers", "1")
-    one.wait_said(2)
+    one.wait_said(3)
     said = "\n".join(one.log())
+    assert "the one that is part of the program is called 'portico.http1'" in said
     assert "said: [1] mine 3" in said and "no embedded file 'portico/nothing.lua'" in said
 
 
