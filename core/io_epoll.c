@@ -14,8 +14,7 @@
  */
 #define _GNU_SOURCE 1
 
-#include "io_backend.h"
-#include "io_posix.h"
+#include "io_epoll.h"
 
 #include "base.h"
 #include "mem.h"
@@ -26,132 +25,19 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
-enum {
-    EVENTS_MAX = 256, /* edges taken with one epoll_wait() */
-    PAGE_BITS = 10,   /* entries in one page of the table: 2 to this power */
-    PAGE_ENTRIES = 1 << PAGE_BITS,
-    NS_PER_MS = 1000000
-};
-
-/* What op->flags says of a pending op. */
-enum op_state {
-    OP_WAITING, /* in the table, for an edge */
-    OP_TRY,     /* in the table and on the queue: to be attempted */
-    OP_DONE     /* on the queue, no longer in the table: op->result and op->bytes are final */
-};
-
-/* Words of op->native. */
-enum {
-    WORD_BUFFER,             /* receive: the caller's buffer, 0 for the scratch buffer; datagram: its bytes */
-    WORD_LEN,                /* the size of that */
-    WORD_CHAIN = WORD_BUFFER /* accept: the next accept pending on the same listener */
-};
-
-enum entry_flag {
-    ENTRY_ATTACHED = 1,
-    ENTRY_LISTENER = 2, /* in and out are head and tail of a chain of accepts, the head alone is attempted */
-    ENTRY_READABLE = 4, /* receiving or accepting may succeed; cleared by finding nothing */
-    ENTRY_WRITABLE = 8, /* sending may succeed */
-    ENTRY_HUNG = 16,    /* FIN or an error is there, behind whatever bytes remain: stays readable for good */
-    ENTRY_WATCHED = 32  /* edges tell of room to send, too */
-};
-
-/* One descriptor. 24 bytes, because every idle connection has one. */
-typedef struct entry {
-    io_op *in;           /* the pending accept, recv or readable */
-    io_op *out;          /* the pending send or connect */
-    uint32_t generation; /* changes when the descriptor is closed: an edge of its last life is recognised */
-    uint16_t error;      /* an errno that the kernel has told once and will not tell again */
-    uint8_t flags;
-} entry;
-
-_Static_assert(sizeof(entry) <= 24, "an idle connection costs one of these");
-
-typedef struct epoll_port {
-    io_port head;
-    int epoll;
-    io_queue queue;
-    entry **pages;
-    uint32_t page_count;
-    uint32_t taken; /* packets of this round */
-    uint8_t *scratch;
-    size_t scratch_bytes;
-    io_mailbox mailbox;
-    struct epoll_event events[EVENTS_MAX];
-} epoll_port;
+enum { NS_PER_MS = 1000000 };
 
 #define WAKE_DATA UINT64_MAX
-
-static epoll_port *to_epoll(io_port *port)
-{
-    return (epoll_port *)(void *)port;
-}
-
-/* ---- The table ---- */
-
-/* NULL when no descriptor of that page was ever attached. */
-static entry *find_entry(const epoll_port *port, io_socket socket)
-{
-    size_t page = (size_t)socket >> PAGE_BITS;
-    if (page >= port->page_count || port->pages[page] == NULL) return NULL;
-    return &port->pages[page][(size_t)socket & (PAGE_ENTRIES - 1)];
-}
-
-static entry *attached_entry(const epoll_port *port, io_socket socket)
-{
-    assert(find_entry(port, socket) != NULL);
-    entry *e = &port->pages[socket >> PAGE_BITS][socket & (PAGE_ENTRIES - 1)];
-    assert(e->flags & ENTRY_ATTACHED);
-    return e;
-}
-
-/* NULL: out of memory. */
-static entry *make_entry(epoll_port *port, io_socket socket)
-{
-    size_t page = (size_t)socket >> PAGE_BITS;
-    if (page >= port->page_count) {
-        size_t count = page + 1;
-        entry **pages = mem_realloc(port->pages, count * sizeof *pages);
-        if (pages == NULL) return NULL;
-        memset(pages + port->page_count, 0, (count - port->page_count) * sizeof *pages);
-        port->pages = pages;
-        port->page_count = (uint32_t)count;
-    }
-    if (port->pages[page] == NULL) {
-        port->pages[page] = mem_zalloc(PAGE_ENTRIES * sizeof(entry));
-        if (port->pages[page] == NULL) return NULL;
-    }
-    return find_entry(port, socket);
-}
 
 static uint64_t event_data(io_socket socket, const entry *e)
 {
     return (uint64_t)e->generation << 32 | (uint32_t)socket;
 }
 
-/* ---- Ops ---- */
-
-static void queue_try(epoll_port *port, io_op *op)
-{
-    assert(op->flags == OP_WAITING);
-    op->flags = OP_TRY;
-    io_queue_push(&port->queue, op);
-}
-
-/* The op has left the table. It may be on the queue already, in the state OP_TRY. */
-static void queue_done(epoll_port *port, io_op *op, int native, uint32_t bytes)
-{
-    bool queued = op->flags == OP_TRY;
-    op->flags = OP_DONE;
-    op->result = native;
-    op->bytes = bytes;
-    if (!queued) io_queue_push(&port->queue, op);
-}
+/* ---- Accepts that wait for the same listener ---- */
 
 static io_op *chain_next(const io_op *op)
 {
@@ -170,48 +56,6 @@ static void chain_pop(entry *e)
 {
     e->in = chain_next(e->in);
     if (e->in == NULL) e->out = NULL;
-}
-
-static void note_error(entry *e, int native)
-{
-    e->error = (uint16_t)io_error_keep(e->error, native);
-}
-
-/* recv() and send() of the C library are points where a thread can be cancelled, which costs either in a program with
- * threads two locked instructions and some forty others (glibc 2.36: nptl/cancellation.c). Nobody cancels threads here. */
-static ssize_t recv_now(int fd, void *buffer, size_t len)
-{
-    return syscall(SYS_recvfrom, fd, buffer, len, MSG_DONTWAIT, NULL, NULL);
-}
-
-static ssize_t send_now(int fd, const void *data, size_t len)
-{
-    return syscall(SYS_sendto, fd, data, len, MSG_NOSIGNAL | MSG_DONTWAIT, NULL, 0);
-}
-
-/* Receives what is there. Bytes first; then what is known of the end.
- * native  EAGAIN: nothing; 0 with 0 bytes: end of stream. */
-static size_t receive(entry *e, int fd, void *buffer, size_t len, int *native)
-{
-    ssize_t got;
-    do {
-        got = recv_now(fd, buffer, len);
-    } while (got < 0 && errno == EINTR);
-    *native = got < 0 ? errno : 0;
-    if (got > 0) {
-        /* A short count means that the socket is empty (epoll(7), questions and answers, number 9), unless it has
-         * reached its end, of which no further edge would tell. */
-        if ((size_t)got < len && !(e->flags & ENTRY_HUNG)) e->flags &= (uint8_t)~ENTRY_READABLE;
-        return (size_t)got;
-    }
-    if (*native == EAGAIN) {
-        e->flags &= (uint8_t) ~(ENTRY_READABLE | ENTRY_HUNG);
-        return 0;
-    }
-    if (*native != 0) note_error(e, *native);
-    else if (e->error != 0) *native = e->error;
-    e->flags |= ENTRY_READABLE | ENTRY_HUNG;
-    return 0;
 }
 
 /* ---- Edges ---- */
@@ -245,7 +89,7 @@ static void on_edge(epoll_port *port, uint64_t data, uint32_t events)
 {
     entry *e = find_entry(port, (io_socket)(uint32_t)data);
     /* A closed socket can still send edges while a forked child holds a copy of it. */
-    if (e == NULL || !(e->flags & ENTRY_ATTACHED) || e->generation != (uint32_t)(data >> 32)) return;
+    if (e == NULL || e->generation != (uint32_t)(data >> 32)) return;
     if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) e->flags |= ENTRY_HUNG;
     if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
         e->flags |= ENTRY_READABLE;
@@ -263,8 +107,7 @@ static void epoll_close(io_port *head)
 {
     epoll_port *port = to_epoll(head);
     assert(port->queue.head == NULL);
-    for (uint32_t i = 0; i < port->page_count; i++) mem_free(port->pages[i]);
-    mem_free(port->pages);
+    io_slots_close(&port->attached);
     io_mailbox_close(&port->mailbox);
     if (port->epoll >= 0) (void)close(port->epoll);
     mem_free(port->scratch);
@@ -323,25 +166,26 @@ static io_status epoll_attach(io_port *head, io_socket socket, bool is_udp)
 {
     (void)is_udp;
     epoll_port *port = to_epoll(head);
-    entry *e = make_entry(port, socket);
+    assert(find_entry(port, socket) == NULL);
+    entry *e = io_slots_add(&port->attached, socket, sizeof *e);
     if (e == NULL) return IO_LIMIT;
-    assert(!(e->flags & ENTRY_ATTACHED));
+    e->generation = ++port->attached.generations;
+    e->flags = ENTRY_WRITABLE; /* what is there already comes with a first edge */
     struct epoll_event event = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET, .data.u64 = event_data(socket, e)};
-    if (epoll_ctl(port->epoll, EPOLL_CTL_ADD, (int)socket, &event) != 0) return net_map_error(errno);
-    /* What is there already comes with a first edge. */
-    e->flags = ENTRY_ATTACHED | ENTRY_WRITABLE;
-    return IO_OK;
+    if (epoll_ctl(port->epoll, EPOLL_CTL_ADD, (int)socket, &event) == 0) return IO_OK;
+    io_status status = net_map_error(errno);
+    io_slots_remove(&port->attached, socket, sizeof *e);
+    return status;
 }
 
 static void epoll_close_socket(io_port *head, io_socket socket, bool abort)
 {
-    entry *e = find_entry(to_epoll(head), socket);
+    epoll_port *port = to_epoll(head);
+    entry *e = find_entry(port, socket);
     /* The kernel gives the number to the next socket, which may belong to another port. */
-    if (e != NULL && e->flags & ENTRY_ATTACHED) {
+    if (e != NULL) {
         assert(e->in == NULL && e->out == NULL);
-        e->flags = 0;
-        e->error = 0;
-        e->generation++;
+        io_slots_remove(&port->attached, socket, sizeof *e);
     }
     if (abort) (void)net_set_abort(socket);
     net_close(socket);
@@ -386,8 +230,7 @@ static io_status epoll_accept(io_port *head, io_accept_op *op, io_socket listene
     return IO_OK;
 }
 
-/* The op waits for room to send, or for the end of a connect. What is there already comes with a first edge. */
-static void wait_out(epoll_port *port, entry *e, io_op *op)
+void epoll_wait_out(epoll_port *port, entry *e, io_op *op)
 {
     if (!(e->flags & ENTRY_WATCHED)) {
         struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
@@ -408,87 +251,16 @@ static io_status epoll_connect(io_port *head, io_op *op, io_socket socket, const
     entry *e = attached_entry(port, socket);
     assert(e->out == NULL);
     /* A socket that is not connected yet says that it hung up: forget it. */
-    e->flags &= ENTRY_ATTACHED | ENTRY_WATCHED;
+    e->flags &= ENTRY_WATCHED;
     if (connect((int)socket, (const struct sockaddr *)peer, (socklen_t)net_addr_bytes(peer)) == 0) {
         e->flags |= ENTRY_WRITABLE;
         queue_done(port, op, 0, 0);
     } else if (errno == EINPROGRESS || errno == EINTR) {
-        wait_out(port, e, op); /* An interrupted connect goes on as well: connect(2). */
+        epoll_wait_out(port, e, op); /* An interrupted connect goes on as well: connect(2). */
     } else {
         queue_done(port, op, errno, 0);
     }
     return IO_OK;
-}
-
-static io_status epoll_recv(io_port *head, io_op *op, io_socket socket, void *buffer, size_t len)
-{
-    epoll_port *port = to_epoll(head);
-    entry *e = attached_entry(port, socket);
-    assert(e->in == NULL);
-    op->native[WORD_BUFFER] = (uintptr_t)buffer;
-    op->native[WORD_LEN] = len;
-    e->in = op;
-    if (e->flags & ENTRY_READABLE) queue_try(port, op);
-    return IO_OK;
-}
-
-static io_status epoll_readable(io_port *head, io_op *op, io_socket socket)
-{
-    epoll_port *port = to_epoll(head);
-    entry *e = attached_entry(port, socket);
-    assert(e->in == NULL);
-    e->in = op;
-    if (e->flags & ENTRY_READABLE) queue_try(port, op);
-    return IO_OK;
-}
-
-static ssize_t send_bufs(int fd, const io_buf *bufs, uint32_t count)
-{
-    if (count == 1) return send_now(fd, bufs[0].base, bufs[0].len);
-    struct iovec vectors[IO_BUFS_MAX];
-    struct msghdr message = {.msg_iov = vectors, .msg_iovlen = count};
-    for (uint32_t i = 0; i < count; i++) {
-        vectors[i] = (struct iovec){.iov_base = (void *)(uintptr_t)bufs[i].base, .iov_len = bufs[i].len};
-    }
-    return sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-}
-
-/* Sends what there is room for. Returns an errno, or 0; EAGAIN: no room, and an edge will tell. */
-static int send_some(entry *e, int fd, const io_buf *bufs, uint32_t count, size_t *bytes)
-{
-    ssize_t sent;
-    assert(e->out == NULL);
-    *bytes = 0;
-    if (!(e->flags & ENTRY_WRITABLE)) return EAGAIN;
-    do {
-        sent = send_bufs(fd, bufs, count);
-    } while (sent < 0 && errno == EINTR);
-    if (sent >= 0) {
-        if ((size_t)sent < io_bufs_bytes(bufs, count)) e->flags &= (uint8_t)~ENTRY_WRITABLE;
-        *bytes = (size_t)sent;
-        return 0;
-    }
-    int native = errno;
-    if (native == EAGAIN) e->flags &= (uint8_t)~ENTRY_WRITABLE;
-    else note_error(e, native);
-    return native;
-}
-
-static io_status epoll_send(io_port *head, io_op *op, io_socket socket, const io_buf *bufs, uint32_t count)
-{
-    epoll_port *port = to_epoll(head);
-    entry *e = attached_entry(port, socket);
-    size_t sent;
-    int native = send_some(e, (int)socket, bufs, count, &sent);
-    if (native == EAGAIN) wait_out(port, e, op);
-    else queue_done(port, op, native, (uint32_t)sent);
-    return IO_OK;
-}
-
-static io_status epoll_send_now(io_port *head, io_socket socket, const io_buf *bufs, uint32_t count, size_t *bytes)
-{
-    int native = send_some(attached_entry(to_epoll(head), socket), (int)socket, bufs, count, bytes);
-    return native == 0 ? IO_OK : net_map_error(native);
 }
 
 /* Datagrams are attempted when their turn comes: several sockets of one port then take turns. */
@@ -514,18 +286,9 @@ static io_status epoll_send_to(io_port *head, io_datagram_op *op, io_socket sock
         e->out = &op->op;
         queue_try(port, &op->op);
     } else {
-        wait_out(port, e, &op->op);
+        epoll_wait_out(port, e, &op->op);
     }
     return IO_OK;
-}
-
-static io_status epoll_draw(io_port *head, io_socket socket, void *buffer, size_t len, size_t *bytes)
-{
-    entry *e = attached_entry(to_epoll(head), socket);
-    int native;
-    assert(e->in == NULL);
-    *bytes = receive(e, (int)socket, buffer, len, &native);
-    return net_map_error(native);
 }
 
 static void epoll_post(io_port *head, io_op *op)
@@ -593,25 +356,6 @@ static bool try_connect(entry *e, io_op *op, io_packet *packet)
     return true;
 }
 
-static bool try_recv(epoll_port *port, entry *e, io_op *op, io_packet *packet)
-{
-    uint8_t *buffer = (uint8_t *)op->native[WORD_BUFFER];
-    size_t len = op->native[WORD_LEN];
-    if (buffer == NULL) {
-        buffer = port->scratch;
-        len = port->scratch_bytes;
-    }
-    packet->bytes = (uint32_t)receive(e, (int)op->socket, buffer, len, &packet->native);
-    if (packet->native == EAGAIN) {
-        packet->native = 0;
-        op->flags = OP_WAITING;
-        return false;
-    }
-    packet->data = buffer;
-    e->in = NULL;
-    return true;
-}
-
 static bool try_recv_from(epoll_port *port, entry *e, io_op *op, io_packet *packet)
 {
     packet->native = io_datagram_recv(&port->head, container_of(op, io_datagram_op, op), packet);
@@ -633,24 +377,10 @@ static bool try_send_to(epoll_port *port, entry *e, io_op *op, io_packet *packet
         e->flags &= (uint8_t)~ENTRY_WRITABLE;
         packet->native = 0;
         op->flags = OP_WAITING;
-        wait_out(port, e, op);
+        epoll_wait_out(port, e, op);
         return false;
     }
     e->out = NULL;
-    return true;
-}
-
-static bool try_readable(entry *e, io_op *op, io_packet *packet)
-{
-    packet->native = io_error_peek(op->socket, e->error);
-    if (packet->native == EAGAIN) {
-        e->flags &= (uint8_t) ~(ENTRY_READABLE | ENTRY_HUNG);
-        packet->native = 0;
-        op->flags = OP_WAITING;
-        return false;
-    }
-    note_error(e, packet->native);
-    e->in = NULL;
     return true;
 }
 
@@ -663,14 +393,14 @@ static bool attempt(epoll_port *port, io_op *op, io_packet *packet)
     case IO_CONNECT:
         return try_connect(e, op, packet);
     case IO_RECV:
-        return try_recv(port, e, op, packet);
+        return epoll_try_recv(port, e, op, packet);
     case IO_RECV_FROM:
         return try_recv_from(port, e, op, packet);
     case IO_SEND_TO:
         return try_send_to(port, e, op, packet);
     default:
         assert(op->kind == IO_READABLE);
-        return try_readable(e, op, packet);
+        return epoll_try_readable(e, op, packet);
     }
 }
 

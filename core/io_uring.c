@@ -157,7 +157,7 @@ void uring_close(io_port *head)
     if (port->ring.ring_fd >= 0) io_uring_queue_exit(&port->ring);
     uring_close_bufs(port);
     io_mailbox_close(&port->mailbox);
-    uring_slots_close(&port->attached);
+    io_slots_close(&port->attached);
     mem_free(port);
 }
 
@@ -220,7 +220,10 @@ io_status uring_attach(io_port *head, io_socket socket, bool is_udp)
 {
     uring_port *port = uring_of(head);
     (void)is_udp;
-    return uring_slot_add(&port->attached, socket) ? IO_OK : IO_LIMIT;
+    uring_slot *s = io_slots_add(&port->attached, socket, sizeof *s);
+    if (s == NULL) return IO_LIMIT;
+    s->generation = ++port->attached.generations;
+    return IO_OK;
 }
 
 static void uring_close_socket(io_port *head, io_socket socket, bool abort)
@@ -228,7 +231,7 @@ static void uring_close_socket(io_port *head, io_socket socket, bool abort)
     uring_port *port = uring_of(head);
     if (uring_slot_find(port, socket) != NULL) {
         uring_end_stream(port, socket);
-        uring_slot_remove(&port->attached, socket);
+        io_slots_remove(&port->attached, socket, sizeof(uring_slot));
     }
     if (abort) (void)net_set_abort(socket);
     net_close(socket);

@@ -6,6 +6,7 @@
 
 #include "io_backend.h"
 #include "io_posix.h"
+#include "io_slots.h"
 
 #include <assert.h>
 #include <liburing.h>
@@ -58,15 +59,6 @@ typedef struct uring_slot {
 
 _Static_assert(sizeof(uring_slot) == 16, "an idle connection costs one of these, and its descriptor's number");
 
-/* The slots of one port: a hash table by descriptor, because a worker's descriptors are scattered among those of the
- * process. Slots move when a socket is attached or closed. */
-typedef struct uring_slots {
-    uring_slot *slots;
-    int32_t *sockets; /* whose slot it is; -1: nobody's */
-    uint32_t room;
-    uint32_t count;
-    uint32_t generations; /* given so far */
-} uring_slots;
 _Static_assert(_Alignof(io_op) > URING_TAG_MASK, "an op's address is told from the other user data by its low bits");
 
 typedef struct uring_port {
@@ -85,9 +77,9 @@ typedef struct uring_port {
     io_queue starved;  /* ops to be submitted again */
     io_queue attempts; /* datagrams to be attempted */
     io_mailbox mailbox;
-    bool wake_armed; /* a multishot poll watches the mailbox's eventfd */
-    bool multishot;  /* receives may be multishot ones */
-    uring_slots attached;
+    bool wake_armed;     /* a multishot poll watches the mailbox's eventfd */
+    bool multishot;      /* receives may be multishot ones */
+    io_slots attached;   /* of uring_slots */
     uint32_t arena_used; /* bytes */
     _Alignas(URING_ARENA_ALIGN) uint8_t arena[URING_ARENA_BYTES];
 } uring_port;
@@ -97,30 +89,15 @@ static inline uring_port *uring_of(io_port *port)
     return (uring_port *)(void *)port;
 }
 
-/* Where a descriptor's slot is looked for first. The multiplier, 2^32 divided by the golden ratio, spreads numbers that follow
- * each other evenly (Knuth, The Art of Computer Programming, volume 3, section 6.4). */
-static inline uint32_t uring_home(const uring_slots *slots, int32_t socket)
-{
-    return (uint32_t)((uint64_t)((uint32_t)socket * UINT32_C(2654435769)) * slots->room >> 32);
-}
-
 /* NULL: it is not attached to this port. */
 static inline uring_slot *uring_slot_find(const uring_port *port, io_socket socket)
 {
-    const uring_slots *slots = &port->attached;
-    if (slots->room == 0) return NULL;
-    for (uint32_t i = uring_home(slots, (int32_t)socket); slots->sockets[i] >= 0;) {
-        if (slots->sockets[i] == (int32_t)socket) return &slots->slots[i];
-        if (++i == slots->room) i = 0;
-    }
-    return NULL;
+    return io_slots_find(&port->attached, socket, sizeof(uring_slot));
 }
 
 static inline uring_slot *uring_slot_of(const uring_port *port, io_socket socket)
 {
-    uring_slot *s = uring_slot_find(port, socket);
-    assert(s != NULL);
-    return s;
+    return io_slots_of(&port->attached, socket, sizeof(uring_slot));
 }
 
 /* A receive has brought bytes; flags are the completion's. */
@@ -163,12 +140,6 @@ io_status uring_attach(io_port *head, io_socket socket, bool is_udp);
 void uring_cancel(io_port *head, io_socket socket);
 io_status uring_wait(io_port *head, int64_t timeout_ns);
 bool uring_next(io_port *head, io_packet *packet);
-
-/* ---- io_uring_slots.c ---- */
-/* False: out of memory. */
-bool uring_slot_add(uring_slots *slots, io_socket socket);
-void uring_slot_remove(uring_slots *slots, io_socket socket);
-void uring_slots_close(uring_slots *slots);
 
 /* ---- io_uring_recv.c: bytes of streams ---- */
 /* Returns 0 or an errno. */

@@ -88,7 +88,7 @@ static void take_packets(worker *w)
     while (io_port_next(w->port, &packet)) {
         w->packets++;
         dispatch(w, &packet);
-        settle(w);
+        if (w->conns.dirty_head != NULL) settle(w); /* most messages leave nothing to settle */
     }
 }
 

@@ -145,14 +145,10 @@ static void errand_over(host *h, host_task *t)
                                           : HOST_ERRAND_FAILED);
 }
 
-/* The handler has returned, or has been ended. */
+/* The handler has returned, or has been ended: what is to follow. */
 static void task_over(host *h, host_task *t)
 {
     conn *c = t->c;
-    if (t->kind == HOST_ON_MESSAGE && !t->held && h == h->seat->current) { /* as most do, and nothing of what follows */
-        task_give(h, t);
-        return;
-    }
     host_kind kind = (host_kind)(t->kind == HOST_ON_ERROR ? t->origin : t->kind);
     /* A stream that has failed is over. */
     bool keeps = t->keep && kind != HOST_ON_STREAM;
@@ -249,6 +245,23 @@ static void task_failed(host *h, host_task *t)
     run(h, t, arguments);
 }
 
+/* The slice has ended, but neither in a wait nor as handlers usually do. False: the handler has raised. */
+static bool stopped(host *h, host_task *t, int status)
+{
+    if (h->hook_yielded) {
+        h->hook_yielded = false;
+        close_overrun(h, t);
+    } else if (status != LUA_OK) {
+        revive(h, t, status);
+    }
+    if (t->failed != LUA_OK) {
+        task_failed(h, t);
+        return false;
+    }
+    task_over(h, t);
+    return true;
+}
+
 /* One slice. The function and arguments are on the coroutine's stack, or it is suspended. False: it raised. */
 static bool run(host *h, host_task *t, int arguments)
 {
@@ -262,23 +275,16 @@ static bool run(host *h, host_task *t, int arguments)
     int status = lua_resume(t->co, h->L, arguments, &results);
     host_slice_end(h, t->co);
     h->task = NULL;
-    if (h->hook_yielded) {
-        h->hook_yielded = false;
-        close_overrun(h, t);
-    } else if (status == LUA_YIELD) {
+    if (status == LUA_YIELD && !h->hook_yielded) {
         assert(t->waiting != HOST_RUNS); /* scripts cannot yield out of a task: coroutine.yield is replaced */
         lua_pop(t->co, results);
         suspend(h, t);
         return true;
-    } else if (status != LUA_OK) {
-        revive(h, t, status);
     }
-    if (t->failed != LUA_OK) {
-        task_failed(h, t);
-        return false;
+    if (status != LUA_OK || t->failed != LUA_OK || t->kind != HOST_ON_MESSAGE || t->held || h != h->seat->current) {
+        return stopped(h, t, status);
     }
-    assert(lua_gettop(t->co) == 1); /* the dispatcher returns nothing */
-    task_over(h, t);
+    task_give(h, t); /* nothing follows on most messages */
     return true;
 }
 

@@ -32,6 +32,8 @@ PRIVATE = {
     "io_backend.h": r"core/io(_\w+)?\.[ch]",
     "io_iocp.h": r"core/io_iocp\w*\.c",
     "io_uring.h": r"core/io_uring\w*\.c",
+    "io_epoll.h": r"core/io_epoll\w*\.c",
+    "io_slots.h": r"core/io_(slots_posix\.c|(uring|epoll)\.h)",
     "conn_internal.h": r"core/conn(_\w+)?\.[ch]",
     "wide_win.h": r"core/\w+_win\.c",
     "net_system.h": r"core/net(_\w+)?\.[ch]",
@@ -45,7 +47,7 @@ STANDARD = {f"{name}.h" for name in (
     "assert ctype errno float inttypes limits locale math setjmp stdalign stdarg stdatomic stdbool stddef stdint stdio "
     "stdlib string time").split()}
 WINDOWS_FILES = r"core/(io_iocp\w*|\w+_win)\.[ch]|lua/main_win\.c"
-POSIX_FILES = r"core/(io_epoll|io_uring\w*|\w+_posix)\.c|lua/main_posix\.c"
+POSIX_FILES = r"core/(io_epoll\w*\.[ch]|(io_uring\w*|\w+_posix)\.c)|lua/main_posix\.c"
 WINDOWS_HEADERS = r"(windows|winsock2|ws2tcpip|mswsock|mstcpip|ntstatus|winternl|bcrypt|shellapi|psapi|sddl|tlhelp32|io|process)\.h"
 LUA_HEADERS = r"(lua|lauxlib|lualib|luaconf)\.h"
 LIBRARIES = [(LUA_HEADERS, r"lua/\w+\.[ch]"), (r"mimalloc.*\.h", r"core/mem\.c"), (r"liburing.*", r"core/io_uring\w*\.[ch]")]
