@@ -153,10 +153,7 @@ static const way ways[] = {
 
 static void whatever_leads_to_it_is_seen(void)
 {
-    for (size_t i = 0; i < array_count(ways); i++) {
-        printf("# %s\n", ways[i].name);
-        check_way(TOP "/entry.lua", &ways[i]);
-    }
+    check_ways(TOP "/entry.lua", ways, array_count(ways));
     clear();
 }
 

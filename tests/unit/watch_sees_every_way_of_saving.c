@@ -65,17 +65,14 @@ static const way ways[] = {
 
 static void every_way_is_seen(void)
 {
-    for (size_t i = 0; i < array_count(ways); i++) {
-        printf("# %s\n", ways[i].name);
-        check_way(NAME, &ways[i]);
-    }
+    check_ways(NAME, ways, array_count(ways));
     (void)remove(NAME);
 }
 
 static void a_name_of_any_letters_is_seen(void)
 {
     static const way one = {"rename over", write_aside_and_rename_over, write_aside_and_rename_over};
-    check_way(LETTERS, &one);
+    check_ways(LETTERS, &one, 1);
 }
 
 /* What is told for this file comes from notifications: looks are two seconds apart, and see nothing. */
