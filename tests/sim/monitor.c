@@ -456,6 +456,8 @@ static void check_rest(const conn *c, bool stopping)
                   "conn %llu has seen the end of the stream, and nobody is told", id);
         sim_check("rest", !record_of(c)->high || c->above_high || c->drain_due,
                   "conn %llu's queue has been above its mark, and on_drain never came", id);
+        sim_check("rest", !c->above_high || c->out.bytes > 0, "conn %llu has nothing queued, and is above its mark",
+                  id);
         sim_check("rest", !c->eof_told || !c->fin_sent, "conn %llu is closed in both directions, and open", id);
         sim_check("rest", !stopping || c->holds > 0 || c->outbound,
                   "conn %llu is open and at rest though the server stops", id);

@@ -10,6 +10,7 @@
 /* What is asked of the script that runs. */
 typedef struct sim_expect {
     bool echoes;   /* what it sends on a connection is what it received there, all of it if the peer closes well */
+    bool at_once;  /* … without waiting for anything */
     bool late;     /* … but perhaps only when the peer has sent FIN */
     uint32_t unit; /* … and only in pieces of so many bytes; 0: of any size */
     bool keeps;    /* … and keeps bytes in conn.state, which going back to an older version of it does as well */

@@ -53,6 +53,7 @@ struct sim_peer {
 static struct {
     bool stopped;
     size_t unit;
+    bool at_once;
     volume volume;
     uint64_t bytes;
     uint64_t keys;
@@ -60,10 +61,11 @@ static struct {
 
 static void act(sim_peer *p);
 
-void sim_peers_open(size_t unit, bool is_brief)
+void sim_peers_open(size_t unit, bool at_once, bool is_brief)
 {
     memset(&peers, 0, sizeof(peers));
     peers.unit = unit;
+    peers.at_once = at_once;
     peers.volume = is_brief ? brief : usual;
 }
 
@@ -134,6 +136,7 @@ static habits draw_habits(sim_model model)
         break;
     case SIM_PROBE:
         h = (habits){.total = 20, .chunk = 10, .waits = true, .reads = true, .read_max = CHUNK, .fin = true};
+        if (peers.at_once) h.total = 1000, h.chunk = 500; /* above many a high mark */
         break;
     case SIM_MODELS:
         break;

@@ -54,8 +54,8 @@ bool sim_peer_is_content(const sim_peer *p);
 /* It got as far as being accepted. */
 bool sim_peer_was_accepted(const sim_peer *p);
 /* unit: replies come in pieces of so many bytes; what is left of the last is not answered. 0: of any size.
- * is_brief: they say little. */
-void sim_peers_open(size_t unit, bool is_brief);
+ * at_once: nothing is waited for before a reply. is_brief: they say little. */
+void sim_peers_open(size_t unit, bool at_once, bool is_brief);
 /* Those that would go on for ever do not. */
 void sim_peers_stop(void);
 uint64_t sim_peers_bytes(void);

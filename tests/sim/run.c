@@ -39,9 +39,9 @@ typedef struct script {
 } script;
 
 static script scripts[] = {
-    {.name = "echo", .expect = {.echoes = true}, .weight = 3},
-    {.name = "default", .expect = {.echoes = true}, .weight = 3},
-    {.name = "posted", .expect = {.echoes = true}, .weight = 2},
+    {.name = "echo", .expect = {.echoes = true, .at_once = true}, .weight = 3},
+    {.name = "default", .expect = {.echoes = true, .at_once = true}, .weight = 3},
+    {.name = "posted", .expect = {.echoes = true, .at_once = true}, .weight = 2},
     {.name = "half_close", .expect = {.echoes = true, .late = true, .keeps = true}, .weight = 2},
     {.name = "sleeper", .expect = {.judges = true, .echoes = true}, .weight = 5},
     {.name = "stream", .expect = {.judges = true, .echoes = true}, .weight = 3},
@@ -51,8 +51,10 @@ static script scripts[] = {
     {.name = "framed", .expect = {.echoes = true, .unit = 7}, .weight = 3},
     {.name = "switcher", .expect = {.echoes = true}, .weight = 2},
     {.name = "reader", .expect = {.judges = true, .echoes = true}, .weight = 3},
-    {.name = "mirror", .expect = {.echoes = true}, .weight = 2},
+    {.name = "mirror", .expect = {.echoes = true, .at_once = true}, .weight = 2},
     {.name = "tasks", .expect = {.echoes = true, .stays = true}, .weight = 2},
+    {.name = "caller", .expect = {.echoes = true}, .weight = 2},
+    {.name = "drawer", .expect = {.echoes = true}, .weight = 2},
     {.name = "relay", .expect = {.connects = true}, .weight = 2},
     {.name = "proxy", .expect = {.connects = true}, .weight = 3},
     {.name = "broadcast", .weight = 2},
@@ -432,7 +434,7 @@ sim_summary sim_run(const sim_setting *setting)
     if (may_be_short && world.rates[SIM_NO_MEMORY] > 0) want = SIM_WANT_RANDOM;
     if (setting->want != SIM_WANT_NONE) be_plain(&p);
     p.is_short = want != SIM_WANT_NONE;
-    sim_peers_open(p.script->expect.unit, setting->brief);
+    sim_peers_open(p.script->expect.unit, p.script->expect.at_once, setting->brief);
     sim_monitor_open(p.script->expect, p.options.max_connections);
     sim_monitor_short(p.is_short);
     sim_memory_open(want, setting->at);

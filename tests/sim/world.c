@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { STEPS_MAX = 400000, ARENA_BYTES = 1 << 16, RATE_UNIT = 1000000 };
+enum { STEPS_MAX = 1000000, ARENA_BYTES = 1 << 16, RATE_UNIT = 1000000 };
 
 sim_world world;
 sim_verdict *sim_verdict_shared;
