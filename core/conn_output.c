@@ -13,7 +13,7 @@ io_status conn_send(conn *c, const void *data, size_t len)
     if (was_empty) c->progress_ns = c->set->now_ns;
     if (c->out.bytes > c->limits->send_high) c->above_high = true;
     if (c->limits->send_max > 0 && c->out.bytes > c->limits->send_max) {
-        conn_abort(c, CONN_OVERFLOW, IO_LIMIT);
+        conn_abort(c, CONN_OVERFLOW, IO_OK); /* the reason says it all */
         return IO_LIMIT;
     }
     conn_mark_dirty(c);

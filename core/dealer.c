@@ -148,6 +148,7 @@ void dealer_forget(dealer *d, const listener *l)
         net_close(a->socket);
         a->socket = IO_SOCKET_NONE;
     }
+    if (d->first == NULL) d->paused = d->said = false; /* and nobody is accepted again */
 }
 
 /* ---- News of room ---- */

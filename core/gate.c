@@ -76,10 +76,11 @@ static bool count_in(gate *g, uint64_t place)
 gate_verdict gate_enter(gate *g, const net_addr *peer, int64_t now_ns)
 {
     uint64_t place = place_of(g, peer);
+    int64_t step_ns = g->limits.per_second > 0 ? SECOND_NS / (int64_t)g->limits.per_second : 0;
     if (g->ahead_ns < now_ns) g->ahead_ns = now_ns;
-    if (g->ahead_ns - now_ns >= SECOND_NS) return GATE_LATER;
+    if (g->ahead_ns + step_ns - now_ns > SECOND_NS) return GATE_LATER;
     if (place != 0 && !count_in(g, place)) return GATE_FULL;
-    if (g->limits.per_second > 0) g->ahead_ns += SECOND_NS / (int64_t)g->limits.per_second;
+    g->ahead_ns += step_ns;
     return GATE_IN;
 }
 

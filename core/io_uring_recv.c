@@ -16,6 +16,9 @@
  * io_uring/net.c): half a MiB for a peer that sends and never reads. So each multishot receive may bring STREAM_BUFS buffers
  * in all and is then submitted anew. Kernels before 6.17 do not know such a bound, and get receives one by one.
  *
+ * It is never told to poll first: one that finds bytes and a reset when it begins to poll takes the bytes, and then waits for
+ * news that has already come (Linux 6.18, io_poll_check_events(): "multiple refs and HUP, ensure we loop once more").
+ *
  * It needs deferred task work, too: with it the kernel takes bytes from a socket only inside io_uring_enter(). Else it could
  * take some between our look at the completions and a recv() of our own, and order would be lost.
  */
@@ -214,7 +217,7 @@ bool uring_prepare_recv(uring_port *port, io_op *op)
         entry->buf_group = BUFFER_GROUP;
         io_uring_sqe_set_data(entry, op);
     }
-    if (s->flags & URING_EMPTY) entry->ioprio |= IORING_RECVSEND_POLL_FIRST;
+    if ((s->flags & (URING_EMPTY | URING_ARMED)) == URING_EMPTY) entry->ioprio |= IORING_RECVSEND_POLL_FIRST;
     return true;
 }
 

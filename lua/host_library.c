@@ -25,28 +25,39 @@
 /* Modules in C; those in Lua are embedded files. */
 static const luaL_Reg modules[] = {{"portico.codec", host_codec_open}};
 
+static const embedded_file *find_embedded(const char *name)
+{
+    for (size_t i = 0; i < embedded_count; i++) {
+        if (strcmp(embedded_files[i].name, name) == 0) return &embedded_files[i];
+    }
+    return NULL;
+}
+
 /* A searcher for the modules that are part of the program. It comes first: a file of the script's that happens to have
  * the same name does not take their place. */
 static int search_embedded(lua_State *L)
 {
     const char *name = luaL_checkstring(L, 1);
-    if (strncmp(name, "portico.", 8) != 0) return 0;
+    if (strncmp(name, "portico.", 8) != 0) {
+        if (find_embedded(lua_pushfstring(L, "portico/%s.lua", name)) == NULL) return 0;
+        lua_pushfstring(L, "the one that is part of the program is called 'portico.%s'", name);
+        return 1;
+    }
     for (size_t i = 0; i < array_count(modules); i++) {
         if (strcmp(modules[i].name, name) != 0) continue;
         lua_pushcfunction(L, modules[i].func);
         return 1;
     }
     const char *file = lua_pushfstring(L, "%s.lua", luaL_gsub(L, name, ".", "/"));
-    for (size_t i = 0; i < embedded_count; i++) {
-        if (strcmp(embedded_files[i].name, file) != 0) continue;
-        lua_pushfstring(L, "@%s", file);
-        const embedded_file *found = &embedded_files[i];
-        if (host_load_text(L, found->data, found->size, lua_tostring(L, -1)) != LUA_OK) return lua_error(L);
-        lua_pushstring(L, file);
-        return 2; /* loader, file */
+    const embedded_file *found = find_embedded(file);
+    if (found == NULL) {
+        lua_pushfstring(L, "no embedded file '%s'", file);
+        return 1;
     }
-    lua_pushfstring(L, "no embedded file '%s'", file);
-    return 1;
+    lua_pushfstring(L, "@%s", file);
+    if (host_load_text(L, found->data, found->size, lua_tostring(L, -1)) != LUA_OK) return lua_error(L);
+    lua_pushstring(L, file);
+    return 2; /* loader, file */
 }
 
 /* A module that is required while its own file is being run would be so for ever. raises if that is the case */

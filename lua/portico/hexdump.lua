@@ -8,6 +8,9 @@ local format, rep, sub = string.format, string.rep, string.sub
 -- number of the first byte (0); prefix, in front of each line (""); max, bytes to show (all), followed by how
 -- many there are.
 return function(data, options)
+  if type(data) ~= "string" then
+    error("hexdump: data: string expected, got " .. type(data), 2)
+  end
   options = options or {}
   local width, offset, prefix = options.width or 16, options.offset or 0, options.prefix or ""
   local shown = math.min(#data, options.max or #data)

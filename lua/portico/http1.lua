@@ -10,6 +10,7 @@
 -- only coding, not both.
 
 local buffer = require "portico.buffer"
+local check_all = require("portico.options").check_all
 
 local byte, find, format, lower, match, sub = string.byte, string.find, string.format, string.lower, string.match, string.sub
 local concat, tointeger = table.concat, math.tointeger
@@ -18,6 +19,7 @@ local want, want_mark = buffer.want, buffer.want_mark
 local http1 = {}
 
 local LIMITS <const> = { max_head = 16384, max_headers = 100, max_body = 1 << 20 }
+local OPTIONS <const> = { role = "string", max_head = "number", max_headers = "number", max_body = "number" }
 local CHUNK_LINE_MAX <const> = 256 -- bytes of a chunk's size and extensions
 local CHUNK_DIGITS_MAX <const> = 8
 
@@ -40,6 +42,9 @@ end
 -- and headers (16 KiB), max_headers (100), max_body bytes of one body (1 MiB).
 function http1.decoder(options)
   local d = buffer.new()
+  if options then
+    check_all("http1.decoder", options, OPTIONS)
+  end
   for name, default in pairs(LIMITS) do
     d[name] = options and options[name] or default
   end
@@ -474,6 +479,11 @@ end
 
 -- A response as bytes, with its Content-Length.
 function http1.response(status, headers, body)
+  if math.type(status) ~= "integer" then
+    error("http1.response: status: integer expected, got " .. type(status), 2)
+  elseif body ~= nil and type(body) ~= "string" then
+    error("http1.response: body: string expected, got " .. type(body), 2)
+  end
   local has_body = status >= 200 and status ~= 204 and status ~= 304
   return http1.response_head(status, headers) .. (has_body and "Content-Length: " .. #(body or "") .. "\r\n\r\n" or "\r\n")
     .. (has_body and body or "")

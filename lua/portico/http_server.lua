@@ -16,6 +16,7 @@
 
 local buffer = require "portico.buffer"
 local http1 = require "portico.http1"
+local check_server = require("portico.options").check_server
 
 local format, concat = string.format, table.concat
 local feed, next_part = buffer.feed, http1.next
@@ -202,17 +203,18 @@ end
 
 -- ---- The server ---------------------------------------------------------------------------------
 
-local OWN <const> = { on_request = true, on_head = true, on_body = true, upgrade = true, decoder = true, patience = true }
+local OWN <const> = { on_request = "function", on_head = "function", on_body = "function", upgrade = "table", decoder = "table",
+  patience = "number" }
 
 return function(options)
+  check_server("http1.server", options, OWN)
   local on_request, on_head, on_body = options.on_request, options.on_head, options.on_body
   local upgrades = options.upgrade or {}
   local patience = options.patience or PATIENCE
   if type(on_request) ~= "function" then
     error("http1.server: on_request: function expected, got " .. type(on_request), 3)
-  elseif type(patience) ~= "number" then
-    error("http1.server: patience: seconds expected, got " .. type(patience), 3)
   end
+  http1.decoder(options.decoder) -- so that what is wrong with it is told now
 
   -- What the script's function has returned, as the answer: true and false are what the methods of res
   -- return. False: none has begun.

@@ -21,6 +21,9 @@ local keyspace = {}
 
 -- The keyspace of that name, or nil, message, code.
 function keyspace.open(name)
+  if type(name) ~= "string" then
+    error("keyspace.open: name: string expected, got " .. type(name), 2)
+  end
   local values, message, code = portico.shared(name .. ".values") -- strings, integers and lists
   if not values then
     return nil, message, code

@@ -17,6 +17,7 @@
 
 local mqtt = require "portico.mqtt"
 local mqtt_store = require "portico.mqtt_store"
+local check_server = require("portico.options").check_server
 
 local encode, next_packet = mqtt.encode, mqtt.next
 
@@ -26,14 +27,15 @@ local IN_FLIGHT_MAX <const> = 100 -- messages of a client that wait for its ackn
 local MESSAGE_BYTES <const> = 200 -- of memory for a message, topic and payload not counted
 local FILTERS_BYTES_MAX <const> = 65536 -- of all filters of a client
 
-local OWN <const> = { authenticate = true, on_publish = true, max_packet = true, max_queue = true, max_stored = true,
-  max_sessions = true, max_subscriptions = true }
+local OWN <const> = { authenticate = "function", on_publish = "function", max_packet = "number", max_queue = "number",
+  max_stored = "number", max_sessions = "number", max_subscriptions = "number" }
 
 local function size_of(message)
   return #message.topic + #message.payload + MESSAGE_BYTES
 end
 
 return function(options)
+  check_server("mqtt.broker", options, OWN)
   local max_queue, max_stored = options.max_queue or 1 << 20, options.max_stored or 32 << 20
   local max_subscriptions, max_sessions = options.max_subscriptions or 1000, options.max_sessions or 10000
   local store = mqtt_store.open(size_of)

@@ -25,6 +25,7 @@
 -- A decoder is a table of plain data, to be kept in conn.state.
 
 local buffer = require "portico.buffer"
+local check_all = require("portico.options").check_all
 
 local byte, find, format, sub = string.byte, string.find, string.format, string.sub
 local concat, tointeger, mathtype = table.concat, math.tointeger, math.type
@@ -35,6 +36,7 @@ local resp = {}
 local LINE_MAX <const> = 65536 -- bytes of an inline command, or of a line of a reply
 local DIGITS_MAX <const> = 32 -- … of the number in a line that says how many follow
 local LIMITS <const> = { max_bulk = 8 << 20, max_args = 65536, max_command = 16 << 20, max_depth = 32 }
+local OPTIONS <const> = { max_bulk = "number", max_args = "number", max_command = "number", max_depth = "number" }
 
 -- ---- Decoding -----------------------------------------------------------------------------------
 
@@ -42,6 +44,9 @@ local LIMITS <const> = { max_bulk = 8 << 20, max_args = 65536, max_command = 16 
 -- max_command bytes of a whole command or reply (16 MiB), max_depth of arrays in arrays (32).
 function resp.decoder(options)
   local d = buffer.new()
+  if options then
+    check_all("resp.decoder", options, OPTIONS)
+  end
   for name, default in pairs(LIMITS) do
     d[name] = options and options[name] or default
   end

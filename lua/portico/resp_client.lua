@@ -51,10 +51,18 @@ Client.__close = Client.close
 -- to connect and for each reply (10), and the limits of resp.decoder. Clients are for handlers, timers and
 -- tasks; one may be shared by several of these.
 return function(uri, options)
-  local timeout = options and options.timeout or 10
+  local timeout, limits = 10, {}
+  for name, value in pairs(options or {}) do
+    if name == "timeout" then
+      timeout = value
+    else
+      limits[name] = value
+    end
+  end
+  local decoder = resp.decoder(limits)
   local conn, message, code = portico.connect(uri, { timeout = timeout })
   if not conn then
     return nil, message, code
   end
-  return setmetatable({ conn = conn, decoder = resp.decoder(options), timeout = timeout, turn = portico.semaphore(1) }, Client)
+  return setmetatable({ conn = conn, decoder = decoder, timeout = timeout, turn = portico.semaphore(1) }, Client)
 end

@@ -3,6 +3,7 @@
 local resp = require "portico.resp"
 local channels = require "portico.resp_channels"
 local commands = require "portico.resp_commands"
+local check_server = require("portico.options").check_server
 
 local format, gsub, sub, upper = string.format, string.gsub, string.sub, string.upper
 local encode, feed, next_command = resp.encode, resp.feed, resp.next_command
@@ -20,7 +21,7 @@ local ERRORS <const> = {
   limit = "OOM command not allowed when used memory > 'maxmemory'.",
 }
 
-local OWN <const> = { commands = true, on_command = true, decoder = true, name = true }
+local OWN <const> = { commands = "table", on_command = "function", decoder = "table", name = "string" }
 
 -- What a usage like "SET key value [option ...]" means: the name; how many words there are at least and at most behind it,
 -- and in steps of how many. A name alone: any number.
@@ -90,6 +91,8 @@ end
 --   anything else (listen, limits, on_connect, on_close, …) goes into the script's table as it is
 -- A handler may wait: what comes meanwhile on its connection waits as well.
 return function(options)
+  check_server("resp.server", options, OWN)
+  resp.decoder(options.decoder) -- so that what is wrong with it is told now
   local NO_REPLY <const> = resp.NO_REPLY
   local on_command = options.on_command
   local known = {}

@@ -9,6 +9,7 @@
 local buffer = require "portico.buffer"
 local codec = require "portico.codec"
 local http1 = require "portico.http1"
+local check_server = require("portico.options").check_server
 
 local byte, sub, pack, unpack = string.byte, string.sub, string.pack, string.unpack
 local concat = table.concat
@@ -422,6 +423,9 @@ local function choose_protocol(options, req)
   end
 end
 
+local OWN <const> = { on_open = "function", on_message = "function", on_close = "function", check = "function",
+  protocols = "table", max_message = "number", ping = "number" }
+
 -- What http1.server takes in its option upgrade: { websocket = websocket.protocol { … } }. options:
 --   on_open(ws, req)               a client is there, which asked with that request
 --   on_message(ws, data, binary)   a message; binary is true or false
@@ -431,8 +435,9 @@ end
 --   max_message                    bytes (1 MiB)
 --   ping                           seconds between pings to every client (none), so that an idle limit spares the living
 function websocket.protocol(options)
-  if type(options.on_message) ~= "function" then
-    error("websocket: on_message: function expected, got " .. type(options.on_message), 2)
+  check_server("websocket", options, OWN)
+  if not options.on_message then
+    error("websocket: on_message: function expected, got nil", 0)
   end
   local on_message, on_open, on_close = options.on_message, options.on_open, options.on_close
   local next_message = websocket.next
@@ -522,9 +527,6 @@ function websocket.protocol(options)
   end
   return protocol
 end
-
-local OWN <const> = { on_open = true, on_message = true, on_close = true, check = true, protocols = true, max_message = true,
-  ping = true }
 
 -- A script for WebSocket, options as for websocket.protocol; other requests go to options.on_request, as of
 -- http1.server; without one they are answered with 426.

@@ -1,5 +1,7 @@
 """What the modules of lua/portico/ promise as parts of the program: they are found first, and their connections survive a reload."""
 
+import re
+
 import pytest
 
 from reloads import TAKEN, UNDONE, save
@@ -40,9 +42,11 @@ def test_no_file_takes_the_place_of_a_module(server, tmp_path):
     one = server(SAY + """
 say(require("portico.json").encode { 1 }, require "portico.mine", #require("portico.codec").random(3))
 say(select(2, pcall(require, "portico.nothing")))
+say(select(2, pcall(require, "http1")))
 return { on_message = function() end }""", "--workers", "1")
-    one.wait_said(2)
+    one.wait_said(3)
     said = "\n".join(one.log())
+    assert "the one that is part of the program is called 'portico.http1'" in said
     assert "said: [1] mine 3" in said and "no embedded file 'portico/nothing.lua'" in said
 
 
@@ -54,12 +58,32 @@ def test_modules_say_where_they_raise(server):
 
 
 @pytest.mark.parametrize("options, text", [
-    ("{}", "http1.server: on_request: function expected, got nil"),
-    ("{ on_request = 1 }", "http1.server: on_request: function expected, got number"),
+    ("http1.server {}", "http1.server: on_request: function expected, got nil"),
+    ("http1.server { on_request = 1 }", "http1.server: on_request: function expected, got number"),
+    ("http1.server(5)", "http1.server: table of options expected, got number"),
+    ("http1.server { on_request = print, patience = 'x' }", "http1.server: patience: number expected, got string"),
+    ("http1.server { on_request = print, patience = 0 }", "http1.server: patience: a number above 0 expected, got 0"),
+    ("http1.server { on_request = print, frame = 'line' }", "http1.server: frame is the server's own"),
+    ("http1.server { on_request = print, on_message = print }", "http1.server: on_message is the server's own"),
+    ("http1.server { on_request = print, decoder = { max_bdy = 1 } }",
+     "http1.decoder: unknown option 'max_bdy': there are max_body, max_head, max_headers, role"),
+    ("resp.server { commands = 1 }", "resp.server: commands: table expected, got number"),
+    ("resp.server { on_stream = print }", "resp.server: on_stream is the server's own"),
+    ("resp.server { decoder = { max_bulk = '1' } }", "resp.decoder: max_bulk: number expected, got string"),
+    ("websocket.server {}", "websocket: on_message: function expected, got nil"),
+    ("websocket.server { on_message = print, ping = 'x' }", "websocket: ping: number expected, got string"),
+    ("websocket.server { on_message = print, on_readable = print }", "websocket: on_readable is the server's own"),
+    ("mqtt.broker { max_packet = 'x' }", "mqtt.broker: max_packet: number expected, got string"),
+    ("mqtt.broker { authenticate = 5 }", "mqtt.broker: authenticate: function expected, got number"),
+    ("http1.response('x')", "http1.response: status: integer expected, got string"),
+    ("http1.response(200, nil, {})", "http1.response: body: string expected, got table"),
+    ("keyspace.open()", "keyspace.open: name: string expected, got nil"),
+    ("hexdump(5)", "hexdump: data: string expected, got number"),
 ])
 def test_wrong_options_are_named(tmp_path, options, text):
     script = tmp_path / "wrong.lua"
-    script.write_text(f'local http1 = require "portico.http1"\n\nreturn http1.server {options}\n')
+    module = re.match(r"\w+", options)[0]
+    script.write_text(f'local {module} = require "portico.{module}"\n\nreturn {options}\n')
     done = run("--check", script, backend=False)
     assert done.returncode == 3 and f"wrong.lua:3: {text}" in done.stderr, done.stderr
 

@@ -158,10 +158,11 @@ def test_more_queued_than_allowed_is_overflow(server):
         until ok == nil
         say(message, code, turns > 1)
       end
+      handlers.on_close = function(conn, reason, err) say(conn.id, "close", reason, err) end
       return handlers""", "--workers", "1")
     with one.connect(receive_buffer=1 << 16) as client:
         client.send("x")
-        assert one.wait_said(3) == ["1 connect", "overflow overflow true", "1 close overflow"]
+        assert one.wait_said(3) == ["1 connect", "overflow overflow true", "1 close overflow nil"]
         assert client.is_over()
 
 

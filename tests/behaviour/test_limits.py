@@ -5,6 +5,7 @@ import resource
 import select
 import socket
 import struct
+import time
 
 import pytest
 
@@ -52,6 +53,7 @@ def test_who_waits_longest_is_served_first_though_the_server_stays_full(server):
         assert not select.select(later, [], [], 0)[0], "somebody who came later is served"
     one.stop()
     assert len(one.log(r"accepting pauses: the limit of 1 connections is reached \(--max-connections\)")) == 1
+    assert not one.log("accepting again")
     for client in clients:
         client.close()
 

@@ -154,3 +154,19 @@ def test_a_new_version_that_hangs_in_c_is_refused_at_the_load_budget(server):
         one.wait_log("load budget of 0.3 s exceeded")
         one.wait_log("reload refused, generation 1 .* serves on")
         assert client.ask("y") == b"y"
+
+
+@pytest.mark.packets("both")
+def test_a_deep_stack_has_a_short_traceback_and_room_for_each_byte_of_a_message(server):
+    one = server("""
+    local function deeper() deeper() end
+    return { on_message = function(conn, data)
+      if #data == 4 then deeper() end
+      return tostring(select("#", string.byte(("x"):rep(65536), 1, -1)))
+    end }""", "--workers", "1")
+    with one.connect() as client:
+        assert client.send("x").take(5) == b"65536"
+        assert client.send("deep").is_over()
+    one.wait_log(r"script\.lua:\d+: stack overflow")
+    one.wait_log(r"skipping 977 levels")
+    one.wait_log(r"more than 1000 levels")

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from rig import ECHO, Settings, run, until
+from rig import ECHO, Settings, dawdle, run, until
 
 pytestmark = [pytest.mark.no_wine("strace does not see the program's own calls there")]
 
@@ -155,7 +155,7 @@ def test_descriptors_that_never_come_back_are_asked_for_now_and_then(server, tmp
     with one.connect() as first, one.connect():
         assert first.ask("served") == b"served"
         one.wait_log("accepting pauses: no descriptors, memory or kernel buffers left")
-        until(lambda: time.monotonic() - start > 1)
+        dawdle(1, "so long it asks for descriptors again and again")
         assert first.ask("still") == b"still"
     one.stop()
     turns = (time.monotonic() - start) / 0.1 + 2  # LISTENER_RETRY_NS

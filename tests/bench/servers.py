@@ -34,7 +34,8 @@ PING = {"framing": "fixed", "request": "*1\\r\\n$4\\r\\nPING\\r\\n", "answer": "
 
 REFERENCES = [
     {"name": "raw_uring", "folder": "references", "needs": "gcc", "workers": True,
-     "build": CC + " -O2 -o {build}/raw_uring_echo raw_uring_echo.c -lpthread", "run": "{build}/raw_uring_echo -t {workers} {port}"},
+     "build": CC + " -O2 -o {build}/raw_uring_echo raw_uring_echo.c raw_uring_loop.c raw_uring_setup.c raw_uring_probe.c -lpthread",
+     "run": "{build}/raw_uring_echo -t {workers} {port}"},
     {"name": "raw_epoll", "folder": "references", "needs": "gcc", "workers": True,
      "build": CC + " -O2 -o {build}/raw_epoll_echo raw_epoll_echo.c -lpthread", "run": "{build}/raw_epoll_echo -t {workers} {port}"},
     {"name": "libuv write", "folder": "peers/libuv", "needs": "libuv1-dev", "workers": True,
@@ -105,8 +106,9 @@ def read(path):
 
 
 def free_port():
+    """On all addresses: the references listen on any, which a connection from 127.0.0.2 would forbid."""
     with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
+        s.bind(("", 0))
         return s.getsockname()[1]
 
 

@@ -127,6 +127,39 @@ static void aborting_close_drops_what_the_kernel_holds(void)
     rig_close(&r);
 }
 
+/* The peer sends and resets while nothing is pending on a connection that has received before: whatever of the bytes may still be
+ * read, the reset is told. */
+static void a_reset_behind_bytes_is_told(void)
+{
+    enum { TURNS = 40, RECEIVES_MAX = 100 };
+    static uint8_t bytes[100000];
+    rig r;
+    rig_open(&r, NULL);
+    for (int turn = 0; turn < TURNS; turn++) {
+        io_socket ours;
+        io_socket peer;
+        io_op op = {0};
+        rig_pair(&r, &ours, &peer);
+        for (int before = 0; before < turn % 4; before++) {
+            check_eq(peer_send_now(peer, bytes, 1), 1);
+            check_eq(io_recv(r.port, &op, ours), IO_OK);
+            check_eq(expect(&r, &op).bytes, 1);
+        }
+        check(peer_send_now(peer, bytes, turn % 8 < 4 ? 1 : sizeof(bytes)) > 0);
+        peer_reset(peer);
+        io_packet packet;
+        int receives = 0;
+        do {
+            check(receives++ < RECEIVES_MAX);
+            check_eq(io_recv(r.port, &op, ours), IO_OK);
+            packet = expect(&r, &op);
+        } while (packet.status == IO_OK && packet.bytes > 0);
+        check_eq(packet.status, IO_RESET);
+        io_close(r.port, ours, false);
+    }
+    rig_close(&r);
+}
+
 /* A receive and a send are pending when the peer resets: a kernel tells it once, the port tells both. */
 static void reset_ends_both_directions(void)
 {
@@ -300,6 +333,7 @@ int main(int argc, char **argv)
     check_run(close_delivers_what_was_sent);
     check_run(aborting_close_is_a_reset_for_the_peer);
     check_run(aborting_close_drops_what_the_kernel_holds);
+    check_run(a_reset_behind_bytes_is_told);
     check_run(reset_ends_both_directions);
     check_run(fin_leaves_a_pending_send_alone);
     check_run(reused_descriptor_numbers_bring_nothing_of_the_former_connection);

@@ -95,6 +95,7 @@ static void a_second_has_its_number(void)
     int64_t now_ns = 5 * SECOND_NS;
     for (int i = 0; i < 10; i++) check_eq(gate_enter(g, &addr, now_ns), GATE_IN);
     check_eq(gate_enter(g, &addr, now_ns), GATE_LATER);
+    check_eq(gate_enter(g, &addr, now_ns + SECOND_NS / 10 - 1), GATE_LATER);
     now_ns += SECOND_NS / 10;
     check_eq(gate_enter(g, &addr, now_ns), GATE_IN);
     check_eq(gate_enter(g, &addr, now_ns), GATE_LATER);
