@@ -38,7 +38,7 @@
 
 enum {
     BUFFER_GROUP = 0, /* a ring has one buffer ring */
-    STREAM_BUFS = 2   /* that a multishot receive fills, and so what a connection may have that wants none */
+    STREAM_BUFS = 4   /* that a multishot receive fills, and so what a connection may have that wants none */
 };
 
 /* ---- Buffers ---- */
