@@ -11,8 +11,9 @@ from rig import ECHO, Settings, dawdle, until
 from runaways import let_loose
 
 RECURSION = "local function f() f() end f()"
+DEEP = "local function f(n) if n > 0 then f(n - 1) return end"
 
-# What runs; how it ends: "budget", "memory" (the second time), "either" as the machine is fast, or the text of an error that comes at once.
+# What runs; how it ends: "budget", "memory" (the second time), "either" as the machine is fast, "overflow" of the stack, or the text of an error that comes at once.
 RUNAWAYS = {
     # Loops in Lua.
     "while true": ("while true do end", "budget"),
@@ -47,10 +48,17 @@ RUNAWAYS = {
     "collect 10^6 objects, again and again": (
         "local t = {} for i = 1, 2e5 do t[i] = {} end while true do collectgarbage() end", "budget"),
     "collectgarbage('step')": ("local t = {} for i = 1, 1e5 do t[i] = {} end while true do collectgarbage('step', 1000) end", "budget"),
+    # Deep in a stack, where all that walks it takes long.
+    "15,000 deep, coroutines": (f"{DEEP} while true do coroutine.wrap(function() for i = 1, 9 do end end)() end end f(15000)", "budget"),
+    "15,000 deep, tracebacks": (f"{DEEP} while true do debug.traceback() end end f(15000)", "budget"),
+    "14,000 __close, in a coroutine": (
+        """local meta = {__close = function() while true do end end}
+        local function f(n) local x <close> = setmetatable({}, meta) if n > 0 then f(n - 1) end while true do end end
+        coroutine.wrap(f)(14000)""", "budget"),
     # Refused. The second recursion, and those after it, find memory that the first has left scattered.
-    "recursion": (RECURSION, "stack overflow"),
-    "recursion, again": (RECURSION, "stack overflow"),
-    "recursion, for the third time": (RECURSION, "stack overflow"),
+    "recursion": (RECURSION, "overflow"),
+    "recursion, again": (RECURSION, "overflow"),
+    "recursion, for the third time": (RECURSION, "overflow"),
     "__gc": ("setmetatable({}, {__gc = function() while true do end end}) collectgarbage()", "__gc is not there"),
     "error with a looping __tostring": (
         "error(setmetatable({}, {__tostring = function() while true do end end}))", "error object is a table value"),
@@ -159,14 +167,14 @@ def test_a_new_version_that_hangs_in_c_is_refused_at_the_load_budget(server):
 @pytest.mark.packets("both")
 def test_a_deep_stack_has_a_short_traceback_and_room_for_each_byte_of_a_message(server):
     one = server("""
-    local function deeper() deeper() end
+    local function deeper(n) if n == 0 then error("the bottom") end deeper(n - 1) end
     return { on_message = function(conn, data)
-      if #data == 4 then deeper() end
+      if #data == 4 then deeper(5000) end
       return tostring(select("#", string.byte(("x"):rep(65536), 1, -1)))
     end }""", "--workers", "1")
     with one.connect() as client:
         assert client.send("x").take(5) == b"65536"
         assert client.send("deep").is_over()
-    one.wait_log(r"script\.lua:\d+: stack overflow")
+    one.wait_log(r"script\.lua:\d+: the bottom")
     one.wait_log(r"skipping 977 levels")
     one.wait_log(r"more than 1000 levels")
