@@ -45,8 +45,8 @@ def version(portico):
 def matrix(portico, build, o):
     o.scenarios = o.scenarios or (QUICK if o.quick else list(SCENARIOS))
     o.servers = o.servers or (QUICK_SERVERS if o.quick else ())
-    o.rounds = o.rounds or (3 if o.quick else 5)
-    o.seconds = o.seconds or (0.7 if o.quick else 0.5)
+    o.rounds = o.rounds or (19 if o.quick else 31)
+    o.seconds = o.seconds or 0.15
     unknown = [name for name in o.scenarios if name not in SCENARIOS]
     if unknown:
         sys.exit(f"bench: no scenario '{unknown[0]}'; there are {', '.join(SCENARIOS)}")
@@ -76,8 +76,8 @@ def main():
     parser.add_argument("--quick", action="store_true", help="matrix: three scenarios, Portico and the references, under two minutes")
     parser.add_argument("--scenarios", type=words, help=f"matrix: of {', '.join(SCENARIOS)}")
     parser.add_argument("--servers", type=words, help="matrix, idle: names, or portico, reference, peer; default: all")
-    parser.add_argument("--rounds", type=int, help="default: 5; quick and classics 3, budget 11")
-    parser.add_argument("--seconds", type=float, help="of each turn; default: 0.5; quick 0.7; classics 1, under Wine 3; windows 2")
+    parser.add_argument("--rounds", type=int, help="default: 31; quick 19, windows and protocols 5, classics 3, budget 11")
+    parser.add_argument("--seconds", type=float, help="of each turn; default: 0.15; classics 1, under Wine 3; windows 2")
     parser.add_argument("--first", action="store_true", help="matrix, idle, protocols, windows: servers and client before all else that runs here; needs the right to")
     parser.add_argument("--connections", type=lambda text: [int(n) for n in text.split(",")], help="classics: default 1,64,512,4000")
     parser.add_argument("--count", type=int, default=10000, help="idle: how many; default: 10000")

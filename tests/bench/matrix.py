@@ -2,7 +2,8 @@
 
 Within a scenario all servers are started, pinned to one processor, and the load client, pinned to the other, visits them one
 after another in short slices, in an order that changes every round. A machine whose speed drifts thereby hits all of them
-alike; ratios are taken within a round, and their medians kept.
+alike, the more so the shorter a round is; ratios are taken within a round, and their quartiles kept. Who has no part in what the scenario
+is to show is visited in fewer rounds: see every().
 
 Client and server wait for each other. Where that lets both sleep, rates say how fast the system wakes them, above all on a virtual
 machine. So there are scenarios in which the processors are kept awake (priority.py) and the server's is used to the full.
@@ -15,11 +16,12 @@ import sys
 
 from priority import awake
 from servers import Client, NotHere, Server, catalogue, read
+from targets import BARE_C, SCRIPTED, baseline, compared
 
+WARM_UP = 0.1 # seconds before each slice; a server has been up since the scenario began
 SATURATED = 0.97 # of a processor: the client could not have asked for more
 FULL = "full" # ends the names of the scenarios in which the processors are kept awake
-FULL_SERVERS = ("portico io_uring", "portico epoll", "raw_uring", "raw_epoll", "haproxy lua", "luv", "cqueues", "copas", "node", "python asyncio",
-                "erlang", "tarantool")
+FULL_SERVERS = ("portico io_uring", "portico epoll", *BARE_C, *SCRIPTED)
 
 # name: (title, the client's arguments, the unit of what is counted)
 SCENARIOS = {
@@ -56,6 +58,17 @@ def takes_part(spec, scenario, arguments):
     return scenario != "2workers" or "workers" in spec
 
 
+def every(spec, scenario, chosen):
+    """A server takes part in each so many rounds: 1 for what is chosen by name, Portico, bare C and those that a target compares, 2 where
+    those are peers, which are further away."""
+    name = spec["name"]
+    if name in chosen or "pair" in spec or name in BARE_C or name == baseline(scenario):
+        return 1
+    if name in compared(scenario):
+        return 2 if spec["group"] == "peer" else 1
+    return 6
+
+
 def machine():
     cpu = [line.split(":")[1].strip() for line in read("/proc/cpuinfo").splitlines() if "model name" in line]
     return {"kernel": os.uname().release, "processor": cpu[0] if cpu else "?", "processors": os.cpu_count(),
@@ -77,8 +90,11 @@ class Row:
         return statistics.median(values) if values else None
 
     def ratio(self, other, pick):
+        """Its three quartiles over the rounds that both were in; None when there is none."""
         pairs = [pick(s) / pick(other.slices[r]) for r, s in self.slices.items() if r in other.slices and pick(other.slices[r])]
-        return statistics.median(pairs) if pairs else None
+        if len(pairs) < 2:
+            return pairs * 3 or None
+        return statistics.quantiles(pairs, method="inclusive")
 
 
 def cpu_us(s):
@@ -95,7 +111,8 @@ def summary(row, rows):
         return {"server": row.name, "group": row.group, "failed": row.failed or "no slice was counted"}
     result = {
         "server": row.name, "group": row.group, "rounds": len(row.slices),
-        "cpu_us": row.median(cpu_us), "user_us": row.median(lambda s: cpu_us(s) * s.get("server_user_share", 0)),
+        # A slice is few ticks of the clock that tells user from system: their shares are added up.
+        "cpu_us": row.median(cpu_us), "user_us": row.median(cpu_us) * statistics.mean(s.get("server_user_share", 0) for s in row.slices.values()),
         "rate": row.median(rate), "client_processor": row.median(lambda s: s.get("client_cpu", 0)),
         "server_processor": row.median(lambda s: s.get("server_cpu", 0)),
         "p50_us": row.median(lambda s: s["lat_us"]["p50"]), "p99_us": row.median(lambda s: s["lat_us"]["p99"]),
@@ -124,7 +141,7 @@ def run_scenario(scenario, servers, client, options):
         rows.append(row)
         try:
             server.start(server_cores, workers, lines=scenario == "line")
-            running.append((server, row))
+            running.append((server, row, every(server.spec, scenario, options.servers)))
         except NotHere as error:
             row.failed = str(error)
     try:
@@ -136,17 +153,17 @@ def run_scenario(scenario, servers, client, options):
                 begin(server.another(ONE_WORKER), server.name + ONE_WORKER, "pair", 1)
         with awake(everywhere) if scenario.endswith(FULL) else contextlib.nullcontext():
             for turn in range(options.rounds):
-                order = list(running)
+                order = [(server, row) for server, row, rounds in running if turn % rounds == 0]
                 random.shuffle(order)
                 for server, row in order:
-                    counted = client.run(server, arguments, options.seconds, 0.2, server_cores[0], client_cores)
+                    counted = client.run(server, arguments, options.seconds, WARM_UP, server_cores[0], client_cores)
                     if "failed" in counted:
                         row.failed = counted["failed"]
                         print(f"   {row.name}: {row.failed}", file=sys.stderr)
                     elif counted.get("server_us_per_msg"):
                         row.slices[turn] = counted
     finally:
-        for server, _ in running:
+        for server, *_ in running:
             server.stop()
     return {"scenario": scenario, "title": title, "unit": unit, "workers": workers, "rows": [summary(row, rows) for row in rows]}
 

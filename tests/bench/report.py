@@ -2,13 +2,18 @@
 import statistics
 
 from matrix import SATURATED
+from targets import BARE_C, baseline, middle, targets
 
-REFERENCES = ("raw_uring", "raw_epoll")
 COLOURS = {"portico": "#2471a3", "reference": "#555555", "peer": "#b9770e", "pair": "#85c1e9"}
 
 
 def number(value, digits=2):
     return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def with_quartiles(ratio):
+    """"1.04 (1.02–1.06)", of three quartiles."""
+    return "–" if ratio is None else f"{middle(ratio):.2f} ({ratio[0]:.2f}–{ratio[2]:.2f})"
 
 
 def print_table(head, rows, out):
@@ -24,70 +29,32 @@ def print_scenario(scenario, out):
     table = []
     for row in sorted(good, key=lambda r: r["cpu_us"]):
         busy = " (client saturated)" if row["client_processor"] > SATURATED > row["server_processor"] else ""
-        table.append([row["server"], number(row["cpu_us"]), number(row["user_us"])] +
-                     [number(row["cpu_ratio"].get(name)) for name in REFERENCES] +
-                     [number(row["rate"], 0) + busy] + [number(row["rate_ratio"].get(name)) for name in REFERENCES] +
+        table.append([row["server"], row["rounds"], number(row["cpu_us"]), number(row["user_us"])] +
+                     [number(middle(row["cpu_ratio"].get(name))) for name in BARE_C] +
+                     [number(row["rate"], 0) + busy] + [number(middle(row["rate_ratio"].get(name))) for name in BARE_C] +
                      [number(row["server_processor"]), number(row["client_processor"])] + [number(row[key], 0) for key in ("p50_us", "p99_us", "p999_us")])
     unit = scenario["unit"]
-    print_table(["server", f"µs cpu/{unit}", "of it user"] + ["× " + name for name in REFERENCES] + [f"{unit}s/s"] +
-                ["× " + name for name in REFERENCES] +
+    print_table(["server", "rounds", f"µs cpu/{unit}", "of it user"] + ["× " + name for name in BARE_C] + [f"{unit}s/s"] +
+                ["× " + name for name in BARE_C] +
                 ["server busy", "client busy", "p50 µs", "p99 µs", "p99.9 µs"], table, out)
     for row in scenario["rows"]:
         if "failed" in row:
             print(f"- {row['server']} failed: {row['failed']}", file=out)
 
 
-# ---- Targets: (scenario, server, what, at most or at least, against) ----
-
-TARGETS = [(s, "portico io_uring", "cpu_ratio", "<=", 1.05, ("raw_uring",)) for s in ("64", "512", "4000")]
-TARGETS += [(s, "portico io_uring", "cpu_ratio", "<=", 0.90, ("libuv try_write", "libuv write", "asio")) for s in ("64", "512", "4000")]
-TARGETS += [(s, "portico io_uring", "rate_ratio", ">=", 1.5, ("haproxy lua", "luv", "cqueues", "copas", "node", "python asyncio",
-                                                              "erlang", "tarantool")) for s in ("64full", "512full", "4000full")]
-TARGETS += [(s, "portico epoll", "cpu_ratio", "<=", 1.07, ("raw_epoll",)) for s in ("64", "512", "4000")]
-TARGETS += [("1", "portico io_uring", "p50_ratio", "<=", 1.1, ("raw_uring", "raw_epoll", "libuv try_write", "asio")),
-            ("16deep", "portico io_uring", "cpu_ratio", "<=", 1.1, ("raw_uring",)),
-            ("16k", "portico io_uring", "cpu_ratio", "<=", 1.1, ("raw_uring",)),
-            ("connect", "portico io_uring", "rate_ratio", ">=", 1.0, ("libuv try_write",)),
-            ("2workers", "portico io_uring", "cpu_ratio", "<=", 1.1, ("portico io_uring, one worker",)),
-            ("2workers", "portico epoll", "cpu_ratio", "<=", 1.1, ("portico epoll, one worker",))]
-BARE = {"portico io_uring": "raw_uring", "portico epoll": "raw_epoll"}
-SIGNS = {"<=": "≤", ">=": "≥"}
-WORDS = {"cpu_ratio": "processor time", "rate_ratio": "rate", "p50_ratio": "p50"}
-
-
-def targets(result):
-    """(what, wanted, figure, what bare C in place of Portico comes to, reached) for each target whose figures are there. Against several:
-    the best of them counts."""
-    by_scenario = {s["scenario"]: {r["server"]: r for r in s["rows"] if "failed" not in r} for s in result["scenarios"]}
-    titles = {s["scenario"]: s["title"] for s in result["scenarios"]}
-    found = []
-    for scenario, server, what, sign, bound, against in TARGETS:
-        row = by_scenario.get(scenario, {}).get(server)
-        ratios = [row[what][name] for name in against if row[what].get(name)] if row else []
-        if not ratios:
-            continue
-        # The best of the others is the one beside which we look worst.
-        worst = max(ratios) if sign == "<=" else min(ratios)
-        other = next(name for name in against if row[what].get(name) == worst)
-        reached = worst <= bound if sign == "<=" else worst >= bound
-        bare = None if other.startswith(server) else by_scenario[scenario].get(BARE[server], {}).get(what, {}).get(other)
-        found.append((f"{titles[scenario]}: {WORDS[what]}, {server} / {other}", f"{SIGNS[sign]} {bound:g}", worst, bare, reached))
-    return found
-
-
 def print_summary(result, out):
     """All of it on one page: processor time as a ratio to bare C, a row for each server."""
     rows = {}
     for scenario in result["scenarios"]:
-        base = "libuv try_write" if scenario["scenario"] == "line" else REFERENCES[0]
+        base = baseline(scenario["scenario"])
         for row in scenario["rows"]:
-            cell = "failed" if "failed" in row else number(row["cpu_ratio"].get(base))
+            cell = "failed" if "failed" in row else number(middle(row["cpu_ratio"].get(base)))
             rows.setdefault(row["server"], {})[scenario["scenario"]] = cell
     names = [scenario["scenario"] for scenario in result["scenarios"]]
 
-    def middle(name):
+    def usual(name):
         return statistics.median([float(cell) for cell in rows[name].values() if cell not in ("–", "failed")] or [float("inf")])
-    order = sorted(rows, key=middle)
+    order = sorted(rows, key=usual)
     print("### Processor time / raw_uring's; of lines / libuv try_write's\n", file=out)
     print_table(["server"] + names, [[name] + [rows[name].get(scenario, "–") for scenario in names] for name in order], out)
 
@@ -103,7 +70,7 @@ def print_report(result, out):
         print(f"- {name} was left out: {reason}", file=out)
     print(file=out)
     print_summary(result, out)
-    rows = [[what, bound, number(value), number(bare), "yes" if reached else "no"] for what, bound, value, bare, reached in targets(result)]
+    rows = [[what, bound, with_quartiles(ratio), with_quartiles(bare), "yes" if reached else "no"] for what, bound, ratio, bare, reached in targets(result)]
     if rows:
         print("### Targets\n", file=out)
         print_table(["target", "wanted", "found", "bare C in its place", "reached"], rows, out)

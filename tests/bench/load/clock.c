@@ -6,7 +6,7 @@ void clock_calibrate(void)
 {
     uint64_t begin_ns = now_ns(), begin = ticks(), end_ns;
     do end_ns = now_ns();
-    while (end_ns - begin_ns < 50000000);
+    while (end_ns - begin_ns < 5000000);
     tick_ns = (double)(end_ns - begin_ns) / (double)(ticks() - begin);
 }
 

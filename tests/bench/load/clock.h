@@ -33,7 +33,7 @@ static inline uint64_t ticks(void)
 
 extern double tick_ns; /* nanoseconds in a tick */
 
-/* Takes 50 ms to measure tick_ns; before any thread starts. */
+/* Takes 5 ms to measure tick_ns to a few millionths; before any thread starts. */
 void clock_calibrate(void);
 
 /* Lets time pass: the span that is measured, or the rest of it. */

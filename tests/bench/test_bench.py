@@ -1,0 +1,133 @@
+"""What the bench makes of its slices: rounds, quartiles, targets and their tables. Nothing is measured here."""
+import io
+import os
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+sys.path.insert(1, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # pace
+
+import matrix
+from matrix import SCENARIOS, Row, every, run_scenario
+from report import print_report
+from servers import NotHere, catalogue
+from targets import BARE, BARE_C, TARGETS, compared, targets
+
+SPECS = {spec["name"]: spec for spec in catalogue()}
+
+
+def counted(us, rate=1000):
+    return {"server_us_per_msg": us, "server_user_share": 0.25, "msgs_per_s": rate, "client_cpu": 0.5, "server_cpu": 0.9,
+            "lat_us": {"p50": 10, "p99": 20, "p999": 30}}
+
+
+def row(slices):
+    made = Row("any", "reference")
+    made.slices = slices
+    return made
+
+
+class FakeServer:
+    """Stands for a server that runs; its client counts its microseconds, more in each round."""
+
+    def __init__(self, name, us, starts=True):
+        self.name, self.us, self.spec, self.starts = name, us, SPECS[name], starts
+        self.running = False
+
+    def start(self, cores, workers, lines=False):
+        if not self.starts:
+            raise NotHere("not on this machine")
+        self.running = True
+
+    def stop(self):
+        self.running = False
+
+
+class FakeClient:
+    def __init__(self, wrong=()):
+        self.visits, self.wrong = {}, wrong
+
+    def run(self, server, arguments, seconds, warm, server_core, client_cores):
+        assert server.running
+        visit = self.visits[server.name] = self.visits.get(server.name, 0) + 1
+        return {"failed": "wrong answers"} if server.name in self.wrong else counted(server.us * visit)
+
+
+def visit(scenario, servers, rounds, client=None, chosen=()):
+    result = run_scenario(scenario, servers, client or FakeClient(), SimpleNamespace(rounds=rounds, seconds=0.15, servers=chosen))
+    return {made["server"]: made for made in result["rows"]}
+
+
+def test_a_ratio_is_taken_within_the_rounds_that_both_were_in():
+    ours = row({0: counted(2), 1: counted(9), 2: counted(4), 3: counted(6), 4: counted(10)})
+    theirs = row({0: counted(1), 2: counted(1), 3: counted(1), 4: counted(1), 5: counted(100)})
+    assert ours.ratio(theirs, matrix.cpu_us) == [3.5, 5, 7]
+
+
+def test_a_ratio_of_one_round_is_its_own_quartiles_and_of_none_there_is_none():
+    assert row({3: counted(4)}).ratio(row({3: counted(2)}), matrix.cpu_us) == [2, 2, 2]
+    assert row({3: counted(4)}).ratio(row({4: counted(2)}), matrix.cpu_us) is None
+
+
+def test_who_is_compared_takes_part_in_every_round_and_the_others_now_and_then():
+    rounds = {name: every(SPECS[name], "64", ()) for name in SPECS}
+    assert [name for name in rounds if rounds[name] == 1] == ["portico io_uring", "portico epoll", "raw_uring", "raw_epoll", "libuv write",
+                                                             "libuv try_write", "asio"]
+    assert set(rounds.values()) == {1, 6}
+    assert every(SPECS["libuv try_write"], "line", ()) == 1  # the others' baseline there
+    assert every(SPECS["haproxy lua"], "64full", ()) == 2
+    assert every(SPECS["haproxy lua"], "64", ["haproxy lua"]) == 1
+    assert every(SPECS["haproxy lua"], "64", ["peer"]) == 6
+
+
+def test_each_target_is_about_scenarios_and_servers_that_there_are():
+    for scenario, server, _, sign, _, against in TARGETS:
+        assert scenario in SCENARIOS and sign in ("<=", ">=")
+        names = {name.removesuffix(matrix.ONE_WORKER) for name in (server, BARE[server], *against)}
+        assert names <= set(SPECS)
+        assert all(every(SPECS[name], scenario, ()) <= 2 for name in names)
+        assert {server, BARE[server], *against} <= compared(scenario)
+
+
+def test_a_scenario_visits_each_server_in_its_rounds():
+    client = FakeClient()
+    servers = [FakeServer("portico io_uring", 1), FakeServer("raw_uring", 2), FakeServer("go", 3), FakeServer("luv", 4, starts=False)]
+    rows = visit("64", servers, 13, client)
+    assert client.visits == {"portico io_uring": 13, "raw_uring": 13, "go": 3}
+    assert rows["go"]["rounds"] == 3 and rows["luv"]["failed"] == "not on this machine"
+    assert rows["portico io_uring"]["cpu_ratio"]["raw_uring"] == [0.5, 0.5, 0.5]
+    assert rows["raw_uring"]["cpu_us"] == 14 and rows["raw_uring"]["user_us"] == 3.5
+    assert not any(server.running for server in servers)
+
+
+def test_a_server_that_answers_wrongly_fails_its_row():
+    rows = visit("64", [FakeServer("raw_uring", 2), FakeServer("asio", 3)], 2, FakeClient(wrong=["asio"]))
+    assert rows["asio"]["failed"] == "wrong answers"
+    assert "asio" not in rows["raw_uring"]["cpu_ratio"]
+
+
+def result_of(rows, scenario="64"):
+    return {"scenarios": [{"scenario": scenario, "title": SCENARIOS[scenario][0], "unit": "message", "rows": list(rows.values())}],
+            "machine": {"system": "a system", "kernel": "6", "processors": 2, "processor": "one", "load": "0 before"}, "date": "today",
+            "version": "1", "rounds": 5, "seconds": 0.15, "first": False, "missing": {"erlang": "no erl"}}
+
+
+@pytest.mark.parametrize("us, reached", [(9, True), (11, False)])
+def test_a_target_is_reached_beside_the_best_of_the_others(us, reached):
+    servers = [FakeServer("portico io_uring", us), FakeServer("raw_uring", 8), FakeServer("libuv try_write", 12.5), FakeServer("asio", 10)]
+    found = {what.rpartition(" / ")[2]: rest for what, *rest in targets(result_of(visit("64", servers, 5)))}
+    assert set(found) == {"raw_uring", "asio"}
+    wanted, ratio, bare, is_reached = found["asio"]
+    assert wanted == "≤ 0.9" and ratio == pytest.approx([us / 10] * 3) and bare == pytest.approx([0.8] * 3) and is_reached is reached
+
+
+def test_a_report_has_the_quartiles_of_a_target_beside_its_median():
+    rows = visit("64", [FakeServer("portico io_uring", 1), FakeServer("raw_uring", 1)], 5)
+    rows["portico io_uring"]["cpu_ratio"]["raw_uring"] = [1.02, 1.04, 1.061]
+    out = io.StringIO()
+    print_report(result_of(rows), out)
+    line = next(line for line in out.getvalue().splitlines() if "portico io_uring / raw_uring" in line)
+    assert [cell.strip() for cell in line.split("|")[2:6]] == ["≤ 1.05", "1.04 (1.02–1.06)", "–", "yes"]
+    assert "erlang was left out: no erl" in out.getvalue()
+    assert all(f"× {name}" in out.getvalue() for name in BARE_C)
