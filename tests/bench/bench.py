@@ -3,6 +3,7 @@
 
   bench.py BUILD [matrix] [--quick] [--scenarios 64,512] [--servers portico,reference,NAME] [--rounds N] [--seconds S] [--first]
   bench.py BUILD instructions           user-space instructions per message (callgrind)
+  bench.py BUILD profile [--scenarios 64,64full,16k] [--servers NAME,…] [--rounds N] [--seconds S] [--first]   where the time goes (perf)
   bench.py BUILD budget [--rounds N]    what budget and memory cap cost where they are not reached
   bench.py BUILD idle [--count N]       memory per idle connection; 1,000,000 of them with --count 1000000
   bench.py BUILD protocols              lines beside raw bytes, scripts beside redis-server and nginx
@@ -31,6 +32,7 @@ from idle import bench_idle
 from instructions import count_instructions
 from reload import bench_reload
 from matrix import QUICK, QUICK_SERVERS, SCENARIOS, run_matrix
+from perf import bench_profile
 from priority import may_go_first
 from protocols import bench_protocols
 from report import number, print_report, print_table, svg
@@ -42,14 +44,18 @@ def version(portico):
     return subprocess.run([portico, "--version"], capture_output=True, text=True).stdout.split()[-1]
 
 
-def matrix(portico, build, o):
-    o.scenarios = o.scenarios or (QUICK if o.quick else list(SCENARIOS))
-    o.servers = o.servers or (QUICK_SERVERS if o.quick else ())
-    o.rounds = o.rounds or (19 if o.quick else 31)
-    o.seconds = o.seconds or 0.15
-    unknown = [name for name in o.scenarios if name not in SCENARIOS]
+def check_scenarios(names):
+    unknown = [name for name in names or () if name not in SCENARIOS]
     if unknown:
         sys.exit(f"bench: no scenario '{unknown[0]}'; there are {', '.join(SCENARIOS)}")
+
+
+def matrix(portico, build, o):
+    check_scenarios(o.scenarios)
+    o.scenarios = o.scenarios or (QUICK if o.quick else list(SCENARIOS))
+    o.servers = o.servers or (QUICK_SERVERS if o.quick else ())
+    o.rounds = o.rounds or (19 if o.quick else 25)
+    o.seconds = o.seconds or 0.15
     result = run_matrix(portico, build, o)
     result.update(date=time.strftime("%Y-%m-%d %H:%M"), version=version(portico))
     with open(os.path.join(build, "bench.json"), "w") as f:
@@ -59,6 +65,12 @@ def matrix(portico, build, o):
     print_report(result, sys.stdout)
     print(f"figures: {build}/bench.json, plot: {build}/bench.svg")
     return 1 if any("failed" in row for s in result["scenarios"] for row in s["rows"] if row["group"] == "portico") else 0
+
+
+def profile(portico, build, o):
+    check_scenarios(o.scenarios)
+    o.rounds, o.seconds = o.rounds or 21, o.seconds or 0.15
+    return 0 if bench_profile(portico, build, o, lambda head, rows: print_table(head, rows, sys.stdout)) else 1
 
 
 def instructions(portico, build):
@@ -72,13 +84,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words = lambda text: text.split(",")
     parser.add_argument("build")
-    parser.add_argument("part", nargs="?", default="matrix", choices=["matrix", "instructions", "idle", "classics", "protocols", "reload", "budget", "windows", "packages"])
+    parser.add_argument("part", nargs="?", default="matrix", choices=["matrix", "instructions", "profile", "idle", "classics", "protocols", "reload", "budget", "windows", "packages"])
     parser.add_argument("--quick", action="store_true", help="matrix: three scenarios, Portico and the references, under two minutes")
-    parser.add_argument("--scenarios", type=words, help=f"matrix: of {', '.join(SCENARIOS)}")
-    parser.add_argument("--servers", type=words, help="matrix, idle: names, or portico, reference, peer; default: all")
-    parser.add_argument("--rounds", type=int, help="default: 31; quick 19, windows and protocols 5, classics 3, budget 11")
+    parser.add_argument("--scenarios", type=words, help=f"matrix, profile: of {', '.join(SCENARIOS)}")
+    parser.add_argument("--servers", type=words, help="matrix, profile, idle: names, or portico, reference, peer; default: all")
+    parser.add_argument("--rounds", type=int, help="default: 25; quick 19, profile 21, windows and protocols 5, classics 3, budget 11")
     parser.add_argument("--seconds", type=float, help="of each turn; default: 0.15; classics 1, under Wine 3; windows 2")
-    parser.add_argument("--first", action="store_true", help="matrix, idle, protocols, windows: servers and client before all else that runs here; needs the right to")
+    parser.add_argument("--first", action="store_true", help="matrix, profile, idle, protocols, windows: servers and client before all else that runs here; needs the right to")
     parser.add_argument("--connections", type=lambda text: [int(n) for n in text.split(",")], help="classics: default 1,64,512,4000")
     parser.add_argument("--count", type=int, default=10000, help="idle: how many; default: 10000")
     parser.add_argument("--wine", nargs="?", const="", metavar="WINDOWS-BUILD", help="classics: the Windows builds too; reload: that one")
@@ -93,6 +105,8 @@ def main():
         print(*packages())
     elif o.part == "matrix":
         sys.exit(matrix(portico, build, o))
+    elif o.part == "profile":
+        sys.exit(profile(portico, build, o))
     elif o.part == "instructions":
         os.makedirs(build, exist_ok=True)
         instructions(portico, build)

@@ -89,12 +89,16 @@ class Row:
         values = [pick(s) for s in self.slices.values()]
         return statistics.median(values) if values else None
 
+    def pairs(self, other):
+        """The slices of both, from the rounds that both were in."""
+        return [(mine, other.slices[turn]) for turn, mine in self.slices.items() if turn in other.slices]
+
     def ratio(self, other, pick):
         """Its three quartiles over the rounds that both were in; None when there is none."""
-        pairs = [pick(s) / pick(other.slices[r]) for r, s in self.slices.items() if r in other.slices and pick(other.slices[r])]
-        if len(pairs) < 2:
-            return pairs * 3 or None
-        return statistics.quantiles(pairs, method="inclusive")
+        ratios = [pick(mine) / pick(theirs) for mine, theirs in self.pairs(other) if pick(theirs)]
+        if len(ratios) < 2:
+            return ratios * 3 or None
+        return statistics.quantiles(ratios, method="inclusive")
 
 
 def cpu_us(s):
@@ -128,12 +132,21 @@ def summary(row, rows):
     return result
 
 
+def places(workers):
+    """The processors for the server and for the client."""
+    everywhere = sorted(os.sched_getaffinity(0))
+    return ([everywhere[0]], [everywhere[1]]) if len(everywhere) > 1 and workers == 1 else (everywhere, everywhere)
+
+
+def awake_for(scenario):
+    return awake(sorted(os.sched_getaffinity(0))) if scenario.endswith(FULL) else contextlib.nullcontext()
+
+
 def run_scenario(scenario, servers, client, options):
     title, arguments, unit = SCENARIOS[scenario]
     print(f"== {title}", file=sys.stderr)
     workers = 2 if scenario == "2workers" else 1
-    everywhere = sorted(os.sched_getaffinity(0))
-    server_cores, client_cores = ([everywhere[0]], [everywhere[1]]) if len(everywhere) > 1 and workers == 1 else (everywhere, everywhere)
+    server_cores, client_cores = places(workers)
     rows, running = [], []
 
     def begin(server, name, group, workers):
@@ -151,7 +164,7 @@ def run_scenario(scenario, servers, client, options):
             begin(server, server.name, server.spec["group"], workers)
             if workers > 1 and server.spec.get("pair"): # beside itself, under the same conditions
                 begin(server.another(ONE_WORKER), server.name + ONE_WORKER, "pair", 1)
-        with awake(everywhere) if scenario.endswith(FULL) else contextlib.nullcontext():
+        with awake_for(scenario):
             for turn in range(options.rounds):
                 order = [(server, row) for server, row, rounds in running if turn % rounds == 0]
                 random.shuffle(order)

@@ -268,14 +268,15 @@ class Client:
             command += ["-q", server.spec["request"], "-a", server.spec["answer"]]
         return command + arguments + ["127.0.0.1", ",".join(str(each.port) for each in servers)]
 
-    def run(self, server, arguments, seconds, warm, server_core, client_cores):
-        """One slice: what the client has counted, as a dictionary; with "failed" in it if there is nothing to count."""
+    def run(self, server, arguments, seconds, warm, server_core, client_cores, under=()):
+        """One slice: what the client has counted, as a dictionary; with "failed" in it if there is nothing to count. under: a command that
+        runs the client."""
         def child():
             begin(self.first)
             os.sched_setaffinity(0, client_cores)
             raise_descriptors(65536)
         try:
-            result = subprocess.run(self.command([server], arguments, seconds, warm, server_core), capture_output=True, text=True,
+            result = subprocess.run([*under, *self.command([server], arguments, seconds, warm, server_core)], capture_output=True, text=True,
                                     preexec_fn=child, timeout=seconds + warm + 60)
         except subprocess.TimeoutExpired:
             return {"failed": "the client did not end"}

@@ -9,11 +9,39 @@ import pytest
 sys.path.insert(1, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # pace
 
 import matrix
+import perf
 from matrix import SCENARIOS, Row, every, run_scenario
 from report import print_report
 from servers import NotHere, catalogue
 from targets import BARE, BARE_C, TARGETS, compared, targets
 
+# Of perf 6.1, with stacks cut short: epoll's wait, a send, a receive, a program with and without a symbol for where it is.
+STACKS = """
+	ffffffff8172f2aa ep_item_poll.isra.0
+	ffffffff8172f96a ep_send_events
+	ffffffff81000130 entry_SYSCALL_64_after_hwframe
+	          108ef3 epoll_wait
+
+
+	ffffffff81e570f6 skb_defer_free_flush
+	ffffffff8200ec5b tcp_sendmsg
+	ffffffff81e2f2e2 __sys_sendto
+	          10ab59 __send
+
+
+	ffffffff8200c001 tcp_recvmsg
+	ffffffff81e2f330 __x64_sys_recvfrom
+
+
+	ffffffff8200e18f tcp_sendmsg_locked
+	ffffffff8200ec5b tcp_sendmsg
+
+
+	            29f1 main
+
+	    7f12deadbeef [unknown]
+
+"""
 SPECS = {spec["name"]: spec for spec in catalogue()}
 
 
@@ -131,3 +159,45 @@ def test_a_report_has_the_quartiles_of_a_target_beside_its_median():
     assert [cell.strip() for cell in line.split("|")[2:6]] == ["≤ 1.05", "1.04 (1.02–1.06)", "–", "yes"]
     assert "erlang was left out: no erl" in out.getvalue()
     assert all(f"× {name}" in out.getvalue() for name in BARE_C)
+
+
+def profile(name, us, samples, rate=0):
+    made = perf.Profile(name, SPECS[name]["group"])
+    made.slices = {turn: counted(us * (turn + 1), rate / (turn + 1)) for turn in range(3)}  # a machine that becomes slower
+    made.samples.update(dict(zip(perf.KINDS, samples)))
+    return made
+
+
+def test_a_sample_is_what_its_stack_says():
+    assert perf.count_samples(STACKS) == {"rest of kernel": 1, "tcp send": 2, "tcp receive": 1, "user space": 2}
+    assert perf.count_samples("") == {}
+
+
+def test_a_floor_is_the_least_that_any_server_spends_there():
+    rows = [profile("raw_epoll", 4, [60, 20, 10, 10]), profile("asio", 5, [60, 20, 0, 20]),
+            profile("haproxy lua", 8, [60, 20, 10, 10], rate=100_000), profile("luv", 9, [1, 0, 0, 99], rate=90_000)]
+    least, time_ratio, rate_ratio, peer = perf.floors(rows[:3], perf.KINDS[:2])
+    assert (least.name, least.us(*perf.KINDS[:2]), peer.name) == ("raw_epoll", pytest.approx(6.4), "haproxy lua")
+    assert time_ratio == pytest.approx(0.8 * 4 / 5) and rate_ratio == pytest.approx(1e6 / 3.2 / 100_000)
+    assert perf.floors(rows[1:2], perf.KINDS[:3])[1:] == (pytest.approx(0.8), None, None)
+
+
+def test_a_profile_says_who_failed_and_what_the_others_spent(capsys):
+    rows = [profile("raw_epoll", 2, [60, 20, 15, 5]), profile("asio", 1, [1, 1, 1, 1])]
+    rows[1].failed = "it has ended"
+    tables = []
+    perf.print_load("64", rows, lambda head, lines: tables.append(lines))
+    assert "- asio failed: it has ended" in capsys.readouterr().out
+    assert tables[0] == [["raw_epoll", "4.00", "2.40 (60%)", "0.80 (20%)", "0.60 (15%)", "0.20 (5%)", 100]]
+    assert tables[1] == [["TCP of raw_epoll", "3.20", "–", "–"], ["the kernel of raw_epoll", "3.80", "–", "–"]]
+
+
+def test_without_perf_or_symbols_there_is_a_reason(monkeypatch):
+    monkeypatch.setattr(perf.shutil, "which", lambda name: None)
+    assert "linux-perf" in perf.why_not()
+    monkeypatch.setattr(perf.shutil, "which", lambda name: "/usr/bin/perf")
+    monkeypatch.setattr(perf, "read", lambda path: "0000000000000000 T _stext\n" * 3)
+    assert "kptr_restrict" in perf.why_not()
+    monkeypatch.setattr(perf, "read", lambda path: "4\n" if "paranoid" in path else "ffffffff81000000 T _stext\n")
+    monkeypatch.setattr(perf.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=255, stderr="\nAccess to performance monitoring\n"))
+    assert perf.why_not() == "perf may not (kernel.perf_event_paranoid is 4): Access to performance monitoring"

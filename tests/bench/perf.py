@@ -1,0 +1,182 @@
+"""perf.py - where a server's processor time goes: TCP, the rest of the kernel, the program. ./dev bench profile. Part of bench.py.
+
+The servers take turns as in matrix.py. In each round a server has a slice that is only counted, for its µs per message, and in each third
+one another in which perf samples it by the processor's clock. A sample is what its stack says: TCP's sending with all below it (over loopback that is the whole
+way into the other socket, and waking who waits there), its receiving, whatever else the kernel does, or user space. What a sample says of
+the innermost function is skewed where interrupts are off; whose call it is under is not.
+"""
+import collections
+import contextlib
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+
+from matrix import FULL, SCENARIOS, WARM_UP, Row, awake_for, cpu_us, places, rate
+from servers import Client, NotHere, Server, catalogue, read
+from targets import SCRIPTED
+
+PROFILED = ("raw_uring", "raw_epoll", "libuv try_write", "asio", "portico io_uring", "portico epoll", "haproxy lua", "luv")
+LOADS = ("64", "64" + FULL, "16k")
+SAMPLED = 0.4 # seconds of a slice under perf
+SAMPLED_EVERY = 3 # rounds
+RECORD = ["perf", "record", "-q", "-B", "-e", "cpu-clock", "-F", "4000", "-g"]
+KINDS = ("tcp send", "tcp receive", "rest of kernel", "user space")
+TCP = {"tcp_sendmsg": "tcp send", "tcp_recvmsg": "tcp receive"}
+KERNEL = 1 << 63 # addresses from here on are the kernel's, on all processors of 64 bits that Linux runs on
+
+
+def kind_of(stack):
+    """stack: (address, symbol) of one sample, the innermost first."""
+    if stack[0][0] < KERNEL:
+        return "user space"
+    return next((TCP[symbol] for _, symbol in stack if symbol in TCP), "rest of kernel")
+
+
+def count_samples(text):
+    """{kind: samples} of what perf script -F ip,sym has printed: a line for each frame, an empty one behind each stack."""
+    counts, stack = collections.Counter(), []
+    for line in text.splitlines() + [""]:
+        words = line.split()
+        if words:
+            stack.append((int(words[0], 16), words[1] if len(words) > 1 else ""))
+        elif stack:
+            counts[kind_of(stack)] += 1
+            stack = []
+    return counts
+
+
+def why_not():
+    """Why there can be no profile here, or None."""
+    if not shutil.which("perf"):
+        return "there is no perf: it is in Debian's package linux-perf"
+    addresses = [line.split()[0] for line in read("/proc/kallsyms").splitlines()[:100]]
+    if not any(int(address, 16) for address in addresses):
+        return "the kernel hides its symbols from this user: see the sysctls kernel.kptr_restrict and kernel.perf_event_paranoid"
+    with tempfile.TemporaryDirectory() as folder:
+        tried = subprocess.run([*RECORD, "-o", os.path.join(folder, "data"), "--", "true"], capture_output=True, text=True)
+    if tried.returncode:
+        said = [line for line in tried.stderr.splitlines() if line.strip()]
+        return f"perf may not (kernel.perf_event_paranoid is {read('/proc/sys/kernel/perf_event_paranoid').strip()}): {(said or ['no word'])[0]}"
+    return None
+
+
+class Profile(Row):
+    """A row with samples."""
+
+    def __init__(self, name, group):
+        super().__init__(name, group)
+        self.samples = collections.Counter()
+
+    def share(self, *kinds):
+        return sum(self.samples[kind] for kind in kinds) / sum(self.samples.values())
+
+    def us(self, *kinds):
+        return self.median(cpu_us) * self.share(*kinds)
+
+
+def sample(client, server, arguments, cores):
+    """A slice under perf: its samples. Raises NotHere."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = os.path.join(folder, "data")
+        pids = ",".join(map(str, server.pids()))
+        counted = client.run(server, arguments, SAMPLED, WARM_UP, *cores, under=[*RECORD, "-o", data, "-p", pids, "--"])
+        if "failed" in counted:
+            raise NotHere(counted["failed"])
+        shown = subprocess.run(["perf", "script", "--no-inline", "-F", "ip,sym", "-i", data], capture_output=True, text=True)
+    if shown.returncode:
+        raise NotHere("perf script: " + (shown.stderr.strip() or "no word")[-200:])
+    return count_samples(shown.stdout)
+
+
+def run_load(name, servers, client, options):
+    """A Profile of each server under one load of matrix.py; of those that failed, too."""
+    title, arguments, _ = SCENARIOS[name]
+    print(f"== {title}", file=sys.stderr)
+    server_cores, client_cores = places(1)
+    rows = {server: Profile(server.name, server.spec["group"]) for server in servers}
+    with contextlib.ExitStack() as stack:
+        for server, row in rows.items():
+            try:
+                server.start(server_cores, 1)
+                stack.callback(server.stop)
+            except NotHere as error:
+                row.failed = str(error)
+        stack.enter_context(awake_for(name))
+        for turn in range(options.rounds):
+            order = [server for server in servers if rows[server].failed is None]
+            random.shuffle(order)
+            for server in order:
+                row, cores = rows[server], (server_cores[0], client_cores)
+                try:
+                    counted = client.run(server, arguments, options.seconds, WARM_UP, *cores)
+                    if "failed" in counted:
+                        raise NotHere(counted["failed"])
+                    row.slices[turn] = counted
+                    if turn % SAMPLED_EVERY == 0:
+                        row.samples += sample(client, server, arguments, cores)
+                except NotHere as error:
+                    row.failed = str(error)
+    return list(rows.values())
+
+
+# ---- What it says ----
+
+def floors(rows, kinds):
+    """The least that any server spends in these kinds: (its row, what a server that spent no more would have of Asio's processor time, of
+    the best scripted peer's rate, that peer); None for what nobody was there to compare with."""
+    least = min(rows, key=lambda row: row.us(*kinds))
+    share = least.share(*kinds)
+    asio = next((row for row in rows if row.name == "asio"), None)
+    peer = max((row for row in rows if row.name in SCRIPTED), key=lambda row: row.median(rate), default=None)
+    time_ratio = asio and statistics.median(cpu_us(s) * share / cpu_us(t) for s, t in least.pairs(asio))
+    rate_ratio = peer and statistics.median(1e6 / (cpu_us(s) * share) / rate(t) for s, t in least.pairs(peer))
+    return least, time_ratio, rate_ratio, peer
+
+
+def print_load(name, rows, print_table):
+    print(f"### {SCENARIOS[name][0]}\n")
+    good = [row for row in rows if row.failed is None and row.slices and row.samples]
+    for row in rows:
+        if row not in good:
+            print(f"- {row.name} failed: {row.failed or 'no sample was taken'}")
+    if not good:
+        return
+    print_table(["server", "µs cpu/message", *KINDS, "samples"],
+                [[row.name, f"{row.median(cpu_us):.2f}", *(f"{row.us(kind):.2f} ({row.share(kind):.0%})" for kind in KINDS), sum(row.samples.values())]
+                 for row in sorted(good, key=lambda row: row.median(cpu_us))])
+    head, lines = ["a server that spends no more than", "µs", "processor time / Asio's, wanted ≤ 0.9", "rate / best scripted peer's, wanted ≥ 1.5"], []
+    for what, kinds in (("TCP", KINDS[:2]), ("the kernel", KINDS[:3])):
+        least, time_ratio, rate_ratio, peer = floors(good, kinds)
+        is_full = name.endswith(FULL) and peer # else rates say how fast the system wakes who sleeps
+        lines.append([f"{what} of {least.name}", f"{least.us(*kinds):.2f}", f"{time_ratio:.2f}" if time_ratio else "–",
+                      f"{rate_ratio:.2f} ({peer.name})" if is_full else "–"])
+    print_table(head, lines)
+
+
+def bench_profile(portico, build, options, print_table):
+    """Returns whether there is a profile of all that was asked for; ends the program where there can be none."""
+    reason = why_not()
+    if reason:
+        sys.exit(f"bench: profile: {reason}")
+    os.makedirs(build, exist_ok=True)
+    client = Client(build, first=options.first)
+    servers = []
+    for spec in catalogue():
+        chosen = options.servers or PROFILED
+        if spec["name"] not in chosen and spec["group"] not in chosen:
+            continue
+        server = Server(spec, portico, build, first=options.first)
+        try:
+            server.prepare()
+            servers.append(server)
+        except NotHere as error:
+            print(f"left out: {spec['name']}: {error}", file=sys.stderr)
+    loads = {name: run_load(name, servers, client, options) for name in options.scenarios or LOADS}
+    print(f"medians of {options.rounds} rounds of {options.seconds:g} s; perf: {SAMPLED:g} s in every {SAMPLED_EVERY} of them\n")
+    for name, rows in loads.items():
+        print_load(name, rows, print_table)
+    return all(row.failed is None for rows in loads.values() for row in rows)
