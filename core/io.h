@@ -154,7 +154,7 @@ io_status io_readable(io_port *port, io_op *op, io_socket socket);
 io_status io_send(io_port *port, io_op *op, io_socket socket, const io_buf *bufs, uint32_t count);
 
 /* Sends what the system takes at once, without an op and so without a packet; legal while no send is pending on the socket.
- * Not every port can: one whose sends always go through the system's own queue says IO_AGAIN each time.
+ * Not every port can, and not always: where io_send() is as good or better it says IO_AGAIN.
  * bufs    as for io_send(); the bytes are the caller's again on return.
  * bytes   moved, perhaps fewer than asked.
  * result  IO_OK; IO_AGAIN: nothing was moved, io_send() is the way; IO_RESET, … */

@@ -3,9 +3,7 @@
  * One ring per port. An op is one submission entry whose user data is its address; its completion entry becomes its
  * packet. Entries gather in the ring until io_port_wait(), or until the ring is full.
  *
- *   streams        see io_uring_recv.c.
- *   gather send    the kernel copies message and vectors while it takes the entry (IORING_FEAT_SUBMIT_STABLE), so
- *                  they live in an arena that is empty again after each submission.
+ *   streams        see io_uring_recv.c and io_uring_send.c.
  *   datagrams      are attempted when all completions have been taken: the port's one buffer is then free, and a peer
  *                  that floods a socket has to wait for everybody else. A receive that finds nothing polls; a send
  *                  that finds no room goes to the ring, and waits there.
@@ -28,7 +26,7 @@ enum { CQ_FACTOR = 4 }; /* completion entries per submission entry; beyond that 
 
 /* ---- Submission entries ---- */
 
-static void submit_all(uring_port *port)
+void uring_submit_all(uring_port *port)
 {
     /* What fails here stays in the ring and is submitted by the next wait. */
     (void)io_uring_submit(&port->ring);
@@ -40,7 +38,7 @@ struct io_uring_sqe *uring_entry(uring_port *port)
 {
     struct io_uring_sqe *entry = io_uring_get_sqe(&port->ring);
     if (entry != NULL) return entry;
-    submit_all(port);
+    uring_submit_all(port);
     return io_uring_get_sqe(&port->ring);
 }
 
@@ -57,48 +55,6 @@ static bool prepare_accept(uring_port *port, io_op *op)
     return true;
 }
 
-/* Room in the ring and in the arena together: making room for one would otherwise submit, and so spoil, the other. */
-static bool reserve_send(uring_port *port, uint32_t arena_bytes)
-{
-    if (io_uring_sq_space_left(&port->ring) > 0 && arena_bytes <= URING_ARENA_BYTES - port->arena_used) return true;
-    submit_all(port);
-    return io_uring_sq_space_left(&port->ring) > 0 && arena_bytes <= URING_ARENA_BYTES - port->arena_used;
-}
-
-/* What a message with so many buffers takes. */
-static uint32_t message_bytes(uint32_t count)
-{
-    size_t bytes = sizeof(struct msghdr) + count * sizeof(struct iovec);
-    return (uint32_t)((bytes + URING_ARENA_ALIGN - 1) / URING_ARENA_ALIGN * URING_ARENA_ALIGN);
-}
-
-/* Takes reserved bytes of the arena. */
-static struct msghdr *make_message(uring_port *port, const io_buf *bufs, uint32_t count)
-{
-    struct msghdr *message = (struct msghdr *)(void *)(port->arena + port->arena_used);
-    struct iovec *vectors = (struct iovec *)(void *)(message + 1);
-    port->arena_used += message_bytes(count);
-    *message = (struct msghdr){.msg_iov = vectors, .msg_iovlen = count};
-    for (uint32_t i = 0; i < count; i++) {
-        vectors[i] = (struct iovec){.iov_base = (void *)(uintptr_t)bufs[i].base, .iov_len = bufs[i].len};
-    }
-    return message;
-}
-
-static bool prepare_send_to(uring_port *port, io_op *op)
-{
-    io_datagram_op *datagram = container_of(op, io_datagram_op, op);
-    const io_buf buf = {(const void *)op->native[URING_BUFFER], op->native[URING_LEN]};
-    if (!reserve_send(port, message_bytes(1))) return false;
-    struct io_uring_sqe *entry = io_uring_get_sqe(&port->ring);
-    struct msghdr *message = make_message(port, &buf, 1);
-    message->msg_namelen = (socklen_t)net_addr_bytes(&datagram->peer);
-    if (message->msg_namelen > 0) message->msg_name = &datagram->peer;
-    io_uring_prep_sendmsg(entry, (int)op->socket, message, MSG_NOSIGNAL);
-    io_uring_sqe_set_data(entry, op);
-    return true;
-}
-
 /* For the ops that may have to be submitted twice. */
 static bool prepare_again(uring_port *port, io_op *op)
 {
@@ -108,7 +64,7 @@ static bool prepare_again(uring_port *port, io_op *op)
     case IO_RECV:
         return uring_prepare_recv(port, op);
     case IO_SEND_TO:
-        return prepare_send_to(port, op);
+        return uring_prepare_send_to(port, op);
     default:
         assert(op->kind == IO_READABLE || op->kind == IO_RECV_FROM);
         return uring_prepare_readable(port, op);
@@ -303,25 +259,6 @@ static io_status uring_connect(io_port *head, io_op *op, io_socket socket, const
     return IO_OK;
 }
 
-/* MSG_WAITALL: the kernel goes on after a short count, without the caller's round trip. */
-enum { SEND_FLAGS = MSG_NOSIGNAL | MSG_WAITALL };
-
-static io_status uring_send(io_port *head, io_op *op, io_socket socket, const io_buf *bufs, uint32_t count)
-{
-    uring_port *port = uring_of(head);
-    if (!reserve_send(port, count > 1 ? message_bytes(count) : 0)) return IO_LIMIT;
-    struct io_uring_sqe *entry = io_uring_get_sqe(&port->ring);
-    op->native[URING_LEN] = io_bufs_bytes(bufs, count);
-    if (count == 1) {
-        size_t len = bufs[0].len < INT32_MAX ? bufs[0].len : INT32_MAX;
-        io_uring_prep_send(entry, (int)socket, bufs[0].base, len, SEND_FLAGS);
-    } else {
-        io_uring_prep_sendmsg(entry, (int)socket, make_message(port, bufs, count), SEND_FLAGS);
-    }
-    io_uring_sqe_set_data(entry, op);
-    return IO_OK;
-}
-
 static io_status uring_recv_from(io_port *head, io_datagram_op *op, io_socket socket)
 {
     (void)socket;
@@ -421,27 +358,6 @@ static bool on_accept(uring_port *port, io_op *op, int result, io_packet *packet
     return true;
 }
 
-/* After MSG_WAITALL a short count means a cancel, or an error that the kernel took from the socket, did not tell, and
- * will not tell again (io_uring/net.c, io_send(): "if (sr->done_io) ret = sr->done_io"): a receive would see a clean
- * end of stream. An empty send moves nothing and fails on a broken connection. */
-static void note_swallowed_error(uring_port *port, io_socket socket)
-{
-    if (send((int)socket, "", 0, MSG_NOSIGNAL | MSG_DONTWAIT) == 0 || errno != EPIPE) return;
-    uring_note_error(uring_slot_of(port, socket), ECONNRESET);
-}
-
-static bool on_send(uring_port *port, io_op *op, int result, io_packet *packet)
-{
-    if (result >= 0) {
-        packet->bytes = (uint32_t)result;
-        if ((size_t)result < op->native[URING_LEN]) note_swallowed_error(port, op->socket);
-    } else if (result != -EAGAIN && result != -EINTR) { /* These are 0 bytes: the caller submits again. */
-        packet->native = -result;
-        uring_note_error(uring_slot_of(port, op->socket), packet->native);
-    }
-    return true;
-}
-
 /* Not now: the op is submitted again by the next wait, unless it has been canceled meanwhile. False: there is no packet. */
 static bool starve(uring_port *port, io_op *op, io_packet *packet)
 {
@@ -526,7 +442,7 @@ static bool on_completion(uring_port *port, const struct io_uring_cqe *completio
     case IO_READABLE:
         return uring_on_readable(port, op, completion->res, packet);
     case IO_SEND:
-        return on_send(port, op, completion->res, packet);
+        return uring_on_send(port, op, completion->res, packet);
     case IO_RECV_FROM:
         return on_recv_from(port, op, completion->res, packet);
     case IO_SEND_TO:
@@ -590,6 +506,7 @@ const io_backend io_backend_uring = {
     .recv = uring_recv,
     .readable = uring_readable,
     .send = uring_send,
+    .send_now = uring_send_now,
     .recv_from = uring_recv_from,
     .send_to = uring_send_to,
     .draw = uring_draw,

@@ -133,6 +133,8 @@ static inline bool uring_is_passing(int result)
 /* ---- io_uring.c ---- */
 /* A submission entry; NULL: the ring is full and the kernel takes nothing now. */
 struct io_uring_sqe *uring_entry(uring_port *port);
+/* Hands all entries to the kernel. What it does not take stays in the ring. */
+void uring_submit_all(uring_port *port);
 /* step: what failed, for people; native: its errno, 0 when memory ran out. */
 uring_port *uring_open_port(const io_options *options, const char **step, int *native);
 void uring_close(io_port *head);
@@ -161,6 +163,13 @@ bool uring_on_stream(uring_port *port, uint64_t data, int result, unsigned flags
 void uring_serve(uring_port *port, io_op *op, io_packet *packet);
 /* The descriptor is about to be closed: ends its multishot receive, and forgets what it has brought. */
 void uring_end_stream(uring_port *port, io_socket socket);
+
+/* ---- io_uring_send.c ---- */
+bool uring_prepare_send_to(uring_port *port, io_op *op);
+io_status uring_send(io_port *head, io_op *op, io_socket socket, const io_buf *bufs, uint32_t count);
+io_status uring_send_now(io_port *head, io_socket socket, const io_buf *bufs, uint32_t count, size_t *bytes);
+/* A completion. False: there is no packet. */
+bool uring_on_send(uring_port *port, io_op *op, int result, io_packet *packet);
 
 /* ---- io_uring_probe.c ---- */
 bool uring_probe(char *why, size_t why_size);

@@ -5,8 +5,8 @@
  *                   packet is taken, perhaps    while there are buffers       perhaps in vain
  *                   in vain
  *   send            pending until all is taken  the same, or less             what there is room for, at once; without
- *                                                                             room 0 bytes once there is some;
- *                                                                             also by io_send_now()
+ *                                                                             room 0 bytes once there is some
+ *   send now        never                       perhaps                       what there is room for
  *   cancel          may come too late           may come too late             never too late
  *   accept          the descriptor is made by   … by the kernel               … by the kernel
  *                   the submit
@@ -151,7 +151,7 @@ static io_status sim_send_now(io_port *head, io_socket number, const io_buf *buf
 {
     sim_end *end = find_sender(number)->end;
     (void)head;
-    if (world.profile != SIM_EPOLL) return IO_AGAIN;
+    if (world.profile == SIM_IOCP || (world.profile == SIM_RING && sim_below(SIM_FAULTS, 2) == 0)) return IO_AGAIN;
     if (end->broken) return IO_RESET;
     for (uint32_t i = 0; i < count; i++) {
         size_t room = sim_end_room(end), len = bufs[i].len < room ? bufs[i].len : room;
