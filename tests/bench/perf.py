@@ -17,7 +17,7 @@ import tempfile
 
 from matrix import FULL, SCENARIOS, WARM_UP, Row, awake_for, cpu_us, places, rate
 from servers import Client, NotHere, Server, catalogue, read
-from targets import SCRIPTED
+from targets import SIGNS, TARGETS, WORDS
 
 PROFILED = ("raw_uring", "raw_epoll", "libuv try_write", "asio", "portico io_uring", "portico epoll", "haproxy lua", "luv")
 LOADS = ("64", "64" + FULL, "16k")
@@ -125,16 +125,28 @@ def run_load(name, servers, client, options):
 
 # ---- What it says ----
 
-def floors(rows, kinds):
-    """The least that any server spends in these kinds: (its row, what a server that spent no more would have of Asio's processor time, of
-    the best scripted peer's rate, that peer); None for what nobody was there to compare with."""
-    least = min(rows, key=lambda row: row.us(*kinds))
-    share = least.share(*kinds)
-    asio = next((row for row in rows if row.name == "asio"), None)
-    peer = max((row for row in rows if row.name in SCRIPTED), key=lambda row: row.median(rate), default=None)
-    time_ratio = asio and statistics.median(cpu_us(s) * share / cpu_us(t) for s, t in least.pairs(asio))
-    rate_ratio = peer and statistics.median(1e6 / (cpu_us(s) * share) / rate(t) for s, t in least.pairs(peer))
-    return least, time_ratio, rate_ratio, peer
+def bound_by(row, kinds, other, what):
+    """What a server would have of the other's processor time, or of its rate, that spends what this one does in these kinds and nothing else."""
+    share = row.share(*kinds)
+    if what == "cpu_ratio":
+        return statistics.median(cpu_us(s) * share / cpu_us(t) for s, t in row.pairs(other))
+    return statistics.median(1e6 / (cpu_us(s) * share) / rate(t) for s, t in row.pairs(other))
+
+
+def bounds(name, rows):
+    """A line for each target of this load on processor time or rate, against the best of those that are here."""
+    lines = []
+    for where, _, what, sign, wanted, against in TARGETS:
+        others = [row for row in rows if row.name in against]
+        if where != name or what == "p50_ratio" or not others:
+            continue
+        other = min(others, key=lambda row: row.median(cpu_us)) if what == "cpu_ratio" else max(others, key=lambda row: row.median(rate))
+        line = [f"{WORDS[what]} / {other.name}", f"{SIGNS[sign]} {wanted:g}"]
+        for kinds in (KINDS[:2], KINDS[:3]):
+            cheapest = min(rows, key=lambda row: row.us(*kinds))
+            line.append(f"{bound_by(cheapest, kinds, other, what):.2f} ({cheapest.us(*kinds):.2f} µs, {cheapest.name})")
+        lines.append(line)
+    return lines
 
 
 def print_load(name, rows, print_table):
@@ -148,13 +160,9 @@ def print_load(name, rows, print_table):
     print_table(["server", "µs cpu/message", *KINDS, "samples"],
                 [[row.name, f"{row.median(cpu_us):.2f}", *(f"{row.us(kind):.2f} ({row.share(kind):.0%})" for kind in KINDS), sum(row.samples.values())]
                  for row in sorted(good, key=lambda row: row.median(cpu_us))])
-    head, lines = ["a server that spends no more than", "µs", "processor time / Asio's, wanted ≤ 0.9", "rate / best scripted peer's, wanted ≥ 1.5"], []
-    for what, kinds in (("TCP", KINDS[:2]), ("the kernel", KINDS[:3])):
-        least, time_ratio, rate_ratio, peer = floors(good, kinds)
-        is_full = name.endswith(FULL) and peer # else rates say how fast the system wakes who sleeps
-        lines.append([f"{what} of {least.name}", f"{least.us(*kinds):.2f}", f"{time_ratio:.2f}" if time_ratio else "–",
-                      f"{rate_ratio:.2f} ({peer.name})" if is_full else "–"])
-    print_table(head, lines)
+    lines = bounds(name, good)
+    if lines:
+        print_table(["target", "wanted", "if nothing but TCP took time", "if nothing but the kernel did"], lines)
 
 
 def bench_profile(portico, build, options, print_table):

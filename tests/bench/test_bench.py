@@ -173,13 +173,13 @@ def test_a_sample_is_what_its_stack_says():
     assert perf.count_samples("") == {}
 
 
-def test_a_floor_is_the_least_that_any_server_spends_there():
-    rows = [profile("raw_epoll", 4, [60, 20, 10, 10]), profile("asio", 5, [60, 20, 0, 20]),
-            profile("haproxy lua", 8, [60, 20, 10, 10], rate=100_000), profile("luv", 9, [1, 0, 0, 99], rate=90_000)]
-    least, time_ratio, rate_ratio, peer = perf.floors(rows[:3], perf.KINDS[:2])
-    assert (least.name, least.us(*perf.KINDS[:2]), peer.name) == ("raw_epoll", pytest.approx(6.4), "haproxy lua")
-    assert time_ratio == pytest.approx(0.8 * 4 / 5) and rate_ratio == pytest.approx(1e6 / 3.2 / 100_000)
-    assert perf.floors(rows[1:2], perf.KINDS[:3])[1:] == (pytest.approx(0.8), None, None)
+def test_a_target_is_bounded_by_the_least_that_any_server_spends():
+    rows = [profile("raw_epoll", 4, [60, 20, 10, 10]), profile("asio", 5, [60, 20, 0, 20]), profile("libuv try_write", 6, [60, 20, 0, 20]),
+            profile("haproxy lua", 8, [60, 20, 10, 10], rate=100_000), profile("luv", 9, [60, 20, 19, 1], rate=90_000)]
+    assert perf.bounds("64", rows[1:]) == [["processor time / asio", "≤ 0.9", "0.80 (8.00 µs, asio)", "0.80 (8.00 µs, asio)"]]
+    assert perf.bounds("64full", rows) == [["rate / haproxy lua", "≥ 1.5", "3.12 (6.40 µs, raw_epoll)", "2.78 (7.20 µs, raw_epoll)"]]
+    assert perf.bounds("64", rows[:1]) == [["processor time / raw_epoll", "≤ 1.07", "0.80 (6.40 µs, raw_epoll)", "0.90 (7.20 µs, raw_epoll)"]]
+    assert perf.bounds("1", rows) == []
 
 
 def test_a_profile_says_who_failed_and_what_the_others_spent(capsys):
@@ -189,7 +189,7 @@ def test_a_profile_says_who_failed_and_what_the_others_spent(capsys):
     perf.print_load("64", rows, lambda head, lines: tables.append(lines))
     assert "- asio failed: it has ended" in capsys.readouterr().out
     assert tables[0] == [["raw_epoll", "4.00", "2.40 (60%)", "0.80 (20%)", "0.60 (15%)", "0.20 (5%)", 100]]
-    assert tables[1] == [["TCP of raw_epoll", "3.20", "–", "–"], ["the kernel of raw_epoll", "3.80", "–", "–"]]
+    assert tables[1] == [["processor time / raw_epoll", "≤ 1.07", "0.80 (3.20 µs, raw_epoll)", "0.95 (3.80 µs, raw_epoll)"]]
 
 
 def test_without_perf_or_symbols_there_is_a_reason(monkeypatch):
