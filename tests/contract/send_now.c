@@ -54,6 +54,12 @@ static void peer_reads(io_socket peer, uint64_t position, uint64_t len)
     }
 }
 
+static bool is_sent_at_once(uint32_t count)
+{
+    const char *name = io_backend_name(rig_backend());
+    return strcmp(name, "epoll") == 0 || (strcmp(name, "io_uring") == 0 && count == 1);
+}
+
 static void what_goes_at_once_arrives_and_the_rest_by_a_packet(uint32_t count)
 {
     rig r;
@@ -63,9 +69,7 @@ static void what_goes_at_once_arrives_and_the_rest_by_a_packet(uint32_t count)
     peer_small_buffers(peer);
     hear(&r, ours, peer);
     uint64_t sent = fill(&r, ours, 0, count), read = 0;
-    bool goes = strcmp(io_backend_name(rig_backend()), "epoll") == 0 ||
-                (strcmp(io_backend_name(rig_backend()), "io_uring") == 0 && count == 1);
-    check_eq(sent > 0, goes);
+    check_eq(sent > 0, is_sent_at_once(count));
     for (int turn = 0; turn < 3; turn++) {
         uint8_t byte = pattern_byte(3, sent);
         io_buf buf = {&byte, 1};
@@ -110,9 +114,11 @@ static void a_reset_that_a_send_has_met_is_told_to_receives(void)
     peer_reset(peer);
     const int64_t deadline = os_monotonic_ns() + RIG_PATIENCE_NS;
     while ((status = send_piece(&r, ours, 0, 1, &bytes)) == IO_OK) check(os_monotonic_ns() < deadline);
-    check(status == IO_RESET || status == IO_AGAIN); /* AGAIN: a port that does not send at once */
+    check_eq(status, is_sent_at_once(1) ? IO_RESET : IO_AGAIN);
     check_eq(io_recv(r.port, &op, ours), IO_OK);
-    check_eq(expect(&r, &op).status, IO_RESET);
+    /* A send that was not tried has met nothing, and under Wine a receive that is submitted after a reset sees none. */
+    io_status told = expect(&r, &op).status;
+    check(told == IO_RESET || status == IO_AGAIN);
     io_close(r.port, ours, true);
     rig_close(&r);
 }
