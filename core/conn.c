@@ -242,8 +242,8 @@ static bool is_news(const conn *c)
 /* Bytes that were taken, and answered at once if at all, leave nothing to settle but the next receive. */
 static bool leaves_receive_only(const conn *c)
 {
-    return c->state == CONN_OPEN && !c->dirty && !is_news(c) && c->out.bytes == 0 && !c->fin_wanted &&
-           c->waits == NULL && conn_wants_receive(c);
+    return c->state == CONN_OPEN && !c->dirty && !is_news(c) && !c->fin_wanted && c->waits == NULL &&
+           conn_wants_receive(c);
 }
 
 void conn_on_packet(const io_packet *packet)

@@ -192,6 +192,8 @@ struct conn {
     net_addr peer;
 };
 
+enum { CONN_UNSENT_MAX = 16 };
+
 /* The connections of one worker. */
 struct conn_set {
     io_port *port;
@@ -206,6 +208,8 @@ struct conn_set {
     sendq_cache cache;
     conn *dirty_head; /* to settle, in order */
     conn *dirty_tail;
+    conn *unsent[CONN_UNSENT_MAX]; /* whose queues conn_send_unsent() is to send */
+    uint32_t unsent_count;
     conn *live;
     conn *walk; /* the next of conn_walk_next(); NULL: none, or the end */
     conn *free;
@@ -251,6 +255,9 @@ conn *conn_connect(conn_set *set, const net_uri *target, const conn_config *conf
 
 /* The worker hands in packets of kind IO_RECV, IO_READABLE, IO_SEND and IO_CONNECT. */
 void conn_on_packet(const io_packet *packet);
+
+/* Sends what conn_send_last() has left for the end of the round. */
+void conn_send_unsent(conn_set *set);
 
 /* Brings every dirty connection to rest: events that are due, sends, the next receive, closing. Bounded: a
  * connection that makes itself dirty again and again waits for the next call. True: some are still dirty. */

@@ -3,10 +3,15 @@
 
 #include <assert.h>
 
-io_status conn_send(conn *c, const void *data, size_t len)
+enum { SEND_TOGETHER_MAX = 1024 }; /* bytes: more is not copied if that can be avoided */
+
+static bool can_send(const conn *c)
 {
-    if (c->state != CONN_OPEN || c->fin_wanted) return IO_CLOSED;
-    if (len == 0) return IO_OK;
+    return c->state == CONN_OPEN && !c->fin_wanted;
+}
+
+static io_status queue(conn *c, const void *data, size_t len)
+{
     c->answered = true;
     bool was_empty = c->out.bytes == 0;
     if (!sendq_push(&c->out, &c->set->cache, data, len)) return IO_LIMIT;
@@ -16,8 +21,16 @@ io_status conn_send(conn *c, const void *data, size_t len)
         conn_abort(c, CONN_OVERFLOW, IO_OK); /* the reason says it all */
         return IO_LIMIT;
     }
-    conn_mark_dirty(c);
     return IO_OK;
+}
+
+io_status conn_send(conn *c, const void *data, size_t len)
+{
+    if (!can_send(c)) return IO_CLOSED;
+    if (len == 0) return IO_OK;
+    io_status status = queue(c, data, len);
+    if (status == IO_OK) conn_mark_dirty(c);
+    return status;
 }
 
 static void note_sent(conn *c, size_t bytes)
@@ -26,10 +39,34 @@ static void note_sent(conn *c, size_t bytes)
     c->active_ns = c->progress_ns = c->set->now_ns;
 }
 
+/* A small answer waits for those of the packets that follow: handlers run back to back, and then sends. So each finds its code in the
+ * processor's caches, from which a message that went through all of the kernel at once would drive it. */
+static io_status send_together(conn *c, const void *data, size_t len)
+{
+    conn_set *set = c->set;
+    io_status status = queue(c, data, len);
+    if (status != IO_OK) return status;
+    if (c->above_high) conn_mark_dirty(c);
+    if (c->dirty) return IO_OK; /* settling sends it */
+    if (set->unsent_count == CONN_UNSENT_MAX) conn_send_unsent(set);
+    set->unsent[set->unsent_count++] = c;
+    return IO_OK;
+}
+
+void conn_send_unsent(conn_set *set)
+{
+    for (uint32_t i = 0; i < set->unsent_count; i++) {
+        conn *c = set->unsent[i]; /* or who has its slot by now */
+        if (c->state == CONN_OPEN || c->state == CONN_DRAINING) conn_submit_send(c);
+    }
+    set->unsent_count = 0;
+}
+
 io_status conn_send_last(conn *c, const void *data, size_t len)
 {
     size_t sent = 0;
-    if (c->state == CONN_OPEN && !c->fin_wanted && len > 0 && c->out.bytes == 0 && c->send_op.kind == IO_IDLE) {
+    if (can_send(c) && len > 0 && c->out.bytes == 0 && c->send_op.kind == IO_IDLE) {
+        if (len <= SEND_TOGETHER_MAX) return send_together(c, data, len);
         io_buf buf = {data, len};
         io_status status = io_send_now(c->set->port, c->socket, &buf, 1, &sent);
         if (status == IO_OK) {

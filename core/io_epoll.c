@@ -106,7 +106,7 @@ static void on_edge(epoll_port *port, uint64_t data, uint32_t events)
 static void epoll_close(io_port *head)
 {
     epoll_port *port = to_epoll(head);
-    assert(port->queue.head == NULL);
+    assert(port->queue.head == NULL && port->received.head == NULL);
     io_slots_close(&port->attached);
     io_mailbox_close(&port->mailbox);
     if (port->epoll >= 0) (void)close(port->epoll);
@@ -122,8 +122,8 @@ static io_status epoll_open(io_port **opened, const io_options *options)
     int native = 0;
     if (port == NULL) return IO_LIMIT;
     port->epoll = -1;
-    port->scratch_bytes = options->recv_bytes;
-    port->scratch = mem_alloc(port->scratch_bytes);
+    port->recv_bytes = options->recv_bytes;
+    port->scratch = mem_alloc((RECEIVED_MAX - 1) * RECEIVED_SMALL + port->recv_bytes);
     if (port->scratch == NULL) goto fail;
     status = io_mailbox_open(&port->mailbox, &native);
     if (status != IO_OK) goto fail;
@@ -312,7 +312,8 @@ static int to_milliseconds(int64_t timeout_ns)
 static io_status epoll_wait_port(io_port *head, int64_t timeout_ns)
 {
     epoll_port *port = to_epoll(head);
-    int timeout_ms = port->queue.head != NULL ? 0 : to_milliseconds(timeout_ns);
+    bool more = port->queue.head != NULL || port->received.head != NULL;
+    int timeout_ms = more ? 0 : to_milliseconds(timeout_ns);
     port->taken = 0;
     int count = epoll_wait(port->epoll, port->events, EVENTS_MAX, timeout_ms);
     if (count < 0) return errno == EINTR ? IO_OK : net_map_error(errno);
@@ -393,7 +394,7 @@ static bool attempt(epoll_port *port, io_op *op, io_packet *packet)
     case IO_CONNECT:
         return try_connect(e, op, packet);
     case IO_RECV:
-        return epoll_try_recv(port, e, op, packet);
+        return epoll_try_recv(e, op, packet);
     case IO_RECV_FROM:
         return try_recv_from(port, e, op, packet);
     case IO_SEND_TO:
@@ -404,24 +405,42 @@ static bool attempt(epoll_port *port, io_op *op, io_packet *packet)
     }
 }
 
+/* What a lent receive has brought. */
+static io_op *take_received(epoll_port *port, io_packet *packet)
+{
+    io_op *op = io_queue_pop(&port->received);
+    if (port->received.head != NULL) io_op_prefetch(port->received.head); /* it comes next */
+    packet->data = (const uint8_t *)op->native[WORD_BUFFER];
+    packet->bytes = op->bytes;
+    packet->native = op->result;
+    return op;
+}
+
+/* The next of the queue that has come to an end. */
+static io_op *take_queued(epoll_port *port, io_packet *packet)
+{
+    io_op *op = io_queue_pop(&port->queue);
+    if (op == NULL) return NULL;
+    if (op->flags == OP_DONE) {
+        packet->native = op->result;
+        packet->bytes = op->bytes;
+        return op;
+    }
+    return attempt(port, op, packet) ? op : NULL;
+}
+
 static bool epoll_next(io_port *head, io_packet *packet)
 {
     epoll_port *port = to_epoll(head);
     if (port->taken >= IO_ROUND_MAX) return false;
-    for (io_op *op = io_queue_pop(&port->queue); op != NULL; op = io_queue_pop(&port->queue)) {
-        if (port->queue.head != NULL) io_op_prefetch(port->queue.head); /* it comes next */
-        if (op->flags == OP_DONE) {
-            packet->native = op->result;
-            packet->bytes = op->bytes;
-        } else if (!attempt(port, op, packet)) {
-            continue;
-        }
-        packet->op = op;
-        if (packet->native != 0) packet->status = net_map_error(packet->native);
-        port->taken++;
-        return true;
-    }
-    return false;
+    do {
+        if (port->received.head == NULL) epoll_recv_round(port);
+        packet->op = port->received.head != NULL ? take_received(port, packet) : take_queued(port, packet);
+    } while (packet->op == NULL && port->queue.head != NULL);
+    if (packet->op == NULL) return false;
+    if (packet->native != 0) packet->status = net_map_error(packet->native);
+    port->taken++;
+    return true;
 }
 
 const io_backend io_backend_epoll = {

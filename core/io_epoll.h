@@ -17,7 +17,12 @@
 #include <stdint.h>
 #include <sys/epoll.h>
 
-enum { EVENTS_MAX = 256 }; /* edges taken with one epoll_wait() */
+enum {
+    EVENTS_MAX = 256,      /* edges taken with one epoll_wait() */
+    RECEIVED_MAX = 16,     /* receives one after the other */
+    RECEIVED_SMALL = 1024, /* bytes; … as long as they are no more than that */
+    RECEIVED_ALIGN = 64
+};
 
 /* What op->flags says of a pending op. */
 enum op_state {
@@ -56,10 +61,11 @@ typedef struct epoll_port {
     io_port head;
     int epoll;
     io_queue queue;
+    io_queue received; /* of lent receives that have been done: what they brought lies in scratch */
     io_slots attached; /* of entries */
     uint32_t taken;    /* packets of this round */
     uint8_t *scratch;
-    size_t scratch_bytes;
+    size_t recv_bytes; /* of one receive; scratch has room for RECEIVED_SMALL of each receive before the last */
     io_mailbox mailbox;
     struct epoll_event events[EVENTS_MAX];
 } epoll_port;
@@ -112,8 +118,11 @@ io_status epoll_readable(io_port *head, io_op *op, io_socket socket);
 io_status epoll_send(io_port *head, io_op *op, io_socket socket, const io_buf *bufs, uint32_t count);
 io_status epoll_send_now(io_port *head, io_socket socket, const io_buf *bufs, uint32_t count, size_t *bytes);
 io_status epoll_draw(io_port *head, io_socket socket, void *buffer, size_t len, size_t *bytes);
+/* Attempts the lent receives at the head of the queue, and puts those that brought something on the list of what is received, which is
+ * empty. */
+void epoll_recv_round(epoll_port *port);
 /* Attempts of what is pending. True: a packet. False: the op waits again. */
-bool epoll_try_recv(epoll_port *port, entry *e, io_op *op, io_packet *packet);
+bool epoll_try_recv(entry *e, io_op *op, io_packet *packet);
 bool epoll_try_readable(entry *e, io_op *op, io_packet *packet);
 
 #endif

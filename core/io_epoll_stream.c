@@ -78,15 +78,10 @@ io_status epoll_draw(io_port *head, io_socket socket, void *buffer, size_t len, 
     return net_map_error(native);
 }
 
-bool epoll_try_recv(epoll_port *port, entry *e, io_op *op, io_packet *packet)
+bool epoll_try_recv(entry *e, io_op *op, io_packet *packet)
 {
     uint8_t *buffer = (uint8_t *)op->native[WORD_BUFFER];
-    size_t len = op->native[WORD_LEN];
-    if (buffer == NULL) {
-        buffer = port->scratch;
-        len = port->scratch_bytes;
-    }
-    packet->bytes = (uint32_t)receive(e, (int)op->socket, buffer, len, &packet->native);
+    packet->bytes = (uint32_t)receive(e, (int)op->socket, buffer, op->native[WORD_LEN], &packet->native);
     if (packet->native == EAGAIN) {
         packet->native = 0;
         op->flags = OP_WAITING;
@@ -95,6 +90,36 @@ bool epoll_try_recv(epoll_port *port, entry *e, io_op *op, io_packet *packet)
     packet->data = buffer;
     e->in = NULL;
     return true;
+}
+
+static bool is_lent_recv(const io_op *op)
+{
+    return op != NULL && op->flags == OP_TRY && op->kind == IO_RECV && op->native[WORD_BUFFER] == 0;
+}
+
+void epoll_recv_round(epoll_port *port)
+{
+    uint8_t *to = port->scratch;
+    for (int count = 0; count < RECEIVED_MAX && is_lent_recv(port->queue.head);) {
+        io_op *op = io_queue_pop(&port->queue);
+        if (port->queue.head != NULL) io_op_prefetch(port->queue.head); /* it comes next */
+        entry *e = attached_entry(port, op->socket);
+        int native;
+        size_t bytes = receive(e, (int)op->socket, to, port->recv_bytes, &native);
+        if (native == EAGAIN) {
+            op->flags = OP_WAITING;
+            continue;
+        }
+        e->in = NULL;
+        op->flags = OP_DONE;
+        op->result = native;
+        op->bytes = (uint32_t)bytes;
+        op->native[WORD_BUFFER] = (uintptr_t)to;
+        io_queue_push(&port->received, op);
+        count++;
+        if (bytes > RECEIVED_SMALL) return;
+        to += (bytes + RECEIVED_ALIGN - 1) / RECEIVED_ALIGN * RECEIVED_ALIGN;
+    }
 }
 
 bool epoll_try_readable(entry *e, io_op *op, io_packet *packet)

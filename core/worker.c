@@ -90,6 +90,7 @@ static void take_packets(worker *w)
         dispatch(w, &packet);
         if (w->conns.dirty_head != NULL) settle(w); /* most messages leave nothing to settle */
     }
+    conn_send_unsent(&w->conns);
 }
 
 /* Returns true when connections are still dirty. */
@@ -97,6 +98,10 @@ static bool fire_timers(worker *w)
 {
     if (timers_next(&w->timers) <= w->conns.now_ns) timers_run(&w->timers, w->conns.now_ns);
     bool dirty = settle(w);
+    if (w->conns.unsent_count > 0) { /* kept bytes were delivered, and answered */
+        conn_send_unsent(&w->conns);
+        dirty = settle(w);
+    }
     publish_load(w);
     return dirty;
 }

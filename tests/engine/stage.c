@@ -169,6 +169,7 @@ void stage_turn(stage *s, int64_t timeout_ns)
         while (conn_settle(&s->conns)) {
         }
     }
+    conn_send_unsent(&s->conns);
     timers_run(&s->timers, s->conns.now_ns);
     while (conn_settle(&s->conns)) {
     }
