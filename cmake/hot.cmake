@@ -6,7 +6,8 @@ set(PORTICO_HOT OFF)
 if(CMAKE_C_COMPILER_ID STREQUAL GNU AND NOT WIN32 AND NOT PORTICO_SANITIZE AND CMAKE_BUILD_TYPE MATCHES "^(Release|RelWithDebInfo)$")
   set(PORTICO_HOT ON)
   foreach(file
-      core/conn.c core/conn_input.c core/conn_output.c core/io.c core/io_epoll.c core/io_epoll_stream.c core/io_uring.c core/io_uring_recv.c core/io_uring_send.c core/mem.c core/worker.c
+      core/conn.c core/conn_input.c core/conn_output.c core/io.c core/io_epoll.c core/io_epoll_stream.c core/io_uring.c core/io_uring_recv.c core/io_uring_send.c
+      core/mem.c core/sendq.c core/worker.c
       lua/host_alloc.c lua/host_conn.c lua/host_dispatch.c lua/host_task.c)
     set_property(SOURCE ${PROJECT_SOURCE_DIR}/${file} APPEND PROPERTY COMPILE_OPTIONS -flto -ffat-lto-objects)
   endforeach()

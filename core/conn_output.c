@@ -41,16 +41,16 @@ static void note_sent(conn *c, size_t bytes)
 
 /* A small answer waits for those of the packets that follow: handlers run back to back, and then sends. So each finds its code in the
  * processor's caches, from which a message that went through all of the kernel at once would drive it. */
-static io_status send_together(conn *c, const void *data, size_t len)
+static bool may_wait(const conn *c)
+{
+    return can_send(c) && !c->above_high && c->out.bytes <= SEND_TOGETHER_MAX;
+}
+
+static void send_later(conn *c)
 {
     conn_set *set = c->set;
-    io_status status = queue(c, data, len);
-    if (status != IO_OK) return status;
-    if (c->above_high) conn_mark_dirty(c);
-    if (c->dirty) return IO_OK; /* settling sends it */
     if (set->unsent_count == CONN_UNSENT_MAX) conn_send_unsent(set);
     set->unsent[set->unsent_count++] = c;
-    return IO_OK;
 }
 
 void conn_send_unsent(conn_set *set)
@@ -66,7 +66,13 @@ io_status conn_send_last(conn *c, const void *data, size_t len)
 {
     size_t sent = 0;
     if (can_send(c) && len > 0 && c->out.bytes == 0 && c->send_op.kind == IO_IDLE) {
-        if (len <= SEND_TOGETHER_MAX) return send_together(c, data, len);
+        if (len <= SEND_TOGETHER_MAX) {
+            io_status status = queue(c, data, len);
+            if (status != IO_OK || c->dirty) return status; /* settling sends it */
+            if (may_wait(c)) send_later(c);
+            else conn_mark_dirty(c);
+            return IO_OK;
+        }
         io_buf buf = {data, len};
         io_status status = io_send_now(c->set->port, c->socket, &buf, 1, &sent);
         if (status == IO_OK) {
@@ -118,6 +124,12 @@ static void send_queue(conn *c)
     if (status == IO_OK || status == IO_AGAIN) status = io_send(c->set->port, &c->send_op, c->socket, bufs, count);
     if (status != IO_OK) conn_break(c, status);
     else conn_arm_write(c);
+}
+
+void conn_settle_send(conn *c)
+{
+    if (c->out.bytes > 0 && c->send_op.kind == IO_IDLE && may_wait(c)) send_later(c);
+    else conn_submit_send(c);
 }
 
 void conn_submit_send(conn *c)

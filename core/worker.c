@@ -29,6 +29,19 @@ static bool settle(worker *w)
     return dirty;
 }
 
+/* Settles, and sends what that leaves for the end of the round; to have sent can be news in turn. Returns true when connections are
+ * still dirty. */
+static bool end_round(worker *w)
+{
+    bool dirty = true;
+    for (int turn = 0; dirty && turn < SETTLE_TURNS_MAX; turn++) {
+        settle(w);
+        conn_send_unsent(&w->conns);
+        dirty = w->conns.dirty_head != NULL;
+    }
+    return dirty;
+}
+
 static void publish_load(worker *w)
 {
     uint32_t before = w->published;
@@ -90,18 +103,14 @@ static void take_packets(worker *w)
         dispatch(w, &packet);
         if (w->conns.dirty_head != NULL) settle(w); /* most messages leave nothing to settle */
     }
-    conn_send_unsent(&w->conns);
+    conn_send_unsent(&w->conns); /* before timers, which can take long */
 }
 
 /* Returns true when connections are still dirty. */
 static bool fire_timers(worker *w)
 {
     if (timers_next(&w->timers) <= w->conns.now_ns) timers_run(&w->timers, w->conns.now_ns);
-    bool dirty = settle(w);
-    if (w->conns.unsent_count > 0) { /* kept bytes were delivered, and answered */
-        conn_send_unsent(&w->conns);
-        dirty = settle(w);
-    }
+    bool dirty = end_round(w);
     publish_load(w);
     return dirty;
 }

@@ -169,10 +169,12 @@ void stage_turn(stage *s, int64_t timeout_ns)
         while (conn_settle(&s->conns)) {
         }
     }
-    conn_send_unsent(&s->conns);
     timers_run(&s->timers, s->conns.now_ns);
-    while (conn_settle(&s->conns)) {
-    }
+    do {
+        while (conn_settle(&s->conns)) {
+        }
+        conn_send_unsent(&s->conns);
+    } while (s->conns.dirty_head != NULL);
 }
 
 void stage_quiet(stage *s, int64_t ns)

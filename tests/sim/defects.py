@@ -167,6 +167,10 @@ DEFECTS = [
            "        box->posted = false;", "        box->posted = @;"),
     Defect(58, "who reads instead of drawing is not asked again", 1192,
            "    if (c->undrawn) { /* as by", "    if (c->undrawn && !@) { /* as by"),
+    Defect(59, "what waits for the end of the round waits for ever", 1,
+           "        conn_send_unsent(&w->conns);\n        dirty", "        if (!@) conn_send_unsent(&w->conns);\n        dirty"),
+    Defect(60, "an answer that waits does not see the high mark", 1,
+           "    return can_send(c) && !c->above_high &&", "    return can_send(c) && (@ || !c->above_high) &&"),
 ]
 
 
