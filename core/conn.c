@@ -333,7 +333,7 @@ static void settle_one(conn *c)
     if (c->state == CONN_FREE) return; /* given back while it waited here */
     if (c->waits != NULL) conn_wake(c);
     if (c->state == CONN_OPEN && is_news(c)) tell(c);
-    if (c->state == CONN_OPEN || c->state == CONN_DRAINING) conn_settle_send(c);
+    if (c->state == CONN_OPEN || c->state == CONN_DRAINING) conn_submit_send(c);
     /* Half-closed both ways. That of a paused one was heard of by who read it. */
     if (c->state == CONN_OPEN && c->fin_sent &&
         (c->eof_told || (c->eof_seen && c->paused && c->stash == NULL && c->holds == 0))) {

@@ -192,7 +192,7 @@ struct conn {
     net_addr peer;
 };
 
-enum { CONN_UNSENT_MAX = 16 };
+enum { CONN_UNSENT_MAX = 16 }; /* answers that are sent one after the other */
 
 /* The connections of one worker. */
 struct conn_set {
@@ -208,7 +208,7 @@ struct conn_set {
     sendq_cache cache;
     conn *dirty_head; /* to settle, in order */
     conn *dirty_tail;
-    conn *unsent[CONN_UNSENT_MAX]; /* whose queues conn_send_unsent() is to send */
+    conn *unsent[CONN_UNSENT_MAX]; /* for conn_send_unsent(): whose queues are small, and wait for others */
     uint32_t unsent_count;
     conn *live;
     conn *walk; /* the next of conn_walk_next(); NULL: none, or the end */
@@ -256,7 +256,7 @@ conn *conn_connect(conn_set *set, const net_uri *target, const conn_config *conf
 /* The worker hands in packets of kind IO_RECV, IO_READABLE, IO_SEND and IO_CONNECT. */
 void conn_on_packet(const io_packet *packet);
 
-/* Sends what conn_send_last() has left for the end of the round. */
+/* Sends what sends and settling have left for the end of the round. Connections may be dirty afterwards. */
 void conn_send_unsent(conn_set *set);
 
 /* Brings every dirty connection to rest: events that are due, sends, the next receive, closing. Bounded: a
@@ -269,7 +269,7 @@ bool conn_settle(conn_set *set);
  * result  IO_OK: queued; ask conn_is_high() whether to slow down. IO_CLOSED: not OPEN, or FIN was sent or asked for.
  *         IO_LIMIT: no memory, or the queue passed limits.send_max, which also ends the connection (overflow). */
 io_status conn_send(conn *c, const void *data, size_t len);
-/* The same for who has nothing more to send in this event: where the port can send at once and nothing is queued, the bytes go
+/* The same for who has nothing more to send in this event: where the port can send at once and nothing is queued, many bytes go
  * from where they are, and only what the system does not take is copied.
  * result  as conn_send(); after IO_LIMIT a part of the bytes may have been sent, so that the caller has to end the connection.
  *         What the system says of a broken connection: nothing was queued, and the connection ends. */

@@ -38,9 +38,7 @@ void conn_arm(conn *c);
 void conn_arm_write(conn *c);
 
 /* ---- conn_output.c ---- */
-/* Has what is queued sent, at once or with what else this round brings, and FIN behind it. */
-void conn_settle_send(conn *c);
-/* Sends what is queued, and FIN behind it. */
+/* Sends what is queued, at once or with what else this round brings, and FIN behind it. */
 void conn_submit_send(conn *c);
 /* A packet of kind IO_SEND. True: there is something to settle. */
 bool conn_on_send(conn *c, const io_packet *packet);

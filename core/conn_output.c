@@ -39,54 +39,6 @@ static void note_sent(conn *c, size_t bytes)
     c->active_ns = c->progress_ns = c->set->now_ns;
 }
 
-/* A small answer waits for those of the packets that follow: handlers run back to back, and then sends. So each finds its code in the
- * processor's caches, from which a message that went through all of the kernel at once would drive it. */
-static bool may_wait(const conn *c)
-{
-    return can_send(c) && !c->above_high && c->out.bytes <= SEND_TOGETHER_MAX;
-}
-
-static void send_later(conn *c)
-{
-    conn_set *set = c->set;
-    if (set->unsent_count == CONN_UNSENT_MAX) conn_send_unsent(set);
-    set->unsent[set->unsent_count++] = c;
-}
-
-void conn_send_unsent(conn_set *set)
-{
-    for (uint32_t i = 0; i < set->unsent_count; i++) {
-        conn *c = set->unsent[i]; /* or who has its slot by now */
-        if (c->state == CONN_OPEN || c->state == CONN_DRAINING) conn_submit_send(c);
-    }
-    set->unsent_count = 0;
-}
-
-io_status conn_send_last(conn *c, const void *data, size_t len)
-{
-    size_t sent = 0;
-    if (can_send(c) && len > 0 && c->out.bytes == 0 && c->send_op.kind == IO_IDLE) {
-        if (len <= SEND_TOGETHER_MAX) {
-            io_status status = queue(c, data, len);
-            if (status != IO_OK || c->dirty) return status; /* settling sends it */
-            if (may_wait(c)) send_later(c);
-            else conn_mark_dirty(c);
-            return IO_OK;
-        }
-        io_buf buf = {data, len};
-        io_status status = io_send_now(c->set->port, c->socket, &buf, 1, &sent);
-        if (status == IO_OK) {
-            c->answered = true;
-            note_sent(c, sent);
-            if (sent == len) return IO_OK;
-        } else if (status != IO_AGAIN) {
-            conn_break(c, status);
-            return status;
-        }
-    }
-    return conn_send(c, (const char *)data + sent, len - sent);
-}
-
 /* The first bytes of the queue have left. */
 static void take_sent(conn *c, size_t bytes)
 {
@@ -126,15 +78,66 @@ static void send_queue(conn *c)
     else conn_arm_write(c);
 }
 
-void conn_settle_send(conn *c)
+/* A small answer waits for those of the packets that follow: handlers run back to back, and then sends. So each finds its code in the
+ * processor's caches, from which a message that went through all of the kernel at once would drive it. */
+static bool may_wait(const conn *c)
 {
-    if (c->out.bytes > 0 && c->send_op.kind == IO_IDLE && may_wait(c)) send_later(c);
-    else conn_submit_send(c);
+    return can_send(c) && !c->above_high && c->out.bytes <= SEND_TOGETHER_MAX;
+}
+
+static void send_later(conn *c)
+{
+    conn_set *set = c->set;
+    assert(c->send_op.kind == IO_IDLE);
+    if (set->unsent_count == CONN_UNSENT_MAX) conn_send_unsent(set);
+    set->unsent[set->unsent_count++] = c;
+}
+
+void conn_send_unsent(conn_set *set)
+{
+    for (uint32_t i = 0; i < set->unsent_count; i++) {
+        conn *c = set->unsent[i]; /* or who has its slot by now */
+        bool may_send = c->state == CONN_OPEN || c->state == CONN_DRAINING;
+        if (c->out.bytes > 0 && c->send_op.kind == IO_IDLE && may_send) send_queue(c);
+    }
+    set->unsent_count = 0;
+}
+
+/* Without a detour over settling, where nothing else is to be settled. */
+static io_status send_small(conn *c, const void *data, size_t len)
+{
+    io_status status = queue(c, data, len);
+    if (status != IO_OK || c->dirty) return status;
+    if (may_wait(c)) send_later(c);
+    else conn_mark_dirty(c);
+    return IO_OK;
+}
+
+io_status conn_send_last(conn *c, const void *data, size_t len)
+{
+    size_t sent = 0;
+    if (can_send(c) && len > 0 && c->out.bytes == 0 && c->send_op.kind == IO_IDLE) {
+        if (len <= SEND_TOGETHER_MAX) return send_small(c, data, len);
+        io_buf buf = {data, len};
+        io_status status = io_send_now(c->set->port, c->socket, &buf, 1, &sent);
+        if (status == IO_OK) {
+            c->answered = true;
+            note_sent(c, sent);
+            if (sent == len) return IO_OK;
+        } else if (status != IO_AGAIN) {
+            conn_break(c, status);
+            return status;
+        }
+    }
+    return conn_send(c, (const char *)data + sent, len - sent);
 }
 
 void conn_submit_send(conn *c)
 {
-    if (c->out.bytes > 0 && c->send_op.kind == IO_IDLE) send_queue(c);
+    if (c->out.bytes > 0 && c->send_op.kind == IO_IDLE) {
+        if (may_wait(c)) send_later(c);
+        else send_queue(c);
+    }
     /* With the peer's FIN already here, closing the socket says the same as a FIN of ours. */
     if (c->fin_wanted && !c->fin_sent && c->out.bytes == 0 && !(c->state == CONN_DRAINING && c->eof_seen)) {
         assert(c->send_op.kind == IO_IDLE);

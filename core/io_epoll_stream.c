@@ -102,7 +102,7 @@ void epoll_recv_round(epoll_port *port)
     uint8_t *to = port->scratch;
     for (int count = 0; count < RECEIVED_MAX && is_lent_recv(port->queue.head);) {
         io_op *op = io_queue_pop(&port->queue);
-        if (port->queue.head != NULL) io_op_prefetch(port->queue.head); /* it comes next */
+        __builtin_prefetch(port->queue.head, 1);
         entry *e = attached_entry(port, op->socket);
         int native;
         size_t bytes = receive(e, (int)op->socket, to, port->recv_bytes, &native);

@@ -98,6 +98,11 @@ uint32_t sendq_view(const sendq *queue, io_buf *bufs)
 void sendq_consume(sendq *queue, sendq_cache *cache, size_t bytes)
 {
     assert(bytes <= queue->bytes);
+    if (bytes == queue->bytes && queue->head == queue->tail && bytes > 0) { /* most times */
+        chunk_close(queue->head, cache);
+        *queue = (sendq){0};
+        return;
+    }
     queue->bytes -= bytes;
     while (bytes > 0) {
         sendq_chunk *chunk = queue->head;
