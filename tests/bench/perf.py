@@ -185,7 +185,7 @@ def bench_profile(portico, build, options, print_table):
         except NotHere as error:
             print(f"left out: {spec['name']}: {error}", file=sys.stderr)
     loads = {name: run_load(name, servers, client, options) for name in options.scenarios or LOADS}
-    print(f"medians of {options.rounds} rounds of {options.seconds:g} s; perf: {SAMPLED:g} s in every {SAMPLED_EVERY} of them\n")
+    print(f"medians of {options.rounds} rounds of {options.seconds:g} s; perf: {SAMPLED:g} s in one of {SAMPLED_EVERY}\n")
     for name, rows in loads.items():
         print_load(name, rows, print_table)
     return all(row.failed is None for rows in loads.values() for row in rows)
