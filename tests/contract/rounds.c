@@ -295,6 +295,50 @@ static void canceling_while_buffers_are_short_yields_every_packet(void)
     rig_close_pairs(&r, ours, peer, SOCKETS);
 }
 
+/* A port may receive for several of them before it gives the first its packet: then a cancel comes too late for the rest, and what is lent
+ * of each has to stay whole until its turn. */
+static void messages_of_many_sizes_that_come_at_once_arrive_whole(void)
+{
+    enum { SOCKETS = 48, ROUNDS = 20, CANCEL_AFTER = 5 };
+    static const size_t sizes[] = {1, 64, 1023, 1024, 1025, 64, 64, 4000, 1, 12000};
+    enum { SIZES = sizeof(sizes) / sizeof(sizes[0]) };
+    rig r;
+    static io_socket ours[SOCKETS];
+    static io_socket peer[SOCKETS];
+    static io_op ops[SOCKETS];
+    static uint64_t sent[SOCKETS];
+    static uint64_t received[SOCKETS];
+    memset(ops, 0, sizeof(ops));
+    memset(sent, 0, sizeof(sent));
+    memset(received, 0, sizeof(received));
+    rig_open(&r, NULL);
+    rig_pairs(&r, ours, peer, SOCKETS);
+    for (uint32_t round = 0; round < ROUNDS; round++) {
+        for (uint32_t i = 0; i < SOCKETS; i++) check_eq(io_recv(r.port, &ops[i], ours[i]), IO_OK);
+        check_eq(io_port_wait(r.port, 0), IO_OK);
+        for (uint32_t i = 0; i < SOCKETS; i++) {
+            uint8_t bytes[12000];
+            size_t len = sizes[(i + round) % SIZES];
+            pattern_fill(bytes, len, i, sent[i]);
+            peer_send(peer[i], bytes, len);
+            sent[i] += len;
+        }
+        uint32_t canceled = (round * 7) % SOCKETS;
+        for (uint32_t ended = 0, taken = 0; ended < SOCKETS; taken++) {
+            io_packet packet = take(&r);
+            uint32_t i = (uint32_t)(packet.op - ops);
+            check(i < SOCKETS);
+            check(packet.status == IO_OK || (packet.status == IO_CANCELED && i == canceled && packet.bytes == 0));
+            if (packet.bytes > 0) check_pattern(packet.data, packet.bytes, i, received[i]);
+            received[i] += packet.bytes;
+            if (received[i] == sent[i]) ended++;
+            else check_eq(io_recv(r.port, &ops[i], ours[i]), IO_OK);
+            if (taken == CANCEL_AFTER && ops[canceled].kind != IO_IDLE) io_cancel(r.port, ours[canceled]);
+        }
+    }
+    rig_close_pairs(&r, ours, peer, SOCKETS);
+}
+
 int main(int argc, char **argv)
 {
     rig_begin(argc, argv);
@@ -308,5 +352,6 @@ int main(int argc, char **argv)
     check_run(few_buffers_serve_many_connections_without_loss_or_spin);
     check_run(fins_alone_arrive_when_buffers_are_few);
     check_run(canceling_while_buffers_are_short_yields_every_packet);
+    check_run(messages_of_many_sizes_that_come_at_once_arrive_whole);
     return rig_end();
 }
