@@ -15,7 +15,7 @@ import statistics
 import sys
 
 from priority import awake
-from servers import Client, NotHere, Server, catalogue, read
+from servers import Client, NotHere, prepared, read
 from targets import BARE_C, SCRIPTED, baseline, compared
 
 WARM_UP = 0.1 # seconds before each slice; a server has been up since the scenario began
@@ -185,16 +185,6 @@ def run_matrix(portico, build, options):
     """All chosen scenarios; servers that are not here are in "missing", with the reason."""
     os.makedirs(build, exist_ok=True)
     client = Client(build, first=options.first)
-    servers, missing = [], {}
-    for spec in catalogue():
-        if options.servers and spec["name"] not in options.servers and spec["group"] not in options.servers:
-            continue
-        server = Server(spec, portico, build, first=options.first)
-        try:
-            server.prepare()
-            servers.append(server)
-        except NotHere as error:
-            missing[spec["name"]] = str(error)
-            print(f"left out: {spec['name']}: {error}", file=sys.stderr)
+    servers, missing = prepared(portico, build, options.servers, options.first)
     return {"machine": machine(), "first": options.first, "rounds": options.rounds, "seconds": options.seconds, "missing": missing,
             "scenarios": [run_scenario(name, servers, client, options) for name in options.scenarios]}

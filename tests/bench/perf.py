@@ -17,7 +17,7 @@ import sys
 import tempfile
 
 from matrix import FULL, SCENARIOS, WARM_UP, Row, awake_for, cpu_us, places, rate
-from servers import Client, NotHere, Server, catalogue, read
+from servers import Client, NotHere, prepared, read
 from targets import SIGNS, TARGETS, WORDS
 
 PROFILED = ("raw_uring", "raw_epoll", "libuv try_write", "asio", "portico io_uring", "portico epoll", "haproxy lua", "luv")
@@ -173,17 +173,7 @@ def bench_profile(portico, build, options, print_table):
         sys.exit(f"bench: profile: {reason}")
     os.makedirs(build, exist_ok=True)
     client = Client(build, first=options.first)
-    servers = []
-    for spec in catalogue():
-        chosen = options.servers or PROFILED
-        if spec["name"] not in chosen and spec["group"] not in chosen:
-            continue
-        server = Server(spec, portico, build, first=options.first)
-        try:
-            server.prepare()
-            servers.append(server)
-        except NotHere as error:
-            print(f"left out: {spec['name']}: {error}", file=sys.stderr)
+    servers, _ = prepared(portico, build, options.servers or PROFILED, options.first)
     loads = {name: run_load(name, servers, client, options) for name in options.scenarios or LOADS}
     print(f"medians of {options.rounds} rounds of {options.seconds:g} s; perf: {SAMPLED:g} s in one of {SAMPLED_EVERY}\n")
     for name, rows in loads.items():

@@ -22,6 +22,7 @@ import shlex
 import signal
 import socket
 import subprocess
+import sys
 
 from pace import until
 from priority import begin
@@ -243,6 +244,22 @@ class Server:
             except (ProcessLookupError, subprocess.TimeoutExpired):
                 pass
         self.process = None
+
+
+def prepared(portico, build, chosen, first=False):
+    """The servers whose name or group is among the chosen, of all if there are none, built; and why each of the others is not here."""
+    servers, missing = [], {}
+    for spec in catalogue():
+        if chosen and spec["name"] not in chosen and spec["group"] not in chosen:
+            continue
+        server = Server(spec, portico, build, first=first)
+        try:
+            server.prepare()
+            servers.append(server)
+        except NotHere as error:
+            missing[spec["name"]] = str(error)
+            print(f"left out: {spec['name']}: {error}", file=sys.stderr)
+    return servers, missing
 
 
 class Client:
