@@ -6,7 +6,8 @@
  *
  *   send      is attempted by the submit itself; its packet waits in the queue. io_send_now() is the same without a packet
  *   receive   goes on the queue when the socket may have something, and is attempted by io_port_next(), which is
- *             where the one scratch buffer of the port is free
+ *             where the one scratch buffer of the port is free. Lent receives that stand one behind the other are attempted
+ *             together while what they bring is small, and their packets taken one by one
  *   otherwise the op waits in the table until an edge comes
  *
  * The queue holds finished ops and ops to attempt, first come, first served. A socket that always has more goes to
