@@ -210,6 +210,7 @@ struct conn_set {
     conn *dirty_tail;
     conn *unsent[CONN_UNSENT_MAX]; /* for conn_send_unsent(): whose queues are small, and wait for others */
     uint32_t unsent_count;
+    bool sends_late; /* io_port_sends_late() */
     conn *live;
     conn *walk; /* the next of conn_walk_next(); NULL: none, or the end */
     conn *free;

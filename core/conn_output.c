@@ -82,7 +82,7 @@ static void send_queue(conn *c)
  * processor's caches, from which a message that went through all of the kernel at once would drive it. */
 static bool may_wait(const conn *c)
 {
-    return can_send(c) && !c->above_high && c->out.bytes <= SEND_TOGETHER_MAX;
+    return c->set->sends_late && can_send(c) && !c->above_high && c->out.bytes <= SEND_TOGETHER_MAX;
 }
 
 static void send_later(conn *c)
@@ -117,7 +117,7 @@ io_status conn_send_last(conn *c, const void *data, size_t len)
 {
     size_t sent = 0;
     if (can_send(c) && len > 0 && c->out.bytes == 0 && c->send_op.kind == IO_IDLE) {
-        if (len <= SEND_TOGETHER_MAX) return send_small(c, data, len);
+        if (c->set->sends_late && len <= SEND_TOGETHER_MAX) return send_small(c, data, len);
         io_buf buf = {data, len};
         io_status status = io_send_now(c->set->port, c->socket, &buf, 1, &sent);
         if (status == IO_OK) {

@@ -28,6 +28,7 @@ void conn_set_open(conn_set *set, io_port *port, timers *deadlines, uint64_t fir
     *set = (conn_set){.port = port, .timers = deadlines, .ids = first_id - ids_step, .ids_step = ids_step};
     set->now_ns = io_port_now(port);
     set->drain_ns = INT64_C(10000000000);
+    set->sends_late = io_port_sends_late(port);
 }
 
 void conn_set_step(conn_set *set, uint64_t ids_step)

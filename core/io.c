@@ -110,6 +110,11 @@ const char *io_port_backend(const io_port *port)
     return port->backend->name;
 }
 
+bool io_port_sends_late(const io_port *port)
+{
+    return port->backend->sends_late;
+}
+
 int64_t io_port_now(io_port *port)
 {
     return port->backend->now(port);

@@ -128,6 +128,9 @@ void io_port_close(io_port *port); /* asserts io_port_pending() == 0; NULL is fi
  * by the owner, so the owner must know of posts by other means before it closes the port. */
 uint32_t io_port_pending(const io_port *port);
 const char *io_port_backend(const io_port *port);
+/* Whether the answers of a round are better sent one after the other at its end. Not on IOCP: there a receive whose peer is quick is tried
+ * again in the same round, which is in vain before the peer has its answer. */
+bool io_port_sends_late(const io_port *port);
 /* The port's clock: monotonic nanoseconds. A simulated port has a simulated clock. */
 int64_t io_port_now(io_port *port);
 

@@ -14,6 +14,7 @@
 
 struct io_backend {
     const char *name;
+    bool sends_late; /* see io_port_sends_late() */
     /* Does it work here? why says what failed. */
     bool (*probe)(char *why, size_t why_size);
     /* The port is allocated by the backend and begins with struct io_port. */

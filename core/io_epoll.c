@@ -446,6 +446,7 @@ static bool epoll_next(io_port *head, io_packet *packet)
 
 const io_backend io_backend_epoll = {
     .name = "epoll",
+    .sends_late = true,
     .probe = epoll_probe,
     .open = epoll_open,
     .close = epoll_close,

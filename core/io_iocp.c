@@ -40,17 +40,6 @@ static io_status iocp_send(io_port *common, io_op *op, io_socket socket, const i
     return iocp_submitted(iocp_of(common), op, success, bytes);
 }
 
-/* Of one buffer: gathering would take an overlapped operation, and that a packet. */
-static io_status iocp_send_now(io_port *common, io_socket socket, const io_buf *bufs, uint32_t count, size_t *bytes)
-{
-    (void)common;
-    if (count > 1) return IO_AGAIN;
-    int sent = send((SOCKET)socket, bufs[0].base, bufs[0].len < INT32_MAX ? (int)bufs[0].len : INT32_MAX, 0);
-    if (sent < 0) return net_map_error(WSAGetLastError());
-    *bytes = (size_t)sent;
-    return IO_OK;
-}
-
 /* ---- Canceling and closing ---- */
 
 /* A socket that was canceled when a packet of it may already have been in the system's port, out of our sight. The
@@ -372,7 +361,6 @@ const io_backend io_backend_iocp = {
     .recv = iocp_recv,
     .readable = iocp_readable,
     .send = iocp_send,
-    .send_now = iocp_send_now,
     .recv_from = iocp_recv_from,
     .send_to = iocp_send_to,
     .draw = iocp_draw,

@@ -496,6 +496,7 @@ bool uring_next(io_port *head, io_packet *packet)
 
 const io_backend io_backend_uring = {
     .name = "io_uring",
+    .sends_late = true,
     .probe = uring_probe,
     .open = uring_open,
     .close = uring_close,

@@ -324,6 +324,7 @@ static bool sim_next(io_port *head, io_packet *packet)
 
 const io_backend io_backend_sim = {
     .name = "sim",
+    .sends_late = true,
     .probe = sim_probe,
     .open = sim_port_open,
     .close = sim_port_close,
