@@ -169,8 +169,6 @@ DEFECTS = [
            "    if (c->undrawn) { /* as by", "    if (c->undrawn && !@) { /* as by"),
     Defect(59, "what waits for the end of the round waits for ever", 1,
            "        conn_send_unsent(&w->conns);\n        dirty", "        if (!@) conn_send_unsent(&w->conns);\n        dirty"),
-    Defect(60, "an answer that waits does not see the high mark", 1,
-           "can_send(c) && !c->above_high &&", "can_send(c) && (@ || !c->above_high) &&"),
 ]
 
 
