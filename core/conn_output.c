@@ -78,8 +78,8 @@ static void send_queue(conn *c)
     else conn_arm_write(c);
 }
 
-/* A small answer waits for those of the packets that follow: handlers run back to back, and then sends. So each finds its code in the
- * processor's caches, from which a message that went through all of the kernel at once would drive it. */
+/* A small answer waits for those of the packets that follow: handlers run back to back, and then sends. That is 0.95 of the
+ * processor time on epoll (docs/performance.md, where the instructions go), for which caches that keep each one's code are the likely cause. */
 static bool may_wait(const conn *c)
 {
     return c->set->sends_late && can_send(c) && !c->above_high && c->out.bytes <= SEND_TOGETHER_MAX;
