@@ -3,8 +3,11 @@
 The servers take turns as in matrix.py. In each round a server has a slice that is only counted, for its µs per message, and in each third
 one another in which perf samples it by the processor's clock. A sample is what its stack says: TCP's sending with all below it (over loopback that is the whole
 way into the other socket, and waking who waits there), its receiving, whatever else the kernel does, or user space. What a sample says of
-the innermost function is skewed where interrupts are off; whose call it is under is not. Opening and closing the connections is among
-the samples: with 64 of them that is nothing, with 4,000 it is some of the kernel's rest.
+the innermost function is skewed where interrupts are off; whose call it is under is not. Accepting and closing is left out, as each sampled slice
+opens its connections: with 4,000 of them that is as much as a tenth.
+
+A rate has two bounds, what the server's processor can do and what the client's can. So it is also told what a peer's rate leaves to a server beside
+which the client is used to the full.
 """
 import collections
 import contextlib
@@ -20,34 +23,44 @@ from matrix import FULL, SCENARIOS, WARM_UP, Row, awake_for, cpu_us, places, rat
 from servers import Client, NotHere, prepared, read
 from targets import SIGNS, TARGETS, WORDS
 
-PROFILED = ("raw_uring", "raw_epoll", "libuv try_write", "asio", "portico io_uring", "portico epoll", "haproxy lua", "luv")
-LOADS = ("64", "64" + FULL, "16k")
+PROFILED = ("raw_uring", "raw_epoll", "libuv try_write", "asio", "portico io_uring", "portico epoll", "haproxy lua", "luv", "tarantool")
+LOADS = ("64", "512", "4000", "64" + FULL, "512" + FULL, "4000" + FULL, "16k")
 SAMPLED = 0.4 # seconds of a slice under perf
 SAMPLED_EVERY = 3 # rounds
 RECORD = ["perf", "record", "-q", "-B", "-e", "cpu-clock", "-F", "4000", "-g"]
 KINDS = ("tcp send", "tcp receive", "rest of kernel", "user space")
 TCP = {"tcp_sendmsg": "tcp send", "tcp_recvmsg": "tcp receive"}
+OPENING = {"do_accept", "__fput"}
+SHOWN = 8 # functions of Portico's user space
 KERNEL = 1 << 63 # addresses from here on are the kernel's, on all processors of 64 bits that Linux runs on
 
 
 def kind_of(stack):
-    """stack: (address, symbol) of one sample, the innermost first."""
+    """stack: (address, symbol) of one sample, the innermost first. None: it is about opening or closing."""
     if stack[0][0] < KERNEL:
         return "user space"
-    return next((TCP[symbol] for _, symbol in stack if symbol in TCP), "rest of kernel")
+    symbols = [symbol for _, symbol in stack]
+    if not OPENING.isdisjoint(symbols):
+        return None
+    return next((TCP[symbol] for symbol in symbols if symbol in TCP), "rest of kernel")
 
 
 def count_samples(text):
-    """{kind: samples} of what perf script -F ip,sym has printed: a line for each frame, an empty one behind each stack."""
-    counts, stack = collections.Counter(), []
+    """{kind: samples} and {function of user space: samples} of what perf script -F ip,sym has printed: a line for each frame, an empty one
+    behind each stack."""
+    kinds, functions, stack = collections.Counter(), collections.Counter(), []
     for line in text.splitlines() + [""]:
         words = line.split()
         if words:
             stack.append((int(words[0], 16), words[1] if len(words) > 1 else ""))
         elif stack:
-            counts[kind_of(stack)] += 1
+            kind = kind_of(stack)
+            if kind:
+                kinds[kind] += 1
+            if kind == "user space":
+                functions[stack[0][1]] += 1
             stack = []
-    return counts
+    return kinds, functions
 
 
 def why_not():
@@ -70,7 +83,7 @@ class Profile(Row):
 
     def __init__(self, name, group):
         super().__init__(name, group)
-        self.samples = collections.Counter()
+        self.samples, self.functions = collections.Counter(), collections.Counter()
 
     def share(self, *kinds):
         return sum(self.samples[kind] for kind in kinds) / sum(self.samples.values())
@@ -78,9 +91,14 @@ class Profile(Row):
     def us(self, *kinds):
         return self.median(cpu_us) * self.share(*kinds)
 
+    def own(self):
+        """The functions that take most of its user space, with their shares of all."""
+        total = sum(self.samples.values())
+        return [f"{name} {count / total:.1%}" for name, count in self.functions.most_common(SHOWN)]
+
 
 def sample(client, server, arguments, cores):
-    """A slice under perf: its samples. Raises NotHere."""
+    """A slice under perf: what count_samples() says of it. Raises NotHere."""
     with tempfile.TemporaryDirectory() as folder:
         data = os.path.join(folder, "data")
         pids = ",".join(map(str, server.pids()))
@@ -118,7 +136,9 @@ def run_load(name, servers, client, options):
                         raise NotHere(counted["failed"])
                     row.slices[turn] = counted
                     if turn % SAMPLED_EVERY == 0:
-                        row.samples += sample(client, server, arguments, cores)
+                        kinds, functions = sample(client, server, arguments, cores)
+                        row.samples += kinds
+                        row.functions += functions
                 except NotHere as error:
                     row.failed = str(error)
     return list(rows.values())
@@ -126,12 +146,21 @@ def run_load(name, servers, client, options):
 
 # ---- What it says ----
 
+def client_us(s):
+    return s["client_us_per_msg"]
+
+
 def bound_by(row, kinds, other, what):
     """What a server would have of the other's processor time, or of its rate, that spends what this one does in these kinds and nothing else."""
     share = row.share(*kinds)
     if what == "cpu_ratio":
         return statistics.median(cpu_us(s) * share / cpu_us(t) for s, t in row.pairs(other))
     return statistics.median(1e6 / (cpu_us(s) * share) / rate(t) for s, t in row.pairs(other))
+
+
+def bound_by_client(row, other):
+    """What a server would have of the other's rate if the client had no more to do than with this one, and did nothing else."""
+    return statistics.median(1e6 / client_us(s) / rate(t) for s, t in row.pairs(other))
 
 
 def bounds(name, rows):
@@ -146,6 +175,8 @@ def bounds(name, rows):
         for kinds in (KINDS[:2], KINDS[:3]):
             cheapest = min(rows, key=lambda row: row.us(*kinds))
             line.append(f"{bound_by(cheapest, kinds, other, what):.2f} ({cheapest.us(*kinds):.2f} µs, {cheapest.name})")
+        easiest = min(rows, key=lambda row: row.median(client_us))
+        line.append("–" if what == "cpu_ratio" else f"{bound_by_client(easiest, other):.2f} ({easiest.median(client_us):.2f} µs, {easiest.name})")
         lines.append(line)
     return lines
 
@@ -163,7 +194,10 @@ def print_load(name, rows, print_table):
                  for row in sorted(good, key=lambda row: row.median(cpu_us))])
     lines = bounds(name, good)
     if lines:
-        print_table(["target", "wanted", "if nothing but TCP took time", "if nothing but the kernel did"], lines)
+        print_table(["target", "wanted", "if nothing but TCP took time", "if nothing but the kernel did", "if the client was used to the full"], lines)
+    for row in good:
+        if row.group == "portico" and row.functions:
+            print(f"{row.name}, user space: {', '.join(row.own())}\n")
 
 
 def bench_profile(portico, build, options, print_table):

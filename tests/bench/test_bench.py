@@ -15,7 +15,7 @@ from report import print_report
 from servers import NotHere, catalogue
 from targets import BARE, BARE_C, TARGETS, compared, targets
 
-# Of perf 6.1, with stacks cut short: epoll's wait, a send, a receive, a program with and without a symbol for where it is.
+# Of perf 6.1, with stacks cut short: epoll's wait, a send, a receive, another send, an accept, a close, a program with and without a symbol for where it is.
 STACKS = """
 	ffffffff8172f2aa ep_item_poll.isra.0
 	ffffffff8172f96a ep_send_events
@@ -37,6 +37,15 @@ STACKS = """
 	ffffffff8200ec5b tcp_sendmsg
 
 
+	ffffffff82005d00 sock_alloc_file
+	ffffffff81e2c9f4 do_accept
+	ffffffff81e2cb2c __x64_sys_accept4
+
+
+	ffffffff82009a10 tcp_close
+	ffffffff81423b01 __fput
+
+
 	            29f1 main
 
 	    7f12deadbeef [unknown]
@@ -46,7 +55,7 @@ SPECS = {spec["name"]: spec for spec in catalogue()}
 
 
 def counted(us, rate=1000):
-    return {"server_us_per_msg": us, "server_user_share": 0.25, "msgs_per_s": rate, "client_cpu": 0.5, "server_cpu": 0.9,
+    return {"server_us_per_msg": us, "client_us_per_msg": 2 * us, "server_user_share": 0.25, "msgs_per_s": rate, "client_cpu": 0.5, "server_cpu": 0.9,
             "lat_us": {"p50": 10, "p99": 20, "p999": 30}}
 
 
@@ -169,27 +178,30 @@ def profile(name, us, samples, rate=0):
 
 
 def test_a_sample_is_what_its_stack_says():
-    assert perf.count_samples(STACKS) == {"rest of kernel": 1, "tcp send": 2, "tcp receive": 1, "user space": 2}
-    assert perf.count_samples("") == {}
+    assert perf.count_samples(STACKS) == ({"rest of kernel": 1, "tcp send": 2, "tcp receive": 1, "user space": 2}, {"main": 1, "[unknown]": 1})
+    assert perf.count_samples("") == ({}, {})
 
 
 def test_a_target_is_bounded_by_the_least_that_any_server_spends():
     rows = [profile("raw_epoll", 4, [60, 20, 10, 10]), profile("asio", 5, [60, 20, 0, 20]), profile("libuv try_write", 6, [60, 20, 0, 20]),
             profile("haproxy lua", 8, [60, 20, 10, 10], rate=100_000), profile("luv", 9, [60, 20, 19, 1], rate=90_000)]
-    assert perf.bounds("64", rows[1:]) == [["processor time / asio", "≤ 0.9", "0.80 (8.00 µs, asio)", "0.80 (8.00 µs, asio)"]]
-    assert perf.bounds("64full", rows) == [["rate / haproxy lua", "≥ 1.5", "3.12 (6.40 µs, raw_epoll)", "2.78 (7.20 µs, raw_epoll)"]]
-    assert perf.bounds("64", rows[:1]) == [["processor time / raw_epoll", "≤ 1.07", "0.80 (6.40 µs, raw_epoll)", "0.90 (7.20 µs, raw_epoll)"]]
+    assert perf.bounds("64", rows[1:]) == [["processor time / asio", "≤ 0.9", "0.80 (8.00 µs, asio)", "0.80 (8.00 µs, asio)", "–"]]
+    assert perf.bounds("64full", rows) == [["rate / haproxy lua", "≥ 1.5", "3.12 (6.40 µs, raw_epoll)", "2.78 (7.20 µs, raw_epoll)",
+                                         "1.25 (16.00 µs, raw_epoll)"]]
+    assert perf.bounds("64", rows[:1]) == [["processor time / raw_epoll", "≤ 1.07", "0.80 (6.40 µs, raw_epoll)", "0.90 (7.20 µs, raw_epoll)", "–"]]
     assert perf.bounds("1", rows) == []
 
 
 def test_a_profile_says_who_failed_and_what_the_others_spent(capsys):
-    rows = [profile("raw_epoll", 2, [60, 20, 15, 5]), profile("asio", 1, [1, 1, 1, 1])]
+    rows = [profile("raw_epoll", 2, [60, 20, 15, 5]), profile("asio", 1, [1, 1, 1, 1]), profile("portico epoll", 3, [60, 20, 15, 5])]
     rows[1].failed = "it has ended"
+    rows[2].functions.update({"luaV_execute": 1, "memmove": 4})
     tables = []
     perf.print_load("64", rows, lambda head, lines: tables.append(lines))
-    assert "- asio failed: it has ended" in capsys.readouterr().out
-    assert tables[0] == [["raw_epoll", "4.00", "2.40 (60%)", "0.80 (20%)", "0.60 (15%)", "0.20 (5%)", 100]]
-    assert tables[1] == [["processor time / raw_epoll", "≤ 1.07", "0.80 (3.20 µs, raw_epoll)", "0.95 (3.80 µs, raw_epoll)"]]
+    said = capsys.readouterr().out
+    assert "- asio failed: it has ended" in said and "portico epoll, user space: memmove 4.0%, luaV_execute 1.0%" in said
+    assert tables[0][0] == ["raw_epoll", "4.00", "2.40 (60%)", "0.80 (20%)", "0.60 (15%)", "0.20 (5%)", 100]
+    assert tables[1] == [["processor time / raw_epoll", "≤ 1.07", "0.80 (3.20 µs, raw_epoll)", "0.95 (3.80 µs, raw_epoll)", "–"]]
 
 
 def test_without_perf_or_symbols_there_is_a_reason(monkeypatch):
