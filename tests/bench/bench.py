@@ -2,6 +2,7 @@
 """bench.py - Portico beside hand-written C and beside its peers, in one run on one machine. ./dev bench runs it.
 
   bench.py BUILD [matrix] [--quick] [--scenarios 64,512] [--servers portico,reference,NAME] [--rounds N] [--seconds S] [--first]
+                                        all scenarios, then memory and instructions; with --quick or --scenarios only those scenarios
   bench.py BUILD instructions           user-space instructions per message (callgrind)
   bench.py BUILD profile [--scenarios 64,64full,16k] [--servers NAME,…] [--rounds N] [--seconds S] [--first]   where the time goes (perf)
   bench.py BUILD budget [--rounds N]    what budget and memory cap cost where they are not reached
@@ -52,6 +53,7 @@ def check_scenarios(names):
 
 def matrix(portico, build, o):
     check_scenarios(o.scenarios)
+    o.footprints = not o.quick and not o.scenarios
     o.scenarios = o.scenarios or (QUICK if o.quick else list(SCENARIOS))
     o.servers = o.servers or (QUICK_SERVERS if o.quick else ())
     o.rounds = o.rounds or (19 if o.quick else 25)

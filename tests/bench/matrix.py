@@ -14,6 +14,7 @@ import random
 import statistics
 import sys
 
+from footprint import footprints
 from priority import awake
 from servers import Client, NotHere, prepared, read
 from targets import BARE_C, SCRIPTED, baseline, compared
@@ -187,4 +188,5 @@ def run_matrix(portico, build, options):
     client = Client(build, first=options.first)
     servers, missing = prepared(portico, build, options.servers, options.first)
     return {"machine": machine(), "first": options.first, "rounds": options.rounds, "seconds": options.seconds, "missing": missing,
-            "scenarios": [run_scenario(name, servers, client, options) for name in options.scenarios]}
+            "scenarios": [run_scenario(name, servers, client, options) for name in options.scenarios],
+            "footprints": footprints(servers, client) if options.footprints else {}}

@@ -59,6 +59,20 @@ def print_summary(result, out):
     print_table(["server"] + names, [[name] + [rows[name].get(scenario, "–") for scenario in names] for name in order], out)
 
 
+def print_footprints(found, out):
+    """A server without one of the figures has a dash there, and a line with the reason."""
+    def cells(row, kind, digits):
+        ratios = [row[kind] / found[name][kind] if row[kind] is not None and found.get(name, {}).get(kind) else None for name in BARE_C]
+        return [number(row[kind], 0)] + [number(ratio, digits) for ratio in ratios]
+    print("### Memory of an idle connection, user-space instructions of a 64-byte message\n", file=out)
+    print_table(["server", "bytes/connection"] + ["× " + name for name in BARE_C] + ["instructions/message"] + ["× " + name for name in BARE_C],
+                [[name, *cells(row, "bytes", 1), *cells(row, "instructions", 1)] for name, row in found.items()], out)
+    for name, row in found.items():
+        for kind, reason in row["why_not"].items():
+            print(f"- {name}, {kind}: {reason}", file=out)
+    print(file=out)
+
+
 def print_report(result, out):
     m = result["machine"]
     print(f"{m['system']}, Linux {m['kernel']}, {m['processors']} × {m['processor']}; {result['date']}; Portico {result['version']}; "
@@ -70,6 +84,8 @@ def print_report(result, out):
         print(f"- {name} was left out: {reason}", file=out)
     print(file=out)
     print_summary(result, out)
+    if result["footprints"]:
+        print_footprints(result["footprints"], out)
     rows = [[what, bound, with_quartiles(ratio), with_quartiles(bare), "yes" if reached else "no"] for what, bound, ratio, bare, reached in targets(result)]
     if rows:
         print("### Targets\n", file=out)

@@ -8,6 +8,7 @@ import pytest
 
 sys.path.insert(1, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # pace
 
+import footprint
 import matrix
 import perf
 from matrix import SCENARIOS, Row, every, run_scenario
@@ -147,7 +148,7 @@ def test_a_server_that_answers_wrongly_fails_its_row():
 def result_of(rows, scenario="64"):
     return {"scenarios": [{"scenario": scenario, "title": SCENARIOS[scenario][0], "unit": "message", "rows": list(rows.values())}],
             "machine": {"system": "a system", "kernel": "6", "processors": 2, "processor": "one", "load": "0 before"}, "date": "today",
-            "version": "1", "rounds": 5, "seconds": 0.15, "first": False, "missing": {"erlang": "no erl"}}
+            "version": "1", "rounds": 5, "seconds": 0.15, "first": False, "missing": {"erlang": "no erl"}, "footprints": {}}
 
 
 @pytest.mark.parametrize("us, reached", [(9, True), (11, False)])
@@ -168,6 +169,30 @@ def test_a_report_has_the_quartiles_of_a_target_beside_its_median():
     assert [cell.strip() for cell in line.split("|")[2:6]] == ["≤ 1.05", "1.04 (1.02–1.06)", "–", "yes"]
     assert "erlang was left out: no erl" in out.getvalue()
     assert all(f"× {name}" in out.getvalue() for name in BARE_C)
+
+
+def test_a_footprint_that_cannot_be_taken_is_named_with_the_reason(monkeypatch):
+    asked = []
+
+    def held(servers, parts, client):
+        asked.append((servers[0].name, parts))
+        return {"failed": "reset"} if servers[0].name == "copas" else {"bytes": 100 if servers[0].name == "raw_epoll" else 450}
+
+    def per_message(spec, portico, build, client, load):
+        if spec["name"] == "go":
+            raise NotHere("callgrind has counted nothing")
+        return 64 if spec["name"] == "raw_epoll" else 1600
+    monkeypatch.setattr(footprint, "hold", held)
+    monkeypatch.setattr(footprint, "per_message", per_message)
+    servers = [SimpleNamespace(name=name, spec=SPECS[name], values={"portico": "p", "build": "b"}) for name in ("raw_epoll", "go", "copas")]
+    result = result_of({}) | {"footprints": footprint.footprints(servers, None)}
+    assert asked == [("raw_epoll", [4000]), ("go", [4000]), ("copas", [900])]
+    out = io.StringIO()
+    print_report(result, out)
+    said = [" ".join(line.split()) for line in out.getvalue().splitlines()]
+    assert "| raw_epoll | 100 | – | 1.0 | 64 | – | 1.0 |" in said
+    assert "| go | 450 | – | 4.5 | – | – | – |" in said and "- go, instructions: callgrind has counted nothing" in said
+    assert "| copas | – | – | – | 1,600 | – | 25.0 |" in said and "- copas, bytes: reset" in said
 
 
 def profile(name, us, samples, rate=0):
