@@ -42,10 +42,6 @@ struct io_uring_sqe *uring_entry(uring_port *port)
     return io_uring_get_sqe(&port->ring);
 }
 
-/* IORING_ACCEPT_POLL_FIRST of newer headers. To look for a connection the kernel makes a socket and a file first, even when there is none
- * (Linux 6.18, do_accept()): so it looks when one has come. Kernels with bounded multishot receives know this flag, which is from 6.10. */
-enum { ACCEPT_POLL_FIRST = 1 << 2 };
-
 static bool prepare_accept(uring_port *port, io_op *op)
 {
     io_accept_op *accept_op = container_of(op, io_accept_op, op);
@@ -55,7 +51,6 @@ static bool prepare_accept(uring_port *port, io_op *op)
     accept_op->peer_bytes = sizeof accept_op->peer;
     io_uring_prep_accept(entry, (int)op->socket, (struct sockaddr *)&accept_op->peer, &accept_op->peer_bytes,
                          SOCK_NONBLOCK | SOCK_CLOEXEC);
-    if (port->multishot) entry->ioprio |= ACCEPT_POLL_FIRST;
     io_uring_sqe_set_data(entry, op);
     return true;
 }
