@@ -16,7 +16,7 @@ from servers import PATIENCE, Client, NotHere, Server, catalogue, read
 
 SLICES = (0.5, 2.0) # seconds
 LOAD = ["-c", "64", "-s", "64"]
-UNKNOWN = {"raw_uring", "portico io_uring"}
+UNKNOWN = {"raw_uring", "portico io_uring"} # to valgrind; those that choose a backend are told to take epoll
 
 
 class Counted(Server):

@@ -4,7 +4,7 @@ The servers take turns as in matrix.py. In each round a server has a slice that 
 one another in which perf samples it by the processor's clock. A sample is what its stack says: TCP's sending with all below it (over loopback that is the whole
 way into the other socket, and waking who waits there), its receiving, whatever else the kernel does, or user space. What a sample says of
 the innermost function is skewed where interrupts are off; whose call it is under is not. Accepting and closing is left out, as each sampled slice
-opens its connections: with 4,000 of them that is as much as a tenth.
+opens its connections: with 4,000 of them that is seen.
 
 A rate has two bounds, what the server's processor can do and what the client's can. So it is also told what a peer's rate leaves to a server beside
 which the client is used to the full.
