@@ -46,7 +46,7 @@ set(lua_files
   lobject lopcodes loslib lparser lstate lstring lstrlib ltable ltablib ltm lundump lutf8lib lvm lzio)
 list(TRANSFORM lua_files PREPEND ${lua_SOURCE_DIR}/src/)
 list(TRANSFORM lua_files APPEND .c)
-add_library(lua54 STATIC ${lua_files} ${PROJECT_SOURCE_DIR}/lua/lua_steps.c)
+add_library(lua54 STATIC ${lua_files} ${PROJECT_SOURCE_DIR}/lua/lua_steps.c ${PROJECT_SOURCE_DIR}/lua/lua_pauses.c)
 target_include_directories(lua54 SYSTEM PUBLIC ${lua_SOURCE_DIR}/src)
 target_compile_options(lua54 PRIVATE -w PUBLIC "SHELL:-include ${PROJECT_SOURCE_DIR}/lua/lua_stack.h")
 if(WIN32)
@@ -66,6 +66,9 @@ portico_steps(OBJECT lobject)
 portico_steps(AUXLIB lauxlib)
 portico_steps(VM lvm)
 portico_steps(IO liolib)
+# The collector's steps are told of: lua/lua_pauses.h.
+set_property(SOURCE ${lua_SOURCE_DIR}/src/lgc.c APPEND PROPERTY COMPILE_OPTIONS -include ${PROJECT_SOURCE_DIR}/lua/lua_pauses.h)
+set_property(SOURCE ${lua_SOURCE_DIR}/src/lgc.c APPEND PROPERTY COMPILE_DEFINITIONS LUA_PAUSES_COLLECTOR)
 set_property(SOURCE ${lua_SOURCE_DIR}/src/lauxlib.c APPEND PROPERTY
   COMPILE_OPTIONS -include ${PROJECT_SOURCE_DIR}/lua/lua_collect.h)
 set_property(SOURCE ${lua_SOURCE_DIR}/src/lauxlib.c APPEND PROPERTY COMPILE_DEFINITIONS LUA_STACK_AUXLIB)

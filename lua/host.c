@@ -30,7 +30,7 @@ static bool open_state(host *h)
     h->heap = mem_heap_open();
     if (h->heap == NULL || !host_budget_open(h)) return false;
     host_reserve(h, false);
-    host_set_soft_cap(h);
+    host_collect_begin(h);
     h->L = lua_newstate(host_allocate, h);
     if (h->L == NULL) return false;
     lua_atpanic(h->L, panic);
@@ -62,6 +62,7 @@ bool host_load(host *h)
     atomic_store(&h->watch.budget_ns, h->config->load_budget_ns);
     h->loading = true;
     bool ok = host_script_load(h) && host_call_load(h, HOST_ON_LOAD) && host_call_load(h, HOST_ON_CHECK);
+    host_collect_tend(h);
     h->loading = false;
     atomic_store(&h->watch.budget_ns, h->config->callback_budget_ns);
     return ok;

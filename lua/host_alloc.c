@@ -53,17 +53,6 @@ void *host_allocate_giving_way(void *context, void *block, size_t old_bytes, siz
     return host_allocate(context, block, old_bytes, bytes);
 }
 
-/* Near the cap Lua collects by itself when it is refused memory, but not to let a stack grow (luaD_reallocstack): there
- * a handler that asks for little would fail for the garbage of another. So the host collects ahead of that, more rarely
- * the fuller the heap stays: each time when half of what was free then has been used. */
-void host_set_soft_cap(host *h)
-{
-    size_t cap = h->config->lua_memory;
-    size_t least = cap - cap / 8;
-    size_t half = h->heap_bytes < cap ? h->heap_bytes + (cap - h->heap_bytes) / 2 : SIZE_MAX;
-    h->heap_soft = half > least ? half : least;
-}
-
 void host_reserve(host *h, bool on)
 {
     h->heap_cap = h->config->lua_memory + (on ? HOST_RESERVE_BYTES : 0);

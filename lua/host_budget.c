@@ -28,6 +28,7 @@
 #include "host_internal.h"
 
 #include "log.h"
+#include "lua_pauses.h"
 #include "lua_steps.h"
 #include "os.h"
 
@@ -160,6 +161,32 @@ static void end_call(void)
     lua_error(L);
 }
 
+/* A lua_pauses_watch. The longest step of a slice is not counted as the handler's. Only that one: who does nothing but make garbage,
+ * or collect it, shall be ended, too. */
+static void on_collection(void *context, bool begins)
+{
+    host *h = context;
+    if (h == NULL || !host_is_running(h)) return;
+    host_watch *watch = &h->watch;
+    int64_t now_ns = os_thread_cpu_ns(h->worker->thread);
+    if (begins) {
+        if (watch->collect_slice != host_slice(h)) {
+            atomic_store_explicit(&watch->collect_longest_ns, 0, memory_order_relaxed);
+        }
+        watch->collect_slice = host_slice(h);
+        atomic_store_explicit(&watch->collect_from_ns, now_ns, memory_order_release);
+        return;
+    }
+    int64_t took_ns = now_ns - atomic_load_explicit(&watch->collect_from_ns, memory_order_relaxed);
+    int64_t longest_ns = atomic_load_explicit(&watch->collect_longest_ns, memory_order_relaxed);
+    if (took_ns > longest_ns) {
+        atomic_fetch_add_explicit(&watch->away_ns, took_ns - longest_ns, memory_order_relaxed);
+        atomic_store_explicit(&watch->collect_longest_ns, took_ns, memory_order_relaxed);
+    }
+    /* Last, and look() reads it first: it may see the step both as going on and as given, but not as neither. */
+    atomic_store_explicit(&watch->collect_from_ns, 0, memory_order_release);
+}
+
 /* Runs while the worker is stopped at some instruction. lua_sethook() may be called like this: lua.c does, from a
  * signal handler. It walks all calls of the coroutine (settraps() in ldebug.c), which may take longer than the time between two
  * interrupts; a worker that is interrupted like that again and again would come to nothing else. */
@@ -217,20 +244,23 @@ static struct watchdog {
 } watchdog = {.lock = ATOMIC_FLAG_INIT};
 
 /* used_ns: processor time. The watchdog cannot tell who waits from who would run if he could. */
-static void say_stuck(const host *h, int64_t late_ns, int64_t used_ns)
+static void say_stuck(const host *h, int64_t late_ns, int64_t used_ns, bool collecting)
 {
+    static const char collects[] = "it collects garbage: its heap is too big for one worker";
+    static const char waits[] =
+        "it waits in a C function for the system (io.read, …), others use the processors, or it is in a C function or "
+        "a finaliser that no budget can end";
+
     const host_watch *watch = &h->watch;
     host_kind kind = (host_kind)atomic_load_explicit(&watch->kind, memory_order_relaxed);
     unsigned long long id = atomic_load_explicit(&watch->conn_id, memory_order_relaxed);
     char conn_text[48] = "";
     if (id != 0) snprintf(conn_text, sizeof(conn_text), " of conn %llu", id);
-    log_write(
-        LOG_ERROR,
-        "%s: %s%s has not come back for %.1f s, of which it ran for %.1f s: it waits in a C function for the system "
-        "(io.read, …), others use the processors, or it is in a C function or a finaliser that no budget can end; "
-        "worker %" PRIu32 " serves nobody meanwhile",
-        h->config->script, host_kind_name(kind), conn_text, (double)late_ns / 1e9, (double)used_ns / 1e9,
-        h->worker->id);
+    log_write(LOG_ERROR,
+              "%s: %s%s has not come back for %.1f s, of which it ran for %.1f s: %s; worker %" PRIu32
+              " serves nobody meanwhile",
+              h->config->script, host_kind_name(kind), conn_text, (double)late_ns / 1e9, (double)used_ns / 1e9,
+              collecting ? collects : waits, h->worker->id);
 }
 
 /* Ends the slice that runs, if it is overdue, which is set then. Returns in how many ns to look again, at the latest at the
@@ -254,10 +284,15 @@ static int64_t look(host *h, int64_t now_ns, struct watchdog *dog, bool *overdue
     if (budget_ns == 0) return dog->tick_ns;
     if (late_ns < budget_ns) return budget_ns - late_ns;
     /* What counts is processor time: on a crowded machine a handler that behaves may not get to run for long. */
+    int64_t from_ns = atomic_load_explicit(&watch->collect_from_ns, memory_order_acquire);
     int64_t cpu_ns = os_thread_cpu_ns(h->worker->thread);
     int64_t away_ns = atomic_load_explicit(&watch->away_ns, memory_order_relaxed) - watch->away_seen_ns;
     int64_t used_ns = cpu_ns == 0 ? late_ns : cpu_ns - watch->cpu_ns - away_ns;
     int64_t left_ns = budget_ns - used_ns;
+    if (from_ns != 0) { /* as on_collection() would, if the step ended now */
+        int64_t more_ns = cpu_ns - from_ns - atomic_load_explicit(&watch->collect_longest_ns, memory_order_relaxed);
+        if (more_ns > 0) left_ns += more_ns;
+    }
     if (left_ns <= 0) {
         *overdue = true;
         atomic_store_explicit(&watch->overdue, sequence, memory_order_relaxed);
@@ -267,7 +302,7 @@ static int64_t look(host *h, int64_t now_ns, struct watchdog *dog, bool *overdue
     }
     if (!watch->told && late_ns >= STUCK_NS_MIN && late_ns / STUCK_BUDGETS >= budget_ns) {
         watch->told = true;
-        say_stuck(h, late_ns, used_ns);
+        say_stuck(h, late_ns, used_ns, from_ns != 0);
     }
     return left_ns;
 }
@@ -375,6 +410,7 @@ bool host_budget_open(host *h)
         os_mutex_lock(dog->mutex);
         int64_t tick_ns = tick_for(h->config);
         if (tick_ns < dog->tick_ns) dog->tick_ns = tick_ns;
+        atomic_store_explicit(&lua_pauses_watch, on_collection, memory_order_relaxed);
         h->watch.next = dog->hosts;
         h->watch.registered = true;
         dog->hosts = h;

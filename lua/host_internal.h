@@ -84,8 +84,12 @@ typedef struct host_watch {
     int64_t cpu_ns;          /* … and what the worker's thread had used then … */
     int64_t away_seen_ns;    /* … of which this away */
     atomic_bool away;        /* in the middle of the slice the worker serves others: see host_set_hook() */
-    atomic_llong away_ns;    /* processor time that it has used so */
-    host *next;              /* the watchdog's list */
+    atomic_llong away_ns;    /* processor time that it has used so, and that is not the handler's for another reason */
+    atomic_llong
+        collect_from_ns; /* while the collector is at work: what the worker's thread had used when that began; else 0 */
+    atomic_llong collect_longest_ns;  /* what it has used for that at once, at most, … */
+    unsigned long long collect_slice; /* … in this slice; the worker's */
+    host *next;                       /* the watchdog's list */
 } host_watch;
 
 /* A worker's app_state. */
@@ -152,8 +156,12 @@ struct host {
     mem_heap *heap;
     size_t heap_bytes; /* allocated by Lua now */
     size_t heap_peak;
-    size_t heap_cap;  /* what Lua may have now: the configured cap, with the reserve while reporting */
-    size_t heap_soft; /* above this a full collection comes before the next slice */
+    size_t heap_cap;    /* what Lua may have now: the configured cap, with the reserve while reporting */
+    size_t heap_soft;   /* above this a full collection comes before the next slice */
+    size_t heap_low;    /* the range for which the collector is set, see host_collect.c: from here on … */
+    size_t heap_span;   /* … so far */
+    bool incremental;   /* that is how it collects; else by generations */
+    bool own_collector; /* the script has set it, which --sandbox off lets it */
     host_watch watch;
     unsigned long long memory_caught; /* the last slice that caught a lack of memory, */
     unsigned long long memory_ended;  /* … and that was ended for the second */
@@ -204,12 +212,23 @@ static inline bool host_wants_on_error(const host *h, const host_task *t)
 void *host_allocate(void *context, void *block, size_t old_bytes, size_t bytes);
 /* The same, and calls host_give_way() now and then. */
 void *host_allocate_giving_way(void *context, void *block, size_t old_bytes, size_t bytes);
-/* Sets heap_soft, given what Lua has after a full collection. */
-void host_set_soft_cap(host *h);
 /* Lets Lua go over its cap by HOST_RESERVE_BYTES, or not. */
 void host_reserve(host *h, bool on);
 /* "64 MiB". Returns text. */
 char *host_cap_text(const host *h, char *text, size_t size);
+
+/* ---- host_collect.c ---- */
+/* For a new state, before it has loaded anything. */
+void host_collect_begin(host *h);
+/* The heap has changed so much that the collector is to be set anew. */
+static inline bool host_collect_is_due(const host *h)
+{
+    return h->heap_bytes - h->heap_low > h->heap_span;
+}
+/* Sets it, and collects everything when the cap is near. Between slices. */
+void host_collect_tend(host *h);
+/* Collects everything. Between slices. */
+void host_collect_all(host *h);
 
 /* ---- host_budget.c ---- */
 /* Registers the host with the process's watchdog, which is started for the first one. False: out of memory or threads.

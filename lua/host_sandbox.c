@@ -160,10 +160,30 @@ static int collect_garbage(lua_State *L)
     return 1;
 }
 
+/* Lua's own. Who sets the collector with it keeps what he has set. */
+static int collect_garbage_freely(lua_State *L)
+{
+    static const char *const asking[] = {"collect", "count", "step", "isrunning"};
+    const char *what = luaL_optstring(L, 1, "collect");
+    bool asks = false;
+    for (size_t i = 0; i < array_count(asking); i++) asks = asks || strcmp(what, asking[i]) == 0;
+    int count = lua_gettop(L);
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_insert(L, 1);
+    lua_call(L, count, LUA_MULTRET);
+    if (!asks) host_of(L)->own_collector = true;
+    return lua_gettop(L);
+}
+
 void host_sandbox_apply(lua_State *L)
 {
     host_sandbox level = host_of(L)->config->sandbox;
-    if (level == HOST_SANDBOX_OFF) return;
+    if (level == HOST_SANDBOX_OFF) {
+        lua_getglobal(L, "collectgarbage");
+        lua_pushcclosure(L, collect_garbage_freely, 1);
+        lua_setglobal(L, "collectgarbage");
+        return;
+    }
     lua_pushcfunction(L, set_metatable);
     lua_setglobal(L, "setmetatable");
     lua_pushcfunction(L, collect_garbage);

@@ -36,12 +36,6 @@ int host_call(host *h, host_kind kind, lua_CFunction function, void *argument, l
     return status;
 }
 
-static int collect(lua_State *L)
-{
-    lua_gc(L, LUA_GCCOLLECT);
-    return 0;
-}
-
 /* ---- Tasks ---- */
 
 /* Protected: makes one, and leaves it in *argument. */
@@ -178,12 +172,6 @@ static void revive(host *h, host_task *t, int status)
     task_reset(t);
 }
 
-static void relieve(host *h)
-{
-    if (host_protect(h, collect, NULL, 0) != LUA_OK) lua_pop(h->L, 1);
-    host_set_soft_cap(h);
-}
-
 /* Protected: logs, and returns the table for on_error. */
 static int report_overrun(lua_State *L)
 {
@@ -226,7 +214,7 @@ static void close_overrun(host *h, host_task *t)
 /* The handler has raised, which has been logged; the error's table is in slot 2, if on_error is to have it. */
 static void task_failed(host *h, host_task *t)
 {
-    if (t->failed == LUA_ERRMEM) relieve(h);
+    if (t->failed == LUA_ERRMEM) host_collect_all(h);
     if (!host_wants_on_error(h, t)) {
         if (t->c != NULL) conn_abort(t->c, CONN_ERROR, IO_OK);
         lua_settop(t->co, 1);
@@ -267,7 +255,7 @@ static bool run(host *h, host_task *t, int arguments)
 {
     int results;
     assert(h->task == NULL);
-    if (h->heap_bytes > h->heap_soft) relieve(h);
+    if (host_collect_is_due(h)) host_collect_tend(h);
     h->task = t;
     h->blocked = false;
     h->slices++;

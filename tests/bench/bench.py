@@ -6,6 +6,7 @@
   bench.py BUILD instructions           user-space instructions per message (callgrind)
   bench.py BUILD profile [--scenarios 64,64full,16k] [--servers NAME,…] [--rounds N] [--seconds S] [--first]   where the time goes (perf)
   bench.py BUILD budget [--rounds N]    what budget and memory cap cost where they are not reached
+  bench.py BUILD heap [--rounds N] [--seconds S]   how a script's big heap is collected, beside Lua's generations
   bench.py BUILD idle [--count N]       memory per idle connection; 1,000,000 of them with --count 1000000
   bench.py BUILD protocols              lines beside raw bytes, scripts beside redis-server and nginx
   bench.py BUILD windows [--rounds N] [--seconds S] [--first] [--wine WINDOWS-BUILD] [--libuv ARCHIVE]   beside libuv and Asio under Wine, see windows.py
@@ -29,6 +30,7 @@ sys.path[1:1] = [TESTS, os.path.join(TESTS, "behaviour")]  # pace, and the rig f
 
 from budget import bench_budget
 from classics import SIZES, bench_classics
+from heap import bench_heap
 from idle import bench_idle
 from instructions import count_instructions
 from reload import bench_reload
@@ -86,12 +88,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words = lambda text: text.split(",")
     parser.add_argument("build")
-    parser.add_argument("part", nargs="?", default="matrix", choices=["matrix", "instructions", "profile", "idle", "classics", "protocols", "reload", "budget", "windows", "packages"])
+    parser.add_argument("part", nargs="?", default="matrix", choices=["matrix", "instructions", "profile", "heap", "idle", "classics", "protocols", "reload", "budget", "windows", "packages"])
     parser.add_argument("--quick", action="store_true", help="matrix: three scenarios, Portico and the references, under two minutes")
     parser.add_argument("--scenarios", type=words, help=f"matrix, profile: of {', '.join(SCENARIOS)}")
     parser.add_argument("--servers", type=words, help="matrix, profile, idle: names, or portico, reference, peer; default: all")
-    parser.add_argument("--rounds", type=int, help="default: 25; quick 19, profile 21, windows and protocols 5, classics 3, budget 11")
-    parser.add_argument("--seconds", type=float, help="of each turn; default: 0.15; classics 1, under Wine 3; windows 2")
+    parser.add_argument("--rounds", type=int, help="default: 25; quick 19, profile 21, windows and protocols 5, classics and heap 3, budget 11")
+    parser.add_argument("--seconds", type=float, help="of each turn; default: 0.15; classics 1, under Wine 3; windows 2; heap 5")
     parser.add_argument("--first", action="store_true", help="matrix, profile, idle, protocols, windows: servers and client before all else that runs here; needs the right to")
     parser.add_argument("--connections", type=lambda text: [int(n) for n in text.split(",")], help="classics: default 1,64,512,4000")
     parser.add_argument("--count", type=int, default=10000, help="idle: how many; default: 10000")
@@ -122,6 +124,8 @@ def main():
     elif o.part == "budget":
         sources = os.path.join(o.build, "_deps", "lua-src", "src")
         bench_budget(portico, sources, o.rounds or 11, lambda head, rows: print_table(head, rows, sys.stdout))
+    elif o.part == "heap":
+        bench_heap(portico, build, o.rounds or 3, o.seconds or 5, lambda head, rows: print_table(head, rows, sys.stdout))
     elif o.part == "idle":
         bench_idle(portico, build, o.count, o.servers, o.first, print_table, sys.stdout)
     elif o.part == "protocols":
