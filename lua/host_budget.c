@@ -165,9 +165,14 @@ static void end_call(void)
  * or collect it, shall be ended, too. */
 static void on_collection(void *context, bool begins)
 {
+    enum {
+        QUICK_BYTES = 512 << 10
+    }; /* below that a step is short; reading the clock was an eighth of a loop that only allocates */
     host *h = context;
     if (h == NULL || !host_is_running(h)) return;
     host_watch *watch = &h->watch;
+    int64_t from_ns = atomic_load_explicit(&watch->collect_from_ns, memory_order_relaxed);
+    if (begins ? h->heap_bytes < QUICK_BYTES : from_ns == 0) return;
     int64_t now_ns = os_thread_cpu_ns(h->worker->thread);
     if (begins) {
         if (watch->collect_slice != host_slice(h)) {
@@ -177,7 +182,7 @@ static void on_collection(void *context, bool begins)
         atomic_store_explicit(&watch->collect_from_ns, now_ns, memory_order_release);
         return;
     }
-    int64_t took_ns = now_ns - atomic_load_explicit(&watch->collect_from_ns, memory_order_relaxed);
+    int64_t took_ns = now_ns - from_ns;
     int64_t longest_ns = atomic_load_explicit(&watch->collect_longest_ns, memory_order_relaxed);
     if (took_ns > longest_ns) {
         atomic_fetch_add_explicit(&watch->away_ns, took_ns - longest_ns, memory_order_relaxed);

@@ -42,14 +42,12 @@ static void set_increments(const host *h)
     lua_gc(h->L, LUA_GCINC, (int)pause, (int)(multiplier < MULTIPLIER_MAX ? multiplier : MULTIPLIER_MAX), 0);
 }
 
-/* Chooses by the size of the heap, and sets the range of sizes for which that holds. */
-static void choose(host *h)
+void host_collect_choose(host *h)
 {
     enum { SHARE = 16 }; /* of the heap, by which it may change */
     size_t bytes = h->heap_bytes, low = 0, high = BIG_BYTES;
     bool was_incremental = h->incremental;
-    /* While it loads Lua's way is by increments, which says nothing about its size. */
-    h->incremental = bytes >= (was_incremental && !h->loading ? SMALL_BYTES : BIG_BYTES);
+    h->incremental = bytes >= (was_incremental ? SMALL_BYTES : BIG_BYTES);
     if (h->incremental) {
         low = bytes - bytes / SHARE > SMALL_BYTES ? bytes - bytes / SHARE : SMALL_BYTES;
         high = bytes + bytes / SHARE;
@@ -70,7 +68,7 @@ static int tend(lua_State *L)
         lua_gc(L, LUA_GCCOLLECT);
         set_soft_cap(h);
     }
-    choose(h);
+    host_collect_choose(h);
     return 0;
 }
 
@@ -88,5 +86,5 @@ void host_collect_all(host *h)
 void host_collect_begin(host *h)
 {
     set_soft_cap(h);
-    h->incremental = true; /* as Lua has it while the script loads */
+    h->heap_span = BIG_BYTES;
 }

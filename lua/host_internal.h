@@ -225,7 +225,9 @@ static inline bool host_collect_is_due(const host *h)
 {
     return h->heap_bytes - h->heap_low > h->heap_span;
 }
-/* Sets it, and collects everything when the cap is near. Between slices. */
+/* Sets it, and the range of sizes for which that holds. Anywhere outside of a collection. */
+void host_collect_choose(host *h);
+/* The same, and collects everything when the cap is near. Between slices. */
 void host_collect_tend(host *h);
 /* Collects everything. Between slices. */
 void host_collect_all(host *h);

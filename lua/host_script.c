@@ -291,6 +291,7 @@ static int load(lua_State *L)
     host_api_open(L);
     host_sandbox_apply(L);
     lua_gc(L, LUA_GCRESTART);
+    lua_gc(L, LUA_GCGEN, 0, 0); /* as host_collect.c has it for a small heap */
 
     lua_pushcfunction(L, host_add_traceback);
     if (host_compile(L, h->generation->script, config->chunk_name) != LUA_OK) lua_error(L);

@@ -51,6 +51,8 @@ static void hook(lua_State *L, lua_Debug *where)
         return;
     }
     if (h->loading && server_stopping(h->worker->server)) luaL_error(L, "the server is stopping");
+    if (host_collect_is_due(h))
+        host_collect_choose(h); /* a script that fills its heap while it loads, and nobody else shall wait for that */
     host_give_way(h);
 }
 
