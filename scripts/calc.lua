@@ -40,7 +40,7 @@ local function evaluate(text)
   local function operand()
     local number = take("%d+%.?%d*[eE][+-]?%d+") or take("%d+%.?%d*") or take("%.%d+")
     if number then
-      return tonumber(number)
+      return tonumber(number) + 0.0 -- integers would wrap, here and below
     elseif take("%-") then
       return -expression(3)
     elseif take("%(") then
@@ -52,8 +52,11 @@ local function evaluate(text)
       return CONSTANTS[name]
     end
     local f = FUNCTIONS[name] or refuse("there is no '%s'", name)
-    return take("%(") and f(expression(1), take("%)") or refuse("')' expected at column %d", pos))
-      or refuse("%s( … ) expected", name)
+    if not take("%(") then
+      refuse("%s( … ) expected", name)
+    end
+    local value = expression(1)
+    return take("%)") and f(value) + 0.0 or refuse("')' expected at column %d", pos)
   end
 
   -- An expression of operators that bind at least as tightly as that.

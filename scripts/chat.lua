@@ -35,6 +35,7 @@ end
 return {
   frame = { type = "line", max = LINE_MAX },
   limits = { first_byte = 60, send_max = 1 << 20 },
+  lasting = "name", -- as the names in use, which no version that is undone takes back
 
   on_connect = function(conn)
     conn:send("Who are you?")

@@ -10,7 +10,7 @@ local resp = require "portico.resp"
 local keyspace = require "portico.keyspace"
 
 local keys = assert(keyspace.open("kv"))
-local integer, unpack = keyspace.integer, table.unpack
+local integer = keyspace.integer
 
 local OK <const> = { ok = "OK" }
 local NOT_INTEGER <const> = { err = "ERR value is not an integer or out of range" }
@@ -96,14 +96,14 @@ return resp.server {
     ["INCR key"] = function(_, args) return keys:incr(args[2], 1) end,
     ["DECR key"] = function(_, args) return keys:incr(args[2], -1) end,
     ["INCRBY key amount"] = function(_, args) return keys:incr(args[2], args[3]) end,
-    ["RPUSH key value [value ...]"] = function(_, args) return keys:push(args[2], "right", unpack(args, 3)) end,
-    ["LPUSH key value [value ...]"] = function(_, args) return keys:push(args[2], "left", unpack(args, 3)) end,
+    ["RPUSH key value [value ...]"] = function(_, args) return keys:push(args[2], "right", args, 3) end,
+    ["LPUSH key value [value ...]"] = function(_, args) return keys:push(args[2], "left", args, 3) end,
     ["RPOP key"] = function(_, args) return keys:pop(args[2], "right") end,
     ["LPOP key"] = function(_, args) return keys:pop(args[2], "left") end,
     ["LLEN key"] = function(_, args) return keys:len(args[2]) end,
     ["LRANGE key first last"] = range,
-    ["HSET key field value [field value ...]"] = function(_, args) return keys:hash_set(args[2], unpack(args, 3)) end,
-    ["HDEL key field [field ...]"] = function(_, args) return keys:hash_delete(args[2], unpack(args, 3)) end,
+    ["HSET key field value [field value ...]"] = function(_, args) return keys:hash_set(args[2], args, 3) end,
+    ["HDEL key field [field ...]"] = function(_, args) return keys:hash_delete(args[2], args, 3) end,
     ["HGET key field"] = function(_, args) return keys:hash_get(args[2], args[3]) end,
     ["HLEN key"] = function(_, args) return keys:hash_len(args[2]) end,
     ["HGETALL key"] = get_fields,

@@ -6,6 +6,9 @@
 local mqtt = require "portico.mqtt"
 
 local user <const>, password <const> = arg[1], arg[2]
+if user and not password then
+  error("usage: portico mqtt_broker.lua [USER PASSWORD]", 0)
+end
 
 return mqtt.broker {
   workers = 1,

@@ -6,7 +6,8 @@
 -- Each mail is logged, and with a DIRECTORY written there, to a file of its own.
 
 local directory <const> = arg[1]
-local LINE_MAX <const>, MAIL_MAX <const>, RECIPIENTS_MAX <const> = 2000, 32 << 20, 100
+local LINE_MAX <const>, MAIL_MAX <const>, RECIPIENTS_MAX <const> = 2000, 8 << 20, 100
+local LINES_MAX <const> = 1000 -- that are kept one by one: each costs memory of its own
 local IDLE <const> = 300 -- seconds
 
 local count = 0
@@ -19,38 +20,55 @@ local function deliver(from, to, text)
   local name = ("%s/%d-%d-%d.eml"):format(directory, portico.now() * 1000 // 1, portico.worker.id, count)
   local file, message = io.open(name, "wb")
   if not file then return nil, message end
-  file:write(text)
-  return file:close()
+  local written, closed, why
+  written, message = file:write(text)
+  closed, why = file:close() -- where the disk is full, it may be only now that it shows
+  if written and closed then return true end
+  os.remove(name)
+  return nil, message or why
 end
 
 -- The lines up to the one with a single dot; false when they are too much, nil when the client does not go on.
 local function read_text(client)
-  local lines, size = {}, 0
+  local parts, lines, size = {}, {}, 0
   while true do
     local line = client:read("L")
     if not line then
       return nil
     elseif line:find("^%.\r?\n$") then
-      return size <= MAIL_MAX and table.concat(lines)
+      parts[#parts + 1] = table.concat(lines)
+      return size <= MAIL_MAX and table.concat(parts)
     end
     size = size + #line
     if size <= MAIL_MAX then
       lines[#lines + 1] = line:gsub("^%.", "", 1)
+      if #lines == LINES_MAX then
+        parts[#parts + 1], lines = table.concat(lines), {}
+      end
     end
   end
 end
 
 local commands = {}
 
-function commands.EHLO(client, _, name)
+local function forget(mail)
+  mail.from, mail.to = nil, nil
+end
+
+function commands.EHLO(client, mail, name)
   if name == "" then
     return "501 EHLO and who you are"
   end
+  forget(mail)
   client:send("250-portico greets ", name:gsub("%c", "?"), "\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n")
   return "250 SIZE " .. MAIL_MAX
 end
 
-function commands.HELO() return "250 portico" end
+function commands.HELO(_, mail)
+  forget(mail)
+  return "250 portico"
+end
+
 function commands.NOOP() return "250 OK" end
 function commands.VRFY() return "252 who knows" end
 function commands.QUIT() return "221 bye" end
@@ -88,7 +106,7 @@ function commands.DATA(client, mail)
   client:send("354 end with a line that has only a dot\r\n")
   local text = read_text(client)
   local from, to = mail.from, mail.to
-  mail.from, mail.to = nil, nil
+  forget(mail)
   if not text then
     return text == false and "552 too large" or "500 that was no mail"
   end
@@ -97,7 +115,7 @@ function commands.DATA(client, mail)
 end
 
 function commands.RSET(_, mail)
-  mail.from, mail.to = nil, nil
+  forget(mail)
   return "250 OK"
 end
 

@@ -4,6 +4,10 @@
 --   curl --socks5-hostname 127.0.0.1:1080 http://example.org/
 
 local user <const>, password <const> = arg[1], arg[2]
+if user and not password then
+  error("usage: portico socks5.lua [USER PASSWORD]", 0)
+end
+
 local GREETING_TIMEOUT <const> = 10 -- seconds for each part of the handshake
 
 local NO_AUTHENTICATION <const>, WITH_PASSWORD <const>, NO_METHOD <const> = 0, 2, 255
@@ -81,7 +85,7 @@ return {
       reply(command ~= 1 and 7 or 8)
       return
     end
-    local server <close>, message, code = portico.connect(address)
+    local server <close>, message, code = portico.connect("tcp://" .. address) -- so that no name is taken for a scheme
     if not server then
       portico.log.info(client, "cannot reach", address .. ":", message)
       reply(REPLIES[code] or 1)

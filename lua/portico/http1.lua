@@ -10,6 +10,7 @@
 -- only coding, not both.
 
 local buffer = require "portico.buffer"
+local note = require "portico.http_headers"
 local check_all = require("portico.options").check_all
 
 local byte, find, format, lower, match, sub = string.byte, string.find, string.format, string.lower, string.match, string.sub
@@ -463,15 +464,27 @@ local function check_line(where, name, text, pattern)
   end
 end
 
+-- The line with the length of a body, empty when the headers have it. Raises when they contradict it, or themselves. No body
+-- is one that the headers may announce: it follows, or HEAD does not want it.
+local function length_line(where, headers, body)
+  local noted, problem = note(headers or {})
+  if not noted then
+    error(where .. ": " .. problem, 3)
+  elseif body and noted["transfer-encoding"] then
+    error(where .. ": Transfer-Encoding: a body that is a string has a Content-Length", 3)
+  elseif body and (noted["content-length"] or #body) ~= #body then
+    error(format("%s: Content-Length: %d as of the body expected, got %d", where, #body, noted["content-length"]), 3)
+  end
+  return body and not noted["content-length"] and format("Content-Length: %d\r\n", #body) or "", noted
+end
+
 -- A request as bytes. headers and body may be nil; Content-Length is added to a body.
 function http1.request(method, target, headers, body)
   check_line("http1.request", "method", method, "^" .. TOKEN .. "$")
   check_line("http1.request", "target", target, "^[\33-\126\128-\255]+$")
   local parts = { method .. " " .. target .. " HTTP/1.1\r\n" }
   encode_headers(parts, headers or {}, "http1.request")
-  if body then
-    parts[#parts + 1] = "Content-Length: " .. #body .. "\r\n"
-  end
+  parts[#parts + 1] = length_line("http1.request", headers, body)
   parts[#parts + 1] = "\r\n"
   parts[#parts + 1] = body
   return concat(parts)
@@ -485,8 +498,11 @@ function http1.response(status, headers, body)
     error("http1.response: body: string expected, got " .. type(body), 2)
   end
   local has_body = status >= 200 and status ~= 204 and status ~= 304
-  return http1.response_head(status, headers) .. (has_body and "Content-Length: " .. #(body or "") .. "\r\n\r\n" or "\r\n")
-    .. (has_body and body or "")
+  local line, noted = length_line("http1.response", headers, has_body and body)
+  if has_body and not body and not noted["content-length"] and not noted["transfer-encoding"] then
+    line = "Content-Length: 0\r\n"
+  end
+  return http1.response_head(status, headers) .. line .. "\r\n" .. (has_body and body or "")
 end
 
 -- A piece of a chunked body; an empty one is nothing, since it would end the body.

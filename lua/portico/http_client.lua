@@ -3,12 +3,15 @@
 -- options: method ("GET", or "POST" with a body), headers, body, timeout in seconds for all of it (30),
 -- max_body (16 MiB), connect = function(address) that returns a connection, instead of portico.connect.
 --
--- Returns the response, as http1.next does, with body; or nil, message, code. It waits, so it is for
--- handlers, timers and tasks. Redirects are not followed; https is not spoken.
+-- Returns the response, as http1.next does, with body and without the headers that were for the connection only; or nil, message,
+-- code. It waits, so it is for handlers, timers and tasks. Redirects are not followed; https is not spoken.
 
 local http1 = require "portico.http1"
 
 local TIMEOUT <const>, BODY_MAX <const> = 30, 16 << 20
+
+local OURS <const> = { host = "Host", connection = "Connection" } -- headers that are there, and may be given, too
+local PASSING <const> = { "connection", "keep-alive", "proxy-connection", "transfer-encoding", "trailer" }
 
 -- Host, port and target of a URL; nil for what is none.
 local function parse(url)
@@ -49,6 +52,9 @@ local function receive(conn, d)
       parts[#parts + 1] = value
     elseif what == "end" and response then
       response.body, response.trailers = table.concat(parts), value
+      for _, name in ipairs(PASSING) do
+        response.headers[name] = nil -- it is whole now: who passes it on is not to say that it comes in chunks
+      end
       return response
     elseif what == nil then
       return nil, text, "protocol"
@@ -65,7 +71,7 @@ return function(url, options)
   local method = options.method or options.body and "POST" or "GET"
   local headers = { Host = authority, Connection = "close" }
   for name, value in pairs(options.headers or {}) do
-    headers[name] = value
+    headers[OURS[tostring(name):lower()] or name] = value
   end
   return portico.timeout(options.timeout or TIMEOUT, function()
     local conn <close>, message, code = (options.connect or portico.connect)("tcp://" .. host .. ":" .. port)

@@ -16,7 +16,8 @@
 
 local buffer = require "portico.buffer"
 local http1 = require "portico.http1"
-local check_server = require("portico.options").check_server
+local note = require "portico.http_headers"
+local options_of = require "portico.options"
 
 local format, concat = string.format, table.concat
 local feed, next_part = buffer.feed, http1.next
@@ -42,21 +43,22 @@ local function date()
   return date_line
 end
 
--- The head of an answer without the empty line at its end. d.closes is then true if the connection is to end after it.
-local function start(d, req, status, headers)
-  local head = (STATUS[status] or format("HTTP/1.1 %d \r\n", status)) .. date()
-  local closes = d.closes or not (req and req.keep_alive)
+local NOTHING <const> = {}
+
+-- The head of an answer without the empty line at its end. noted: what note() found in the headers. d.closes is then true if the
+-- connection is to end after it.
+local function start(d, req, status, headers, noted)
+  local head = (STATUS[status] or format("HTTP/1.1 %d \r\n", status)) .. (noted.date and "" or date())
   if headers then
     local lines = http1.response_head(status, headers)
     head = head .. lines:sub(lines:find("\n", 1, true) + 1)
-    for name, value in pairs(headers) do
-      closes = closes or name:lower() == "connection" and http1.has_word(tostring(value), "close")
-    end
   end
-  d.started, d.closes = true, closes
-  if closes then
-    head = head .. "Connection: close\r\n"
-  elseif req.minor == 0 then
+  local said = noted.connection or ""
+  local is_said = http1.has_word(said, "close")
+  d.started, d.closes = true, d.closes or is_said or not (req and req.keep_alive)
+  if d.closes then
+    head = is_said and head or head .. "Connection: close\r\n"
+  elseif req.minor == 0 and not http1.has_word(said, "keep-alive") then
     head = head .. "Connection: keep-alive\r\n"
   end
   return head
@@ -66,32 +68,46 @@ local function has_no_body(req, status)
   return req and req.method == "HEAD" or status == 204 or status == 304
 end
 
--- The value of a header, or nil.
-local function header(headers, wanted)
-  for name, value in pairs(headers or {}) do
-    if name:lower() == wanted then
-      return value
-    end
+-- Sends, and waits for a peer that takes less than it is sent. True, or nil, message, code.
+local function put(conn, d, ...)
+  local done, message, code = conn:send(...)
+  if done == false then
+    done, message, code = conn:flush()
   end
-  return nil
+  d.broken = d.broken or done == nil
+  return done, message, code
 end
 
--- Sends, and waits for a peer that takes less than it is sent. True, or nil, message, code.
-local function put(conn, ...)
-  local is_low, message, code = conn:send(...)
-  if is_low == false then
-    return conn:flush()
+-- What the headers of an answer say, see note(); or nil, what is wrong with it. body: nil when it follows.
+local function judge(req, status, body, headers)
+  local noted, problem = NOTHING, nil
+  if math.type(status) ~= "integer" or status < 200 or status > 599 then
+    return nil, "status: an integer from 200 to 599 expected, got " .. (type(status) == "number" and status or type(status))
+  elseif body ~= nil and type(body) ~= "string" and type(body) ~= "function" and file_type(body) ~= "file" then
+    return nil, "body: string, open file or function expected, got " .. type(body)
+  elseif headers ~= nil and type(headers) ~= "table" then
+    return nil, "headers: table expected, got " .. type(headers)
+  elseif headers then
+    noted, problem = note(headers)
   end
-  return is_low, message, code
+  local length = noted and noted["content-length"]
+  if not noted then
+    return nil, problem
+  elseif noted["transfer-encoding"] then
+    return nil, "Transfer-Encoding is the server's own"
+  elseif length and type(body) == "string" and #body ~= length and not (body == "" and has_no_body(req, status)) then
+    return nil, format("Content-Length: %d as of the body expected, got %d", #body, length)
+  end
+  return noted
 end
 
 -- An answer whose body is a string.
-local function answer(conn, d, req, status, body, headers)
-  local head = start(d, req, status, headers)
-  if not header(headers, "content-type") and body ~= "" then
+local function answer(conn, d, req, status, body, headers, noted)
+  local head = start(d, req, status, headers, noted)
+  if not noted["content-type"] and body ~= "" then
     head = head .. "Content-Type: text/plain; charset=utf-8\r\n"
   end
-  if status ~= 204 and status ~= 304 then
+  if status ~= 204 and status ~= 304 and not noted["content-length"] then
     head = head .. "Content-Length: " .. #body .. "\r\n\r\n"
   else
     head = head .. "\r\n"
@@ -100,34 +116,30 @@ local function answer(conn, d, req, status, body, headers)
   if has_no_body(req, status) then
     body = ""
   end
-  return put(conn, head, body)
+  return put(conn, d, head, body)
 end
 
-local Response = {}
-Response.__index = Response
+-- The head of an answer whose body follows.
+local function begin_answer(res, status, headers, noted)
+  local conn, d, req = res.conn, res.d, res.req
+  d.chunked = false
+  if not noted["content-length"] and not has_no_body(req, status) then
+    d.chunked = req.minor > 0
+    d.closes = d.closes or not d.chunked
+  end
+  local head = start(d, req, status, headers, noted)
+  return put(conn, d, head, d.chunked and "Transfer-Encoding: chunked\r\n\r\n" or "\r\n")
+end
 
--- Sends the whole answer. body: a string; a file, which is read from where it stands, as far as the
--- Content-Length in headers says or to its end, and closed; or a function, which is called for a piece
--- whenever the peer can take one, until it returns nil. A body that is no string is chunked, unless headers
--- has its Content-Length. True; or nil, message, code: the connection is over.
-function Response:send(status, body, headers)
-  if math.type(status) ~= "integer" or status < 200 or status > 599 then
-    error("res:send: status: an integer from 200 to 599 expected, got " .. tostring(status), 2)
-  elseif body == nil then
-    body = ""
+-- The whole answer.
+local function deliver(res, status, body, headers, noted)
+  if type(body) == "string" then
+    return answer(res.conn, res.d, res.req, status, body, headers, noted)
   end
-  if type(body) == "string" or type(body) == "number" then
-    if self.d.started then
-      error("res:send: the answer has begun already", 2)
-    end
-    return answer(self.conn, self.d, self.req, status, tostring(body), headers)
-  elseif type(body) ~= "function" and file_type(body) ~= "file" then
-    error("res:send: body: string, open file or function expected, got " .. type(body), 2)
-  end
-  self:start(status, headers)
+  begin_answer(res, status, headers, noted)
   local done, message, code = true, nil, nil
-  if not has_no_body(self.req, status) then
-    done, message, code = self:stream(body, tonumber(header(headers, "content-length")))
+  if not has_no_body(res.req, status) then
+    done, message, code = res:stream(body, noted["content-length"])
   end
   if file_type(body) then
     body:close()
@@ -135,7 +147,33 @@ function Response:send(status, body, headers)
   if not done then
     return nil, message, code
   end
-  return self:finish()
+  return res:finish()
+end
+
+local Response = {}
+Response.__index = Response
+
+-- A body as it is sent: none is an empty one.
+local function plain(body)
+  if type(body) == "number" or body == nil then
+    return body and tostring(body) or ""
+  end
+  return body
+end
+
+-- Sends the whole answer. body: a string; a file, which is read from where it stands, as far as the
+-- Content-Length in headers says or to its end, and closed; or a function, which is called for a piece
+-- whenever the peer can take one, until it returns nil. A body that is no string is chunked, unless headers
+-- has its Content-Length. True; or nil, message, code: the connection is over.
+function Response:send(status, body, headers)
+  body = plain(body)
+  local noted, problem = judge(self.req, status, body, headers)
+  if not noted then
+    error("res:send: " .. problem, 2)
+  elseif self.d.started then
+    error("res:send: the answer has begun already", 2)
+  end
+  return deliver(self, status, body, headers, noted)
 end
 
 -- Sends what the source gives, up to so many bytes, if size is given. True, or nil, message, code.
@@ -167,17 +205,13 @@ end
 -- Begins an answer whose body follows with res:write and ends with res:finish. Without a Content-Length in
 -- headers it is chunked, or, for HTTP/1.0, ends with the connection.
 function Response:start(status, headers)
-  local conn, d, req = self.conn, self.d, self.req
-  if d.started then
+  local noted, problem = judge(self.req, status, nil, headers)
+  if not noted then
+    error("res:start: " .. problem, 2)
+  elseif self.d.started then
     error("res:start: the answer has begun already", 2)
   end
-  d.chunked = false
-  if not header(headers, "content-length") and not has_no_body(req, status) then
-    d.chunked = req.minor > 0
-    d.closes = d.closes or not d.chunked
-  end
-  local head = start(d, req, status, headers)
-  return put(conn, head, d.chunked and "Transfer-Encoding: chunked\r\n\r\n" or "\r\n")
+  return begin_answer(self, status, headers, noted)
 end
 
 -- Sends a piece of the body, and waits if the peer is slow. True; or nil, message, code: the connection is over.
@@ -188,7 +222,7 @@ function Response:write(bytes)
   elseif self.req.method == "HEAD" then
     return true
   end
-  return put(self.conn, d.chunked and http1.chunk(bytes) or bytes)
+  return put(self.conn, d, d.chunked and http1.chunk(bytes) or bytes)
 end
 
 -- Ends the body.
@@ -198,16 +232,15 @@ function Response:finish(trailers)
     error("res:finish: " .. (d.finished and "the answer has ended" or "res:start comes first"), 2)
   end
   d.finished = true
-  return put(self.conn, d.chunked and self.req.method ~= "HEAD" and http1.last_chunk(trailers) or "")
+  return put(self.conn, d, d.chunked and self.req.method ~= "HEAD" and http1.last_chunk(trailers) or "")
 end
 
 -- ---- The server ---------------------------------------------------------------------------------
 
-local OWN <const> = { on_request = "function", on_head = "function", on_body = "function", upgrade = "table", decoder = "table",
-  patience = "number" }
+local OWN <const> = options_of.HTTP_SERVER
 
 return function(options)
-  check_server("http1.server", options, OWN)
+  options_of.check_server("http1.server", options, OWN)
   local on_request, on_head, on_body = options.on_request, options.on_head, options.on_body
   local upgrades = options.upgrade or {}
   local patience = options.patience or PATIENCE
@@ -218,27 +251,38 @@ return function(options)
 
   -- What the script's function has returned, as the answer: true and false are what the methods of res
   -- return. False: none has begun.
-  local function take_answer(conn, d, req, res, first, body, headers)
-    if type(first) == "string" then
-      answer(conn, d, req, 200, first, body)
-    elseif type(first) ~= "boolean" and first ~= nil then
-      res:send(first, body, headers)
+  local function take_answer(name, conn, d, req, res, first, body, headers)
+    if first == nil or type(first) == "boolean" then
+      return d.started
+    elseif d.started then
+      error(format("%s returned an answer to %s %s, which has begun already", name, req.method, req.target), 0)
     end
-    return d.started
+    local status = first
+    if type(first) == "string" then
+      status, body, headers = 200, first, body
+    end
+    body = plain(body)
+    local noted, problem = judge(req, status, body, headers)
+    if not noted then
+      error(format("%s returned a wrong answer to %s %s: %s (it is body, headers; or status, body, headers)", name, req.method,
+        req.target, problem), 0)
+    end
+    deliver(res, status, body, headers, noted)
+    return true
   end
 
   local function respond(conn, d, req)
     local res = setmetatable({ conn = conn, d = d, req = req }, Response)
-    if not take_answer(conn, d, req, res, on_request(req, res)) then
+    if not take_answer("on_request", conn, d, req, res, on_request(req, res)) then
       error("on_request has not answered " .. req.method .. " " .. req.target, 0)
-    elseif not d.finished and conn.state then
+    elseif not d.finished and not d.broken and conn.state then -- a peer may go as it likes
       error("on_request has not finished its answer to " .. req.method .. " " .. req.target, 0)
     end
   end
 
   local function refuse(conn, d, status, text)
     d.closes = true
-    answer(conn, d, nil, status, text .. "\n")
+    answer(conn, d, nil, status, text .. "\n", nil, NOTHING)
     conn:close()
   end
 
@@ -253,7 +297,7 @@ return function(options)
       local closes = d.closes
       d.closes = true
       local res = setmetatable({ conn = conn, d = d, req = req }, Response)
-      if take_answer(conn, d, req, res, on_head(req, res)) then
+      if take_answer("on_head", conn, d, req, res, on_head(req, res)) then
         conn:close()
         return false
       end

@@ -9,9 +9,11 @@
 -- through before. And it would write numbers with 14 digits.
 
 local byte, find, format, match, sub = string.byte, string.find, string.format, string.match, string.sub
+local abs, huge = math.abs, math.huge
 local plain_text = tostring
 
 local DEPTH_MAX <const> = 100
+local DIGITS_SAFE <const> = 300 -- so many digits without an exponent are no infinite number
 
 -- A number with as many digits as it takes to read the same back.
 local function number_text(value)
@@ -84,6 +86,8 @@ local function check_number(text, pos)
   last = exponent or last
   if find(text, "^[%w%.]", last + 1) then
     return nil, pos, "wrong number"
+  elseif (exponent or last - pos > DIGITS_SAFE) and abs(tonumber(sub(text, pos, last))) == huge then
+    return nil, pos, "number too large"
   end
   return last + 1
 end
@@ -180,11 +184,70 @@ function json.decode(text, options)
   return (dkjson.decode(text, 1, options and options.null, nil, nil))
 end
 
+-- The way from a value to what is_wrong in it, like "value.a[2]"; nil: nothing is.
+local function find_wrong(value, is_wrong, way, seen)
+  if is_wrong(value) then
+    return way
+  end
+  local meta = type(value) == "table" and getmetatable(value)
+  if type(value) ~= "table" or seen[value] or type(meta) == "table" and meta.__tojson then
+    return nil
+  end
+  seen[value] = true
+  for key, item in pairs(value) do
+    if type(key) == "string" and is_wrong(key) then
+      return "a name in " .. way
+    end
+    local found = find_wrong(item, is_wrong, format(type(key) == "number" and "%s[%s]" or "%s.%s", way, key), seen)
+    if found then
+      return found
+    end
+  end
+  return nil
+end
+
+local function is_no_number(value)
+  return math.type(value) == "float" and (value ~= value or abs(value) == huge)
+end
+
+local function is_no_text(value)
+  return type(value) == "string" and not utf8.len(value)
+end
+
+local FOREIGN <const> = { ["function"] = true, userdata = true, thread = true }
+
+local function is_foreign(value)
+  return FOREIGN[type(value)]
+end
+
+-- What dkjson cannot write is noted, so that it is told from what others raise.
+local function refuse(_, _, state, message)
+  state.problem = message
+  return nil, message
+end
+
 -- A value as JSON. A table is a list if its keys are 1, 2, 3, … (or it is empty), else an object;
--- json.object(t) makes it one. What JSON cannot say (functions, circles, keys that are tables) raises.
--- options: indent = true for people; order, a list of names that come first.
+-- json.object(t) makes it one. What JSON cannot say (functions, circles, keys that are tables, numbers that are infinite or none,
+-- strings that are not UTF-8) raises. options: indent = true for people; order, a list of names that come first.
 function json.encode(value, options)
-  return dkjson.encode(value, { indent = options and options.indent, keyorder = options and options.order })
+  local state = { indent = options and options.indent, keyorder = options and options.order, exception = refuse }
+  local done, text = pcall(dkjson.encode, value, state)
+  if not done then
+    local problem = state.problem or type(text) == "string" and match(text, "^type '%a+' is not supported as a key by JSON%.$")
+    if not problem then
+      error(text, 0)
+    end
+    error(format("json.encode: %s: %s", find_wrong(value, is_foreign, "value", {}) or "value", problem), 2)
+  end
+  -- dkjson writes null for what is no number, and the bytes of strings as they are. Who looks for that in the text, has only to
+  -- look into the value when there is something to find.
+  local way = find(text, "null", 1, true) and find_wrong(value, is_no_number, "value", {})
+  if way then
+    error(format("json.encode: %s: a number that is infinite or none cannot be said in JSON", way), 2)
+  elseif not utf8.len(text) then
+    error(format("json.encode: %s: not UTF-8", find_wrong(value, is_no_text, "value", {}) or "value"), 2)
+  end
+  return text
 end
 
 -- The table, marked as an object even when it is empty.

@@ -5,17 +5,19 @@
 --   keys:set("ann", "hello", 60)
 --
 -- What does not work returns nil, message, code: "type" when the key holds another kind of value, "invalid" for a string
--- that is no integer, "range" for a sum that is none, "limit" when there is no room (--shared-memory). A hash is kept as one
--- string, so that each change costs what all of it has.
+-- that is no integer or a key of more than 65535 bytes, "range" for a sum that is none, "limit" when there is no room
+-- (--shared-memory). A hash is kept as one string, so that each change costs what all of it has.
 
 local pack, unpack = string.pack, string.unpack
 local tointeger = math.tointeger
 
 local ALL <const> = 0x7fffffff -- of the keys
 local SECONDS_MAX <const> = 1000000000
+local KEY_MAX <const> = 65535 -- bytes, as in portico.shared
+
+local WITHOUT_KEY <const> = { keys = true, count = true, flush = true }
 
 local Keyspace = {}
-Keyspace.__index = Keyspace
 
 local keyspace = {}
 
@@ -33,7 +35,7 @@ function keyspace.open(name)
   if not hashes then
     return nil, message, code
   end
-  return setmetatable({ values = values, hashes = hashes }, Keyspace)
+  return setmetatable({ values = values, hashes = hashes }, { __index = Keyspace })
 end
 
 local function not_integer() return nil, "value is not an integer or out of range", "invalid" end
@@ -45,6 +47,14 @@ local function integer(text)
   return number and tostring(number) == text and number or nil
 end
 keyspace.integer = integer
+
+-- The texts that came as arguments, or as one list with the index of the first; and that index.
+local function listed(texts, ...)
+  if type(texts) == "table" then
+    return texts, ... or 1
+  end
+  return { texts, ... }, 1
+end
 
 -- ---- Strings ------------------------------------------------------------------------------------
 
@@ -80,7 +90,7 @@ function Keyspace:append(key, text)
   end
   text = tostring(value or "") .. text
   local done
-  done, message, code = self.values:cas(key, value, text)
+  done, message, code = self.values:cas(key, value, integer(text) or text)
   if done == false then
     return self:append(key, text:sub(#tostring(value or "") + 1)) -- another worker has changed it
   end
@@ -111,18 +121,27 @@ end
 
 -- ---- Lists --------------------------------------------------------------------------------------
 
--- Puts texts at one end, "left" or "right", one after the other. Returns how many the list has.
-function Keyspace:push(key, side, text, ...)
-  local count, message, code = self.values:push(key, text, side)
-  if count == 1 and self.hashes:ttl(key) then -- it is new, and should not be
-    self.values:delete(key)
-    return wrong_type()
-  elseif count and ... then
-    for _, more in ipairs { ... } do
-      count, message, code = self.values:push(key, more, side)
+-- Puts texts at one end, "left" or "right", one after the other; they may come as a list and the index of the first. Returns
+-- how many the list has. When there is no room for all, there is none of them.
+function Keyspace:push(key, side, ...)
+  local texts, first = listed(...)
+  if first > #texts then
+    return self:len(key)
+  end
+  local count, message, code
+  for i = first, #texts do
+    count, message, code = self.values:push(key, texts[i], side)
+    if count == 1 and self.hashes:ttl(key) then -- it is new, and should not be
+      self.values:delete(key)
+      return wrong_type()
+    elseif not count then
+      for _ = first + 1, i do
+        self.values:pop(key, side)
+      end
+      return nil, message, code
     end
   end
-  return count, message, code
+  return count
 end
 
 -- Returns the text, or nil.
@@ -206,12 +225,12 @@ function Keyspace:hash_len(key)
   return fields and count, message, code
 end
 
--- Sets fields: field, value, field, value, … Returns how many are new.
+-- Sets fields: field, value, field, value, …, also as a list and the index of the first. Returns how many are new.
 function Keyspace:hash_set(key, ...)
-  local wanted = { ... }
+  local wanted, first = listed(...)
   return update(self, key, function(fields)
     local count = 0
-    for i = 1, #wanted, 2 do
+    for i = first, #wanted, 2 do
       count = count + (fields[wanted[i]] and 0 or 1)
       fields[wanted[i]] = wanted[i + 1]
     end
@@ -219,14 +238,14 @@ function Keyspace:hash_set(key, ...)
   end)
 end
 
--- Deletes fields. Returns how many there were.
+-- Deletes fields, which may come as a list and the index of the first, too. Returns how many there were.
 function Keyspace:hash_delete(key, ...)
-  local names = { ... }
+  local names, first = listed(...)
   return update(self, key, function(fields)
     local count = 0
-    for _, field in ipairs(names) do
-      count = count + (fields[field] and 1 or 0)
-      fields[field] = nil
+    for i = first, #names do
+      count = count + (fields[names[i]] and 1 or 0)
+      fields[names[i]] = nil
     end
     return count
   end)
@@ -283,6 +302,18 @@ end
 
 function Keyspace:flush()
   return self.values:flush() and self.hashes:flush()
+end
+
+-- portico.shared raises for a key that is too long, but most keys are not the script's: they are what a client has sent.
+for name, method in pairs(Keyspace) do
+  if not WITHOUT_KEY[name] then
+    Keyspace[name] = function(self, key, ...)
+      if type(key) == "string" and #key > KEY_MAX then
+        return nil, "the key is longer than 65535 bytes", "invalid"
+      end
+      return method(self, key, ...)
+    end
+  end
 end
 
 return keyspace

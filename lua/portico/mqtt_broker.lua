@@ -12,7 +12,7 @@
 --   anything else (listen, limits, …) goes into the script's table as it is
 --
 -- Quality of service 0 and 1 is delivered; 2 is taken from publishers, and granted to subscribers as 1.
--- Sessions and retained messages belong to one worker, so it wants --workers 1. They survive a reload of the script: the
+-- Subscriptions, sessions and retained messages belong to one worker, so it wants --workers 1. They survive a reload of the script: the
 -- session of a client that is there is its conn.state.mqtt_session, the rest is in portico.shared (mqtt_store.lua).
 
 local mqtt = require "portico.mqtt"
@@ -228,13 +228,12 @@ return function(options)
   local handlers = {}
 
   function handlers.publish(session, packet, conn)
-    local is_new = true
-    if packet.qos == 2 then
-      is_new = not session.received[packet.id]
-      session.received[packet.id] = true
-    end
+    local is_new = packet.qos ~= 2 or not session.received[packet.id]
     if is_new and (not options.on_publish or options.on_publish({ client_id = session.client_id, conn = conn }, packet) ~= false) then
       publish(packet)
+    end
+    if packet.qos == 2 then
+      session.received[packet.id] = true -- only now: when that has raised, the client will send it again
     end
     if packet.qos > 0 then
       conn:send(encode { type = packet.qos == 1 and "puback" or "pubrec", id = packet.id })
@@ -348,6 +347,15 @@ return function(options)
   end
   script.limits = script.limits or { first_byte = FIRST_PACKET }
   script.lasting = { "mqtt", "mqtt_session", "mqtt_full", options.lasting }
+
+  function script.on_load(...)
+    if portico.worker.count > 1 and portico.worker.id == 0 then
+      portico.log.warn("mqtt.broker: clients of different workers do not hear each other: say --workers 1, or workers = 1")
+    end
+    if options.on_load then
+      return options.on_load(...)
+    end
+  end
 
   function script.on_message(conn, data)
     local state = conn.state

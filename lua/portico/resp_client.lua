@@ -5,6 +5,15 @@
 
 local resp = require "portico.resp"
 
+-- A question that has no reply yet. However its call ends, by a timeout or a cancelled task as well, the connection
+-- goes with it: a reply that comes later would be taken for that to the next.
+local Question = {}
+function Question:__close()
+  if self.conn then
+    self.conn:abort()
+  end
+end
+
 local Client = {}
 Client.__index = Client
 
@@ -30,13 +39,16 @@ end
 -- text alone for { ok = … }. An error of the server's: nil, its text, "error"; of the connection: nil,
 -- message, code, and the client is of no more use.
 function Client:call(...)
+  local request = resp.request(...)
   local turn <close> = self.turn:acquire()
-  self.conn:send(resp.request(...))
+  local open <close> = setmetatable({ conn = self.conn }, Question)
+  self.conn:send(request)
   local got, value, code = self:receive()
   if not got then
-    self.conn:abort() -- a reply that comes later would be taken for another's
     return nil, value, code
-  elseif type(value) == "table" and value.err then
+  end
+  open.conn = nil
+  if type(value) == "table" and value.err then
     return nil, value.err, "error"
   end
   return type(value) == "table" and value.ok or value

@@ -9,7 +9,7 @@
 local buffer = require "portico.buffer"
 local codec = require "portico.codec"
 local http1 = require "portico.http1"
-local check_server = require("portico.options").check_server
+local options_of = require "portico.options"
 
 local byte, sub, pack, unpack = string.byte, string.sub, string.pack, string.unpack
 local concat = table.concat
@@ -425,17 +425,15 @@ end
 
 local OWN <const> = { on_open = "function", on_message = "function", on_close = "function", check = "function",
   protocols = "table", max_message = "number", ping = "number" }
+local ALL <const> = {} -- of websocket.server
+for _, kinds in ipairs { OWN, options_of.HTTP_SERVER } do
+  for name, kind in pairs(kinds) do
+    ALL[name] = kind
+  end
+end
 
--- What http1.server takes in its option upgrade: { websocket = websocket.protocol { … } }. options:
---   on_open(ws, req)               a client is there, which asked with that request
---   on_message(ws, data, binary)   a message; binary is true or false
---   on_close(ws, code, reason)     once; 1005: no code was given, 1006: the connection ended without a farewell
---   check(req)                     before that: false refuses with 403, as for an Origin that has no business here
---   protocols                      names for Sec-WebSocket-Protocol, in the order in which they are preferred
---   max_message                    bytes (1 MiB)
---   ping                           seconds between pings to every client (none), so that an idle limit spares the living
-function websocket.protocol(options)
-  check_server("websocket", options, OWN)
+-- websocket.protocol() with options that have been looked at.
+local function make_protocol(options)
   if not options.on_message then
     error("websocket: on_message: function expected, got nil", 0)
   end
@@ -528,10 +526,24 @@ function websocket.protocol(options)
   return protocol
 end
 
+-- What http1.server takes in its option upgrade: { websocket = websocket.protocol { … } }. options:
+--   on_open(ws, req)               a client is there, which asked with that request
+--   on_message(ws, data, binary)   a message; binary is true or false
+--   on_close(ws, code, reason)     once; 1005: no code was given, 1006: the connection ended without a farewell
+--   check(req)                     before that: false refuses with 403, as for an Origin that has no business here
+--   protocols                      names for Sec-WebSocket-Protocol, in the order in which they are preferred
+--   max_message                    bytes (1 MiB)
+--   ping                           seconds between pings to every client (none), so that an idle limit spares the living
+function websocket.protocol(options)
+  options_of.check_server("websocket", options, OWN)
+  return make_protocol(options)
+end
+
 -- A script for WebSocket, options as for websocket.protocol; other requests go to options.on_request, as of
 -- http1.server; without one they are answered with 426.
 function websocket.server(options)
-  local script = { upgrade = { websocket = websocket.protocol(options) } }
+  options_of.check_server("websocket", options, ALL)
+  local script = { upgrade = { websocket = make_protocol(options) } }
   for key, value in pairs(options) do
     if not OWN[key] then
       script[key] = value

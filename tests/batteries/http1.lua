@@ -181,6 +181,30 @@ return check.run(function()
   check.raises("line end", "a line feed in a header", http1.response, 200, { X = "a\r\nSet-Cookie: x" })
   check.raises("no name", "a colon in a name", http1.response, 200, { ["X: y"] = "a" })
   check.raises("target", "a blank in a target", http1.request, "GET", "/ HTTP/1.1")
+  for _, name in ipairs { "Content-Length", "content-length" } do
+    check.equal(http1.response(200, { [name] = 2 }, "ab"), "HTTP/1.1 200 OK\r\n" .. name .. ": 2\r\n\r\nab", "a length that is given")
+    check.equal(http1.request("PUT", "/", { [name] = "2" }, "ab"), "PUT / HTTP/1.1\r\n" .. name .. ": 2\r\n\r\nab", "in a request")
+    for _, status in ipairs { 200, 304 } do
+      check.equal(http1.response(status, { [name] = 30 }):match("\r\n(.*)"), name .. ": 30\r\n\r\n", "what GET would have got")
+    end
+  end
+  check.equal(http1.response(200, { ["Transfer-Encoding"] = "chunked" }), "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "chunks follow")
+  check.equal(http1.request("PUT", "/", { ["Content-Length"] = 2 }), "PUT / HTTP/1.1\r\nContent-Length: 2\r\n\r\n", "a body follows")
+  for _, case in ipairs {
+    { { ["Content-Length"] = 3 }, "Content%-Length: 2 as of the body expected, got 3" },
+    { { ["content-length"] = 3 }, "Content%-Length: 2 as of the body expected, got 3" },
+    { { ["Content-Length"] = "2, 2" }, "Content%-Length: digits expected, got 2, 2" },
+    { { ["Content-Length"] = { 2, 2 } }, "Content%-Length: digits expected, got 2,2" },
+    { { ["Content-Length"] = 2.0 }, "Content%-Length: digits expected, got 2.0" },
+    { { ["Content-Length"] = 2, ["content-length"] = 2 }, "more than one [Cc]ontent%-[Ll]ength" },
+    { { ["Content-Length"] = 2, ["transfer-encoding"] = "chunked" }, "both Content%-Length and Transfer%-Encoding" },
+    { { ["Transfer-Encoding"] = "chunked" }, "Transfer%-Encoding: a body that is a string has a Content%-Length" },
+  } do
+    check.raises("^[^ ]*batteries/http1.lua:%d+: http1.response: " .. case[2], "a response with " .. check.show(case[1], 1),
+      function() http1.response(200, case[1], "ab") end)
+    check.raises("^[^ ]*batteries/http1.lua:%d+: http1.request: " .. case[2], "a request with " .. check.show(case[1], 1),
+      function() http1.request("POST", "/", case[1], "ab") end)
+  end
   check.equal(http1.unescape("a%20b%2F+"), "a b/+", "unescape")
   check.equal(http1.unescape("a%2"), nil, "unescape half")
   check.equal(http1.unescape("a%zz"), nil, "unescape nonsense")

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from api import ROOT
 from reloads import TAKEN, UNDONE, save
 from rig import SAY, run
 
@@ -50,11 +51,17 @@ return { on_message = function() end }""", "--workers", "1")
     assert "said: [1] mine 3" in said and "no embedded file 'portico/nothing.lua'" in said
 
 
-def test_modules_say_where_they_raise(server):
-    one = server('local resp = require "portico.resp"\nreturn { on_message = function() local x = resp.encode(print) return x end }')
+@pytest.mark.parametrize("call, text", [
+    ("resp.encode(print)", "resp.encode: a function has no place in RESP"),
+    ("json.encode({ on = conn })", r"json.encode: value\.on: type 'userdata' is not supported by JSON"),
+    ("json.encode(data)", "json.encode: value: not UTF-8"),
+])
+def test_modules_say_where_they_raise(server, call, text):
+    one = server('local json, resp = require "portico.json", require "portico.resp"\n'
+                 f"return {{ on_message = function(conn, data) local x = {call} return x end }}")
     with one.connect() as client:
-        assert client.send("x").is_over()
-    one.wait_log(r"script.lua:2: resp.encode: a function has no place in RESP")
+        assert client.send(b"\xff").is_over()
+    one.wait_log("script.lua:2: " + text)
 
 
 @pytest.mark.parametrize("options, text", [
@@ -67,6 +74,19 @@ def test_modules_say_where_they_raise(server):
     ("http1.server { on_request = print, on_message = print }", "http1.server: on_message is the server's own"),
     ("http1.server { on_request = print, decoder = { max_bdy = 1 } }",
      "http1.decoder: unknown option 'max_bdy': there are max_body, max_head, max_headers, role"),
+    ("http1.server { on_request = print, patince = 5 }", "http1.server: unknown option 'patince': did you mean 'patience'?"),
+    ("http1.server { on_request = print, on_reqeust = print }", "http1.server: unknown option 'on_reqeust': did you mean 'on_request'?"),
+    ("http1.server { on_request = print, limit = {} }", "http1.server: unknown option 'limit': did you mean 'limits'?"),
+    ("http1.server { on_request = print, colour = 1 }", "http1.server: unknown option 'colour': there are decoder, on_body, on_head, "
+     "on_request, patience, upgrade, lasting, limits, listen, migrate, on_check, on_close, on_connect, on_datagram, on_drain, on_eof, "
+     "on_error, on_load, on_unload, version, workers"),
+    ("http1.server { on_request = print, 5 }", "http1.server: unknown option '1': there are decoder, "),
+    ("resp.server { comands = {} }", "resp.server: unknown option 'comands': did you mean 'commands'?"),
+    ("mqtt.broker { max_paket = 5 }", "mqtt.broker: unknown option 'max_paket': did you mean 'max_packet'?"),
+    ("mqtt.broker { on_publsh = print }", "mqtt.broker: unknown option 'on_publsh': did you mean 'on_publish'?"),
+    ("websocket.server { on_mesage = print }", "websocket: unknown option 'on_mesage': did you mean 'on_message'?"),
+    ("websocket.server { on_message = print, patince = 5 }", "websocket: unknown option 'patince': did you mean 'patience'?"),
+    ("websocket.protocol { on_mesage = print }", "websocket: unknown option 'on_mesage': did you mean 'on_message'?"),
     ("resp.server { commands = 1 }", "resp.server: commands: table expected, got number"),
     ("resp.server { on_stream = print }", "resp.server: on_stream is the server's own"),
     ("resp.server { decoder = { max_bulk = '1' } }", "resp.decoder: max_bulk: number expected, got string"),
@@ -86,6 +106,21 @@ def test_wrong_options_are_named(tmp_path, options, text):
     script.write_text(f'local {module} = require "portico.{module}"\n\nreturn {options}\n')
     done = run("--check", script, backend=False)
     assert done.returncode == 3 and f"wrong.lua:3: {text}" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("name", ["mqtt_broker", "socks5"])
+def test_a_user_without_a_password_is_no_usage(name):
+    """A broker took who had no password, either."""
+    done = run("--check", ROOT / "scripts" / f"{name}.lua", "ann", backend=False)
+    assert done.returncode == 3 and f"usage: portico {name}.lua [USER PASSWORD]" in done.stderr, done.stderr
+
+
+def test_batteries_know_the_keys_of_scripts():
+    """Those that they do not know they refuse; the list is the host's, without what the servers have themselves."""
+    known = re.search(r"SCRIPT <const> = \{(.*?)\}", (ROOT / "lua/portico/options.lua").read_text(encoding="utf-8"), re.DOTALL)[1]
+    taken = {"on_message", "on_stream", "on_readable", "frame"}
+    keys, = re.findall(r"key_names\[\] = \{(.*?)\}", (ROOT / "lua/host_script.c").read_text(encoding="utf-8"), re.DOTALL)
+    assert set(re.findall(r"(\w+) = true", known)) == set(re.findall(r'"(\w+)"', keys)) - taken
 
 
 def test_http_in_the_middle_of_a_request(server):
@@ -133,6 +168,123 @@ return http1.server { on_request = function() return 200, function() end, { ["Co
     one.wait_log("on_request has not finished its answer to GET /")
 
 
+@pytest.mark.parametrize("handler", ["on_request", "on_head"])
+@pytest.mark.parametrize("first", ['res:send(200, "first")', 'res:start(200) res:write("first")'])
+@pytest.mark.parametrize("second", ['"second"', '200, "second"', '200, function() end'])
+def test_a_request_has_one_answer(server, handler, first, second):
+    """Another one would be taken for that to the next request."""
+    one = server(f"""
+local http1 = require "portico.http1"
+local function answer(req, res) {first} return {second} end
+return http1.server {{ on_request = answer, {handler} = answer }}""")
+    with one.connect() as client:
+        assert client.send("GET /a HTTP/1.1\r\nHost: h\r\n\r\n").is_reset()
+    one.wait_log(f"{handler} returned an answer to GET /a, which has begun already")
+
+
+ANSWERS = """
+local http1 = require "portico.http1"
+return http1.server { on_request = function(req, res) %s end }"""
+
+
+def head_of(client):
+    """The lines of an answer's head."""
+    lines = []
+    while not lines or lines[-1]:
+        lines.append(client.line().decode().removesuffix("\r\n"))
+    return lines[:-1]
+
+
+def count(lines, name):
+    return sum(line.lower().startswith(name + ":") for line in lines)
+
+
+@pytest.mark.parametrize("request_line, answer, length", [
+    ("GET", 'return 200, "abc", { ["content-length"] = 3 }', 3),
+    ("HEAD", 'return 200, "abc", { ["content-length"] = 3 }', 3),
+    ("HEAD", 'return 200, "", { ["Content-Length"] = "30" }', 30),
+    ("GET", 'return 304, "", { ["Content-Length"] = 30 }', 30),
+    ("GET", 'return 200, "abc", { date = "Sun, 06 Nov 1994 08:49:37 GMT" }', 3),
+    ("GET", 'res:start(200, { ["content-length"] = 3, Date = "x" }) res:write("abc") res:finish()', 3),
+])
+def test_a_length_and_a_date_that_are_given(server, request_line, answer, length):
+    one = server(ANSWERS % answer)
+    with one.connect() as client:
+        lines = head_of(client.send(f"{request_line} / HTTP/1.1\r\nHost: h\r\n\r\n"))
+        assert count(lines, "content-length") == count(lines, "date") == 1 and count(lines, "transfer-encoding") == 0, lines
+        assert f"content-length: {length}" in [line.lower() for line in lines]
+        if request_line == "GET" and " 304 " not in lines[0]:
+            assert client.take(3) == b"abc"
+        assert " 200 " in head_of(client.send("HEAD / HTTP/1.1\r\nHost: h\r\n\r\n"))[0] or " 304 " in lines[0]
+
+
+@pytest.mark.parametrize("headers, text", [
+    ('["Content-Length"] = 30', "Content-Length: 3 as of the body expected, got 30"),
+    ('["Content-Length"] = "x"', "Content-Length: digits expected, got x"),
+    ('["Transfer-Encoding"] = "chunked"', "Transfer-Encoding is the server's own"),
+    ('date = 1, Date = 2', "more than one [Dd]ate"),
+])
+@pytest.mark.parametrize("answer", ['return 200, "abc", {%s}', 'res:send(200, "abc", {%s})'])
+def test_headers_that_contradict_the_body_are_refused(server, headers, text, answer):
+    one = server(ANSWERS % answer % headers)
+    with one.connect() as client:
+        assert client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").finish().rest().startswith(b"HTTP/1.1 500 ")
+    one.wait_log(text)
+
+
+@pytest.mark.parametrize("answer, text", [
+    ('200, "x", "text/html"', "headers: table expected, got string"),
+    ('"200", "x"', "headers: table expected, got string"),
+    ('{ 1 }', "status: an integer from 200 to 599 expected, got table"),
+    ('200, { 1 }', "body: string, open file or function expected, got table"),
+    ('99', "status: an integer from 200 to 599 expected, got 99"),
+])
+@pytest.mark.parametrize("handler", ["on_request", "on_head"])
+def test_a_wrong_answer_is_the_handlers(server, answer, text, handler):
+    one = server(f"""
+local http1 = require "portico.http1"
+local function answer() return {answer} end
+return http1.server {{ on_request = answer, {handler} = answer }}""")
+    with one.connect() as client:
+        assert client.send("GET /a?b HTTP/1.1\r\nHost: h\r\n\r\n").finish().rest().startswith(b"HTTP/1.1 500 ")
+    line, = one.wait_log(rf"{handler} returned a wrong answer to GET /a.b: {text} \(it is body, headers; or status, body, headers")
+    assert ".lua:" not in line
+
+
+@pytest.mark.parametrize("answer, cookies", [
+    ('return 200, "body", { ["X-Own"] = "x", ["Set-Cookie"] = { "a=1", "b=2" } }', 2),
+    ('local left = { "bo", "dy" } return 200, function() return table.remove(left, 1) end, { ["X-Own"] = "x", Connection = "close" }', 0),
+])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_proxy_passes_on_what_it_fetches(server, answer, cookies, method):
+    behind = server(ANSWERS % answer)
+    front = server(ANSWERS % f"""
+    req.headers.host = nil
+    local response = assert(http1.fetch("http://127.0.0.1:{behind.port}/", {{ method = req.method, headers = req.headers }}))
+    response.headers["set-cookie"] = response.cookies
+    return response.status, response.body, response.headers""")
+    with front.connect() as client:
+        for _ in range(2):
+            lines = head_of(client.send(f"{method} / HTTP/1.1\r\nHost: h\r\n\r\n"))
+            assert lines[0] == "HTTP/1.1 200 OK" and "x-own: x" in lines and count(lines, "set-cookie") == cookies, lines
+            assert count(lines, "content-length") == count(lines, "date") == 1, lines
+            assert count(lines, "transfer-encoding") == count(lines, "connection") == 0, lines
+            if method == "GET":
+                assert client.take(4) == b"body"
+
+
+def test_fetch_sends_one_host(server):
+    one = server(ANSWERS % 'return req.headers.host .. " " .. req.headers.connection')
+    asker = server(f"""
+local http1 = require "portico.http1"
+return {{ on_message = function(conn)
+  local response, message = http1.fetch("http://127.0.0.1:{one.port}/", {{ headers = {{ host = "other", connection = "close" }} }})
+  conn:send(response and response.body or message)
+end }}""")
+    with asker.connect() as client:
+        assert client.ask("other close") == b"other close"
+
+
 def test_resp_in_the_middle_of_a_command(server):
     one = server(RESP % "a", watch=WATCH)
     with one.connect() as client:
@@ -164,6 +316,47 @@ def test_mqtt_clients_stay(server):
         reload(one, MQTT % "b")
         assert client.send(b"\xc0\0").take(2) == b"\xd0\0"
         assert client.send(b"\x30\4\0\1tx").take(6) == b"\x30\4\0\1tx"
+
+
+def test_mqtt_a_message_that_raised_may_come_again(server):
+    """What was refused by an error has not been received, though it is of the quality of service that comes once."""
+    one = server("""
+local first = true
+return require("portico.mqtt").broker {
+  on_publish = function()
+    if first then
+      first = false
+      error("bad")
+    end
+  end,
+}""", "--workers", "1")
+    connect = b"\x10\x0d\0\4MQTT\4\0\0\x3c\0\1"
+    with one.connect() as listener:
+        assert listener.send(connect + b"a" + b"\x82\6\0\1\0\1t\0").take(9) == b"\x20\2\0\0" + b"\x90\3\0\1\0"
+        with one.connect() as client:
+            assert client.send(connect + b"b").take(4) == b"\x20\2\0\0"
+            assert client.send(b"\x34\6\0\1t\0\1x").is_over()
+        with one.connect() as client:
+            assert client.send(connect + b"b").take(4) == b"\x20\2\1\0"
+            assert client.send(b"\x3c\6\0\1t\0\1x").take(4) == b"\x50\2\0\1"
+            assert client.send(b"\x3c\6\0\1t\0\1x").take(4) == b"\x50\2\0\1"  # known now
+            assert client.send(b"\x62\2\0\1").take(4) == b"\x70\2\0\1"
+        assert listener.send(b"\xc0\0").take(8) == b"\x30\4\0\1tx\xd0\0"
+
+
+@pytest.mark.parametrize("options, words, warnings", [
+    ("{}", ["--workers", "2"], 1),
+    ("{ workers = 1 }", ["--workers", "2"], 1),
+    ("{}", ["--workers", "1"], 0),
+    ("{ workers = 1 }", [], 0),
+])
+def test_mqtt_warns_of_workers(server, options, words, warnings):
+    """Who publishes to another worker than the subscriber's is not heard, and nothing else would tell."""
+    one = server("local options = %s\n%s options.on_load = function(ctx) say(ctx.reload) end\n" % (options, SAY)
+                 + "return require('portico.mqtt').broker(options)", *words)
+    one.wait_said(2 if "2" in words else 1)
+    assert len(one.log("warn .*mqtt.broker: clients of different workers do not hear each other: say --workers 1")) == warnings
+    assert one.said()[0] == "false"
 
 
 # ---- A version that is undone: what clients are in the middle of is not ----

@@ -85,6 +85,28 @@ def test_resp(server, scripts):
     assert said[6].endswith("refused")
 
 
+def test_a_reply_to_a_call_that_was_cut_off_is_nobody_elses(server):
+    slow = server("""
+return require("portico.resp").server {
+  commands = { ["SLOW seconds value"] = function(_, args) portico.sleep(tonumber(args[2])) return args[3] end },
+}
+""")
+    one = ask(server, """
+  local uri = "127.0.0.1:" .. port
+  local redis <close> = assert(resp.connect(uri))
+  say(portico.timeout(0.1, function() return redis:call("SLOW", 0.2, "secret") end))
+  say((redis:call("SLOW", 0, "mine")))
+  local again <close> = assert(resp.connect(uri))
+  local task = portico.spawn(function() return again:call("SLOW", 0.2, "secret") end)
+  portico.sleep(0.1)
+  task:cancel()
+  say((again:call("SLOW", 0, "mine")))
+  local third <close> = assert(resp.connect(uri))
+  say(third:call("SLOW", 0, "mine"))
+""", slow.port)
+    assert one.wait_said(4) == ["nil timeout timeout", "nil", "nil", "mine"]
+
+
 def test_websocket(server):
     chat = server("""
 local websocket = require "portico.websocket"

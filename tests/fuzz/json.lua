@@ -1,5 +1,4 @@
--- json.lua - an input is a text. What is JSON is the same when it is written and read again; what is not is refused. Numbers
--- that are too large are read as infinite, and those are written as null.
+-- json.lua - an input is a text. What is JSON is the same when it is written and read again; what is not is refused.
 local check = require "check"
 local json = require "portico.json"
 
@@ -13,5 +12,5 @@ return function(text)
   local written = json.encode(value)
   local again, wrong = json.decode(written, { null = json.null })
   -- A number n makes a list of so many, as table.pack does: {"n":0} is written as [].
-  assert(wrong == nil and (check.same(again, value) or text:find("%d%d%d") and written:find("null") or text:find('"[n\\]')), "written as " .. written .. ", which is another")
+  assert(wrong == nil and (check.same(again, value) or text:find('"[n\\]')), "written as " .. written .. ", which is another")
 end

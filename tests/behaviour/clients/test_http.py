@@ -169,6 +169,21 @@ def test_a_handler_that_does_not_answer(server):
     one.wait_log("on_request has not answered GET /silent")
 
 
+def test_who_breaks_a_download_off_is_no_error_of_the_script(server, scripts, tmp_path):
+    """Else a dozen of them could undo a reload."""
+    (tmp_path / "big").write_bytes(b"x" * 30_000_000)
+    one = server(scripts / "http_files.lua", "--workers", "1", args=[tmp_path])
+    for _ in range(3):
+        with one.connect() as client:
+            client.send("GET /big HTTP/1.1\r\nHost: h\r\n\r\n").take(100_000)
+            client.reset()
+    with one.connect() as client:
+        client.send("GET /none HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert client.take(12) == b"HTTP/1.1 404"
+    one.stop()
+    assert not one.log("error"), one.text()
+
+
 @needs_curl
 def test_files(server, scripts, tmp_path):
     root = tmp_path / "root"

@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 
+import reloads
 import rig
 
 SCRIPTS = sorted((pathlib.Path(__file__).resolve().parents[3] / "scripts").glob("*.lua"))
@@ -45,6 +46,7 @@ def test_calc(server, scripts):
     cases = {
         "1 + 2 * 3": "7", "(1 + 2) * 3": "9", "2 ^ 3 ^ 2": "512", "-2 ^ 2": "-4", "10 - 2 - 3": "5", "7 % 4": "3", "1/0": "inf",
         "sqrt(2) ^ 2": "2", ".5 + 1.5e1": "15.5", "pi": "3.1415926535898", "2 * -3": "-6",
+        "ln(2)": "0.69314718055995", "ln(2": "error: ')' expected at column 5", "10000000000 * 10000000000": "1e+20", "floor(5e9) * floor(5e9)": "2.5e+19",
         "": "error: a number expected at column 1", "1 +": "error: a number expected at column 4", "1 2": "error: an operator expected at column 3",
         "(1": "error: ')' expected at column 3", "os": "error: there is no 'os'", "sin 1": "error: sin( … ) expected", "1 % 0": "-nan|nan",
         "(" * 500: "error: too deep",
@@ -123,6 +125,31 @@ def test_chat(server, scripts):
     rig.until(lambda: is_free("bob"), what="the end of who was called bob")
 
 
+def test_a_name_of_a_version_that_is_undone_is_free_again(server, scripts):
+    text = (scripts / "chat.lua").read_text(encoding="utf-8")
+    bad = text.replace('elseif line == "/who" then', 'elseif line == "/fail" then error("bad")\n    elseif line == "/who" then')
+    assert bad != text
+    one = server(text, "--workers", "1", "--reload-probation", "600", "--reload-error-limit", "0", watch=("--watch",))
+    with one.connect() as eve:
+        with one.connect() as ann:
+            assert ann.line() == b"Who are you?\n"
+            reloads.save(one, bad)
+            one.wait_log(reloads.TAKEN, 1, 20)
+            ann.send("ann\n")
+            assert ann.line() == b"* ann is here\n"
+            eve.send("eve\n/fail\n")
+            one.wait_log(reloads.UNDONE, 1, 20)
+            ann.send("/quit\n")
+            ann.rest()
+
+        def is_free():
+            with one.connect() as client:
+                client.send("ann\n")
+                return client.line() and client.line() == b"* ann is here\n"
+
+        rig.until(is_free, what="the end of who was called ann")
+
+
 @needs("dig")
 def test_dns(server, scripts):
     # Both on the same port, as dig falls back from one to the other.
@@ -173,6 +200,46 @@ def test_smtp(server, scripts, tmp_path):
         assert codes == ["220", "250", "503", "503", "501", "552", "500", "500"]
 
 
+MAIL = "HELO x\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n"
+
+
+@pytest.mark.no_wine("which says nothing of a device that is full")
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_mail_that_cannot_be_written_is_not_taken(server, scripts, tmp_path):
+    text = (scripts / "smtp_sink.lua").read_text(encoding="utf-8")
+    full = text.replace('io.open(name, "wb")', 'io.open(name, "wb"):close() and io.open("/dev/full", "wb")')
+    assert full != text
+    one = server(full, args=[tmp_path])
+    for size in (1, 10000):  # the first shows when the file is closed
+        with one.connect() as client:
+            client.send(MAIL + "text\r\n" * size + ".\r\nQUIT\r\n")
+            assert [line[:3] for line in client.rest().decode().splitlines()][-3:] == ["354", "451", "221"]
+    assert not list(tmp_path.glob("*.eml"))
+
+
+def test_large_mail(server, scripts, tmp_path):
+    one = server(scripts / "smtp_sink.lua", "--workers", "1", args=[tmp_path])
+    lines = {"\r\n": 4 << 20, "x" * 1022 + "\r\n": 8 << 10}
+    for line, count in lines.items():
+        for more, code in ((0, "250"), (1, "552")):
+            with one.connect() as client:
+                client.send(MAIL + line * (count + more) + ".\r\nQUIT\r\n")
+                assert [said[:3] for said in client.rest().decode().splitlines()][-3:] == ["354", code, "221"], line
+    assert [path.stat().st_size for path in tmp_path.glob("*.eml")] == [8 << 20] * 2
+    with one.connect() as client:
+        client.send("EHLO x\r\nMAIL FROM:<> SIZE=8388609\r\nMAIL FROM:<> SIZE=8388608\r\nQUIT\r\n")
+        said = client.rest().decode().splitlines()
+        assert "250 SIZE 8388608" in said and [line[:3] for line in said[-3:]] == ["552", "250", "221"]
+
+
+def test_who_says_hello_again_begins_anew(server, scripts):
+    one = server(scripts / "smtp_sink.lua")
+    with one.connect() as client:
+        client.send("EHLO x\r\nMAIL FROM:<a@b>\r\nEHLO x\r\nMAIL FROM:<c@d>\r\nHELO x\r\nRCPT TO:<a@b>\r\nQUIT\r\n")
+        codes = [line[:4] for line in client.rest().decode().splitlines() if line[3] == " "]
+        assert codes == ["220 ", "250 ", "250 ", "250 ", "250 ", "250 ", "503 ", "221 "]
+
+
 @needs("curl")
 def test_curl_sends_mail(server, scripts, tmp_path):
     one = server(scripts / "smtp_sink.lua")
@@ -196,6 +263,19 @@ def test_socks5(server, scripts):
     assert "curl: (97)" in run("curl", "-sS", "--socks5", f"127.0.0.1:{open_proxy.port}", f"http://127.0.0.1:{rig.free_port()}/")
     with open_proxy.connect() as client:
         assert client.send("GET / HTTP/1.1\r\n\r\n").rest() == b""
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="there are no Unix sockets")
+def test_socks5_leads_to_no_unix_socket(server, scripts, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("1234")
+        listener.listen()
+        one = server(scripts / "socks5.lua")
+        with one.connect() as client:
+            client.send(b"\5\1\0\5\1\0\3\4unix" + struct.pack(">H", 1234))
+            assert client.take(2) == b"\5\0"
+            assert client.take(2)[1] != 0
 
 
 @needs("redis-cli")

@@ -54,6 +54,26 @@ def test_counters(kv):
         "ERR increment or decrement would overflow", ""]
 
 
+def test_a_counter_that_was_written_in_parts(kv):
+    assert script(kv, "SET n 1\nAPPEND n 0\nINCR n\nGET n\nAPPEND new 4\nINCR new\nAPPEND n x\nGET n\n") == [
+        "OK", "2", "11", "11", "1", "5", "3", "11x"]
+
+
+def test_a_key_that_is_too_long(kv):
+    key = "k" * 65536
+    with kv.connect() as client:
+        def send(*texts):
+            client.send("*%d\r\n" % len(texts) + "".join("$%d\r\n%s\r\n" % (len(text), text) for text in texts))
+            return client.line()
+
+        refused = b"-ERR the key is longer than 65535 bytes\r\n"
+        for words in (["SET", key, "x"], ["GET", key], ["INCR", key], ["RPUSH", key, "x"], ["HSET", key, "f", "v"], ["LRANGE", key, "0", "1"],
+                      ["HGETALL", key], ["EXPIRE", key, "9"], ["MSET", "a", "1", key, "2"]):
+            assert send(*words) == refused, words[0]
+        assert send("EXISTS", key) == send("DEL", key) == b":0\r\n" and send("TTL", key) == b":-2\r\n"
+        assert send("SET", key[1:], "x") == b"+OK\r\n"
+
+
 def test_keys(kv):
     for key in ("one", "two", "three", "a.b", "a*b", "", "aXbXc"):
         cli(kv, "SET", key, "x")
@@ -182,6 +202,32 @@ def test_room_has_an_end(server, scripts):
         client.send(b"*3\r\n$3\r\nSET\r\n$1\r\nb\r\n$%d\r\n%s\r\n" % (2 << 20, b"x" * (2 << 20)))
         assert client.line() == b"-OOM command not allowed when used memory > 'maxmemory'.\r\n"
         assert client.send("SET b 1\r\n").line() == b"+OK\r\n"
+
+
+def test_a_push_without_room_for_all_leaves_nothing(server, scripts):
+    kv = server(scripts / "kv.lua", "--shared-memory", "1M")
+    big = "x" * 700000
+    with kv.connect() as client:
+        assert client.send("RPUSH l a\r\n").line() == b":1\r\n"
+        for command in ("RPUSH", "LPUSH"):
+            client.send("*6\r\n$5\r\n%s\r\n$1\r\nl\r\n$1\r\nb\r\n$700000\r\n%s\r\n$700000\r\n%s\r\n$1\r\nd\r\n" % (command, big, big))
+            assert client.line() == b"-OOM command not allowed when used memory > 'maxmemory'.\r\n"
+            assert client.send("LRANGE l 0 -1\r\n").take(11) == b"*1\r\n$1\r\na\r\n"
+
+
+def test_many_words(kv):
+    words = [str(i) for i in range(40000)]
+
+    def send(*texts):
+        client.send("*%d\r\n" % len(texts) + "".join("$%d\r\n%s\r\n" % (len(text), text) for text in texts))
+        return client.line()
+
+    with kv.connect() as client:
+        assert send("RPUSH", "l", *words) == b":40000\r\n"
+        assert send("LPUSH", "l", *words) == b":80000\r\n"
+        assert client.send("LRANGE l 39999 40000\r\n").take(18) == b"*2\r\n$1\r\n0\r\n$1\r\n0\r\n"
+        assert send("HSET", "h", *words) == b":20000\r\n"
+        assert send("HDEL", "h", *words) == b":20000\r\n"
 
 
 def test_what_clients_ask_for(kv):
