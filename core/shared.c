@@ -12,10 +12,9 @@
 #include <string.h>
 
 enum {
-    SHARDS = 16,         /* tables of a dictionary; a power of two */
-    SHARD_SHIFT = 60,    /* the hash's highest bits choose the shard, its lowest ones the bucket */
-    SWEEP_AT_ONCE = 2,   /* buckets that each change looks at for what has expired */
-    SWEEP_FOR_ROOM = 256 /* … in each shard, when the store is full */
+    SHARDS = 16,      /* tables of a dictionary; a power of two */
+    SHARD_SHIFT = 60, /* the hash's highest bits choose the shard, its lowest ones the bucket */
+    SWEEP_AT_ONCE = 2 /* buckets that each change looks at for what has expired */
 };
 
 typedef struct shard {
@@ -93,6 +92,43 @@ shared *shared_store(const shared_dict *dict)
     return dict->store;
 }
 
+/* ---- Room ---- */
+
+/* A look through the whole store for what has expired. */
+typedef struct sweep {
+    size_t bytes; /* that are to fit; 0: it has not begun */
+    shared_dict *dict;
+    size_t shard;
+    bool is_over;
+} sweep;
+
+/* Something was FULL for so many bytes: goes on with the look until they fit, and says whether to try again. Who fails has
+ * looked at everything once. The caller holds no lock: here one shard's at a time is taken. */
+static bool make_room(sweep *s, shared *store, size_t refused, int64_t now_ns)
+{
+    if (s->is_over || refused > store->account.max) return false;
+    if (s->bytes == 0) {
+        os_mutex_lock(store->lock);
+        s->dict = store->dicts; /* what comes after it stays as it is */
+        os_mutex_unlock(store->lock);
+    }
+    /* Refused again: more than the one block is wanted, or others were faster. */
+    s->bytes = refused > s->bytes * 2 ? refused : s->bytes * 2;
+    for (; s->dict != NULL; s->dict = s->dict->next, s->shard = 0) {
+        for (; s->shard < SHARDS; s->shard++) {
+            shard *at = &s->dict->shards[s->shard];
+            os_mutex_lock(at->lock);
+            shared_table_sweep(&at->table, SIZE_MAX, s->bytes, now_ns);
+            os_mutex_unlock(at->lock);
+            if (shared_account_fits(&store->account, s->bytes)) return true; /* of this one there may be more */
+        }
+    }
+    s->is_over = true;
+    return true;
+}
+
+/* ---- Finding dictionaries ---- */
+
 static shared_status open_dict(shared_dict **made, shared *store, const char *name, size_t len)
 {
     void *block;
@@ -121,13 +157,19 @@ static shared_status open_dict(shared_dict **made, shared *store, const char *na
 
 shared_status shared_find(shared_dict **dict, shared *store, const char *name, size_t len)
 {
-    shared_status status = SHARED_OK;
-    os_mutex_lock(store->lock);
-    shared_dict *known = store->dicts;
-    while (known != NULL && (known->name_len != len || memcmp(known->name, name, len) != 0)) known = known->next;
-    if (known != NULL) *dict = known;
-    else status = open_dict(dict, store, name, len);
-    os_mutex_unlock(store->lock);
+    shared_status status;
+    sweep room = {0};
+    bool is_room; /* or the number is what is full */
+    do {
+        status = SHARED_OK;
+        os_mutex_lock(store->lock);
+        shared_dict *known = store->dicts;
+        while (known != NULL && (known->name_len != len || memcmp(known->name, name, len) != 0)) known = known->next;
+        if (known != NULL) *dict = known;
+        else status = open_dict(dict, store, name, len);
+        is_room = status == SHARED_FULL && store->dict_count < SHARED_DICTS_MAX;
+        os_mutex_unlock(store->lock);
+    } while (is_room && make_room(&room, store, sizeof(shared_dict) + len, store->clock_ns()));
     return status;
 }
 
@@ -141,7 +183,7 @@ typedef struct access {
     uint64_t hash;
     int64_t now_ns;
     shared_entry **place; /* of the entry, or NULL */
-    bool made_room;
+    sweep room;
 } access;
 
 static access begin(shared_dict *dict, shared_key key)
@@ -162,22 +204,16 @@ static shared_status end(const access *a, shared_status status)
     return status;
 }
 
-/* The store is full: drops what has expired in this dictionary, as far as a bounded look finds it, and says whether to try
- * again. The lock is given up meanwhile, so that what was known of the entry is found again. */
-static bool make_room(access *a, shared_status status)
+/* Whether to try again. The lock is given up meanwhile, so that what was known of the entry is found again. */
+static bool again(access *a, shared_status status)
 {
-    if (status != SHARED_FULL || a->made_room) return false;
-    a->made_room = true;
+    if (status != SHARED_FULL) return false;
+    size_t refused = a->table->refused;
     os_mutex_unlock(a->lock);
-    for (size_t i = 0; i < SHARDS; i++) {
-        shard *s = &a->dict->shards[i];
-        os_mutex_lock(s->lock);
-        shared_table_sweep(&s->table, SWEEP_FOR_ROOM, a->now_ns);
-        os_mutex_unlock(s->lock);
-    }
+    bool is_room = make_room(&a->room, a->dict->store, refused, a->now_ns);
     os_mutex_lock(a->lock);
     a->place = shared_table_find(a->table, a->hash, a->key, a->now_ns);
-    return true;
+    return is_room;
 }
 
 static int64_t expiry(const access *a, int64_t ttl_ns)
@@ -188,7 +224,7 @@ static int64_t expiry(const access *a, int64_t ttl_ns)
 /* A change has been made: some of what has expired goes, too. */
 static shared_status end_change(const access *a, shared_status status)
 {
-    shared_table_sweep(a->table, SWEEP_AT_ONCE, a->now_ns);
+    shared_table_sweep(a->table, SWEEP_AT_ONCE, SIZE_MAX, a->now_ns);
     return end(a, status);
 }
 
@@ -282,7 +318,7 @@ shared_status shared_set(shared_dict *dict, shared_key key, const shared_value *
     shared_status status;
     do {
         status = mode == SHARED_ADD && a.place != NULL ? SHARED_PRESENT : store(&a, value, ttl_ns);
-    } while (make_room(&a, status));
+    } while (again(&a, status));
     return end_change(&a, status);
 }
 
@@ -297,7 +333,7 @@ shared_status shared_incr(shared_dict *dict, shared_key key, shared_value *value
         if (!is_number(&sum)) status = SHARED_TYPE;
         else if (!add(&sum, value)) status = SHARED_RANGE;
         else status = store(&a, &sum, a.place != NULL ? -1 : ttl_ns);
-    } while (make_room(&a, status));
+    } while (again(&a, status));
     if (status == SHARED_OK) *value = sum;
     return end_change(&a, status);
 }
@@ -316,7 +352,7 @@ shared_status shared_cas(shared_dict *dict, shared_key key, const shared_value *
             status = SHARED_OK;
             if (a.place != NULL) shared_table_remove(a.table, a.place);
         }
-    } while (make_room(&a, status));
+    } while (again(&a, status));
     return end_change(&a, status);
 }
 
@@ -372,7 +408,7 @@ shared_status shared_push(shared_dict *dict, shared_key key, const shared_value 
     shared_status status;
     do {
         status = push(&a, value, side, count);
-    } while (make_room(&a, status));
+    } while (again(&a, status));
     return end_change(&a, status);
 }
 
@@ -447,7 +483,7 @@ size_t shared_count(shared_dict *dict)
     for (size_t i = 0; i < SHARDS; i++) {
         shard *s = &dict->shards[i];
         os_mutex_lock(s->lock);
-        shared_table_sweep(&s->table, SIZE_MAX, dict->store->clock_ns());
+        shared_table_sweep(&s->table, SIZE_MAX, SIZE_MAX, dict->store->clock_ns());
         count += s->table.count;
         os_mutex_unlock(s->lock);
     }

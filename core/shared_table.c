@@ -14,20 +14,51 @@ enum {
 
 /* ---- Blocks ---- */
 
-shared_status shared_block_open(void **block, shared_account *account, size_t bytes)
+bool shared_account_fits(const shared_account *account, size_t bytes)
+{
+    return bytes <= account->max && atomic_load_explicit(&account->used, memory_order_relaxed) <= account->max - bytes;
+}
+
+static void give_back(shared_account *account, size_t bytes)
+{
+    atomic_fetch_sub_explicit(&account->used, bytes, memory_order_relaxed);
+}
+
+/* OK, FULL. */
+static shared_status take(shared_account *account, size_t bytes)
 {
     size_t before = atomic_fetch_add_explicit(&account->used, bytes, memory_order_relaxed);
-    shared_status status = SHARED_OK;
-    if (bytes > account->max || before > account->max - bytes) status = SHARED_FULL;
-    else if ((*block = mem_alloc(bytes)) == NULL) status = SHARED_MEMORY;
-    if (status != SHARED_OK) atomic_fetch_sub_explicit(&account->used, bytes, memory_order_relaxed);
-    return status;
+    if (bytes <= account->max && before <= account->max - bytes) return SHARED_OK;
+    give_back(account, bytes);
+    return SHARED_FULL;
+}
+
+shared_status shared_block_open(void **block, shared_account *account, size_t bytes)
+{
+    shared_status status = take(account, bytes);
+    if (status != SHARED_OK) return status;
+    *block = mem_alloc(bytes);
+    if (*block != NULL) return SHARED_OK;
+    give_back(account, bytes);
+    return SHARED_MEMORY;
 }
 
 void shared_block_close(shared_account *account, void *block, size_t bytes)
 {
-    atomic_fetch_sub_explicit(&account->used, bytes, memory_order_relaxed);
+    give_back(account, bytes);
     mem_free(block);
+}
+
+/* Keeps in mind how much there was no room for. */
+static shared_status note(shared_table *table, size_t bytes, shared_status status)
+{
+    if (status == SHARED_FULL) table->refused = bytes;
+    return status;
+}
+
+static shared_status open_block(void **block, shared_table *table, size_t bytes)
+{
+    return note(table, bytes, shared_block_open(block, table->account, bytes));
 }
 
 /* ---- Lists ---- */
@@ -37,16 +68,16 @@ static size_t text_bytes(const shared_value *value)
     return value->type == SHARED_STRING ? value->len : 0;
 }
 
-static void close_node(shared_account *account, shared_node *node)
+static size_t node_bytes(const shared_node *node)
 {
-    shared_block_close(account, node, sizeof(*node) + text_bytes(&node->value));
+    return sizeof(*node) + text_bytes(&node->value);
 }
 
 shared_status shared_entry_push(shared_table *table, shared_entry *entry, const shared_value *value, shared_side side)
 {
     void *block;
     size_t bytes = text_bytes(value);
-    shared_status status = shared_block_open(&block, table->account, sizeof(shared_node) + bytes);
+    shared_status status = open_block(&block, table, sizeof(shared_node) + bytes);
     if (status != SHARED_OK) return status;
     shared_node *node = block;
     node->value = *value;
@@ -71,20 +102,32 @@ void shared_entry_drop(shared_table *table, shared_entry *entry, shared_side sid
     if (beside != NULL) beside->link[side] = NULL;
     else entry->end[!side] = NULL;
     entry->value.len--;
-    close_node(table->account, node);
+    shared_block_close(table->account, node, node_bytes(node));
 }
 
 /* ---- Entries ---- */
 
+/* With its list. */
 static size_t entry_bytes(const shared_entry *entry)
 {
-    return sizeof(*entry) + entry->key_len + entry->room;
+    size_t bytes = sizeof(*entry) + entry->key_len + entry->room;
+    for (const shared_node *node = entry->end[SHARED_LEFT]; node != NULL; node = node->link[SHARED_RIGHT]) {
+        bytes += node_bytes(node);
+    }
+    return bytes;
 }
 
-static void close_entry(shared_table *table, shared_entry *entry)
+/* What it was in bytes is still to be given back. */
+static size_t free_entry(shared_entry *entry)
 {
-    while (entry->value.type == SHARED_LIST && entry->value.len > 0) shared_entry_drop(table, entry, SHARED_LEFT);
-    shared_block_close(table->account, entry, entry_bytes(entry));
+    size_t bytes = sizeof(*entry) + entry->key_len + entry->room;
+    for (shared_node *node = entry->end[SHARED_LEFT], *next; node != NULL; node = next) {
+        next = node->link[SHARED_RIGHT];
+        bytes += node_bytes(node);
+        mem_free(node);
+    }
+    mem_free(entry);
+    return bytes;
 }
 
 /* The string of a value goes behind the key. */
@@ -99,19 +142,14 @@ static void put_value(shared_entry *entry, const shared_value *value)
     entry->value.as.bytes = text;
 }
 
-static shared_status open_entry(shared_entry **made, shared_table *table, uint64_t hash, shared_key key,
-                                const shared_value *value)
+/* In a block of that size. */
+static shared_entry *make_entry(void *block, uint64_t hash, shared_key key, const shared_value *value)
 {
-    void *block;
-    size_t room = text_bytes(value);
-    shared_status status = shared_block_open(&block, table->account, sizeof(shared_entry) + key.len + room);
-    if (status != SHARED_OK) return status;
     shared_entry *entry = block;
-    *entry = (shared_entry){.hash = hash, .expires_ns = INT64_MAX, .room = room, .key_len = key.len};
+    *entry = (shared_entry){.hash = hash, .expires_ns = INT64_MAX, .room = text_bytes(value), .key_len = key.len};
     if (key.len > 0) memcpy(entry->key, key.bytes, key.len);
     put_value(entry, value);
-    *made = entry;
-    return SHARED_OK;
+    return entry;
 }
 
 /* ---- The table ---- */
@@ -126,7 +164,7 @@ static shared_status resize(shared_table *table, size_t bucket_count)
 {
     void *block;
     shared_table old = *table;
-    shared_status status = shared_block_open(&block, table->account, bucket_count * sizeof(*table->buckets));
+    shared_status status = open_block(&block, table, bucket_count * sizeof(*table->buckets));
     if (status != SHARED_OK) return status;
     table->buckets = block;
     table->bucket_count = bucket_count;
@@ -164,9 +202,10 @@ shared_status shared_table_add(shared_table *table, uint64_t hash, shared_key ke
         shared_status status = resize(table, table->bucket_count > 0 ? table->bucket_count * 2 : BUCKETS_MIN);
         if (status != SHARED_OK && table->buckets == NULL) return status;
     }
-    shared_entry *entry;
-    shared_status status = open_entry(&entry, table, hash, key, value);
+    void *block;
+    shared_status status = open_block(&block, table, sizeof(shared_entry) + key.len + text_bytes(value));
     if (status != SHARED_OK) return status;
+    shared_entry *entry = make_entry(block, hash, key, value);
     shared_entry **bucket = bucket_of(table, hash);
     entry->next = *bucket;
     *bucket = entry;
@@ -178,20 +217,29 @@ shared_status shared_table_add(shared_table *table, uint64_t hash, shared_key ke
 
 shared_status shared_table_replace(shared_table *table, shared_entry **place, const shared_value *value)
 {
-    shared_entry *entry = *place, *made;
+    shared_entry *entry = *place;
     size_t bytes = text_bytes(value);
     assert(value->type != SHARED_LIST);
     if (entry->value.type != SHARED_LIST && bytes <= entry->room && entry->room - bytes <= bytes + WASTE) {
         put_value(entry, value);
         return SHARED_OK;
     }
-    shared_key key = {entry->key, entry->key_len};
-    shared_status status = open_entry(&made, table, entry->hash, key, value);
+    /* Only what it grows by has to fit: beside each other the two are but for a moment. */
+    size_t held = entry_bytes(entry), wanted = sizeof(*entry) + entry->key_len + bytes;
+    size_t more = wanted > held ? wanted - held : 0;
+    shared_status status = more > 0 ? note(table, more, take(table->account, more)) : SHARED_OK;
     if (status != SHARED_OK) return status;
+    void *block = mem_alloc(wanted);
+    if (block == NULL) {
+        give_back(table->account, more);
+        return SHARED_MEMORY;
+    }
+    shared_entry *made = make_entry(block, entry->hash, (shared_key){entry->key, entry->key_len}, value);
     made->next = entry->next;
     made->expires_ns = entry->expires_ns;
     *place = made;
-    close_entry(table, entry);
+    free_entry(entry);
+    if (held > wanted) give_back(table->account, held - wanted);
     return SHARED_OK;
 }
 
@@ -202,7 +250,7 @@ static void unlink_entry(shared_table *table, shared_entry **place)
     *place = entry->next;
     table->count--;
     if (entry->expires_ns != INT64_MAX) table->mortal--;
-    close_entry(table, entry);
+    give_back(table->account, free_entry(entry));
 }
 
 static void shrink(shared_table *table)
@@ -222,20 +270,29 @@ void shared_table_expire(shared_table *table, shared_entry *entry, int64_t expir
 {
     if (entry->expires_ns != INT64_MAX) table->mortal--;
     entry->expires_ns = expires_ns;
-    if (expires_ns != INT64_MAX) table->mortal++;
+    if (expires_ns == INT64_MAX) return;
+    if (table->mortal++ == 0 || expires_ns < table->soonest_ns) table->soonest_ns = expires_ns;
 }
 
-void shared_table_sweep(shared_table *table, size_t buckets, int64_t now_ns)
+void shared_table_sweep(shared_table *table, size_t buckets, size_t bytes, int64_t now_ns)
 {
-    if (table->mortal == 0) return;
-    if (buckets > table->bucket_count) buckets = table->bucket_count;
-    for (; buckets > 0 && table->mortal > 0; buckets--) {
+    if (table->mortal == 0 || table->soonest_ns > now_ns) return;
+    bool is_whole = buckets >= table->bucket_count;
+    int64_t soonest_ns = INT64_MAX;
+    if (is_whole) buckets = table->bucket_count;
+    for (; buckets > 0 && table->mortal > 0 && !shared_account_fits(table->account, bytes); buckets--) {
         shared_entry **place = &table->buckets[table->hand++ & (table->bucket_count - 1)];
         while (*place != NULL) {
-            if ((*place)->expires_ns <= now_ns) unlink_entry(table, place);
-            else place = &(*place)->next;
+            int64_t expires_ns = (*place)->expires_ns;
+            if (expires_ns <= now_ns) {
+                unlink_entry(table, place);
+                continue;
+            }
+            if (expires_ns < soonest_ns) soonest_ns = expires_ns;
+            place = &(*place)->next;
         }
     }
+    if (is_whole && buckets == 0) table->soonest_ns = soonest_ns;
     shrink(table);
 }
 

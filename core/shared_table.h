@@ -16,6 +16,8 @@ typedef struct shared_account {
     size_t max;
 } shared_account;
 
+/* Whether so many bytes may still be asked for. */
+bool shared_account_fits(const shared_account *account, size_t bytes);
 /* FULL, MEMORY, or OK and a block. */
 shared_status shared_block_open(void **block, shared_account *account, size_t bytes);
 void shared_block_close(shared_account *account, void *block, size_t bytes);
@@ -46,6 +48,8 @@ typedef struct shared_table {
     size_t count;           /* of entries, those that have expired included */
     size_t mortal;          /* of entries that can expire */
     size_t hand;            /* where shared_table_sweep() goes on */
+    size_t refused;         /* bytes that there was no room for when something was FULL last */
+    int64_t soonest_ns;     /* before then nothing expires, if anything can */
 } shared_table;
 
 /* The place that points to the entry of that key, or NULL. An entry that has expired goes, as if it were not there. */
@@ -54,12 +58,12 @@ shared_entry **shared_table_find(shared_table *table, uint64_t hash, shared_key 
 shared_status shared_table_add(shared_table *table, uint64_t hash, shared_key key, const shared_value *value,
                                int64_t expires_ns, shared_entry **made);
 /* Gives an entry another value, a string in its place if it fits well enough; else the entry is exchanged for another one
- * in its place. Not a list's. OK, FULL, MEMORY. */
+ * in its place. Not a list's. FULL: for what it would grow by. OK, FULL, MEMORY. */
 shared_status shared_table_replace(shared_table *table, shared_entry **place, const shared_value *value);
 void shared_table_remove(shared_table *table, shared_entry **place);
 void shared_table_expire(shared_table *table, shared_entry *entry, int64_t expires_ns);
-/* Looks at so many buckets for what has expired. */
-void shared_table_sweep(shared_table *table, size_t buckets, int64_t now_ns);
+/* Looks at so many buckets for what has expired, or at fewer: until so many bytes fit, SIZE_MAX: never. */
+void shared_table_sweep(shared_table *table, size_t buckets, size_t bytes, int64_t now_ns);
 void shared_table_clear(shared_table *table);
 
 /* OK, FULL, MEMORY. */

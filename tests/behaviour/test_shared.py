@@ -121,6 +121,31 @@ def test_the_cap_is_refused_in_words(server):
     one.stop()
 
 
+def test_what_has_expired_makes_room_for_other_dictionaries(server):
+    one = server(ASK, "--workers", "1", "--shared-memory", "8M")
+    with Asker(one) as ask:
+        assert ask('portico.shared("other"):count()') == "0"
+        kept = int(ask('(function() local n, x = 0, ("x"):rep(400) while d:set("k" .. n, x) do n = n + 1 end return n end)()'))
+        assert kept > 5000
+        assert ask('portico.shared("other"):set("big", ("x"):rep(7000000)) == nil') == "true"
+        assert ask(f'(function() for i = 0, {kept - 1} do d:expire("k" .. i, 0.01) end end)()') == ""
+        assert ask('portico.sleep(0.05)') == ""
+        assert ask('portico.shared("other"):set("big", ("x"):rep(7000000))') == "true"
+        assert ask('#portico.shared("other"):get("big"), d:set("b", ("x"):rep(1200000)), d:count()') == "7000000 true 1"
+    one.stop()
+
+
+def test_a_full_store_takes_a_smaller_value_for_a_larger_one(server):
+    one = server(ASK, "--workers", "1", "--shared-memory", "1M")
+    with Asker(one) as ask:
+        assert ask('(function() local n = 0 while d:set("n" .. n, ("x"):rep(100000)) do n = n + 1 end return n end)()') == "10"
+        assert ask('(function() while d:push("l", 1) do end return d:len("l") > 100 end)()') == "true"
+        assert ask('d:set("n1", ("x"):rep(90000)), #d:get("n1")') == "true 90000"
+        assert ask('d:set("l", "small"), d:get("l")') == "true small"
+        assert ask('d:cas("l", "small", ("x"):rep(20000)), d:len("l")') == "true nil the value is not a list type"
+    one.stop()
+
+
 def test_large_values_come_back_whole(ask):
     """Also those that do not fit the buffer in which small ones are copied."""
     for size in (0, 65535, 65536, 65537, 3_000_000):

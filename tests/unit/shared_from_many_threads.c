@@ -99,9 +99,51 @@ static void operations_are_of_one_piece(void)
     shared_close(store);
 }
 
+/* ---- In a store that is full ---- */
+
+enum { FULL_MAX = 200000, FULL_DICTS = 3 };
+
+/* What expires at once makes room for others, whose dictionaries are others. */
+static void fill(void *argument)
+{
+    const worker_data *w = argument;
+    static const char bytes[20000];
+    for (int i = 0; i < ROUNDS; i++) {
+        char name[32];
+        shared_dict *dict;
+        snprintf(name, sizeof(name), "full %d", (i + w->number) % FULL_DICTS);
+        check_eq(shared_find(&dict, shared_store(w->dict), name, strlen(name)), SHARED_OK);
+        snprintf(name, sizeof(name), "%d %d", w->number, i);
+        shared_value value = {.type = SHARED_STRING, .as.bytes = bytes, .len = (size_t)i * 37 % sizeof(bytes)};
+        shared_status status = shared_set(dict, key_of(name), &value, 1, SHARED_SET);
+        check(status == SHARED_OK || status == SHARED_FULL); /* others may hold the room for a moment */
+    }
+}
+
+static void who_makes_room_locks_one_at_a_time(void)
+{
+    shared *store = shared_open(FULL_MAX, os_monotonic_ns);
+    worker_data data[THREADS];
+    os_thread *threads[THREADS];
+    for (int i = 0; i < FULL_DICTS; i++) {
+        char name[32];
+        snprintf(name, sizeof(name), "full %d", i);
+        check_eq(shared_find(&data[0].dict, store, name, strlen(name)), SHARED_OK);
+    }
+    for (int i = 0; i < THREADS; i++) {
+        data[i] = (worker_data){.dict = data[0].dict, .number = i};
+        threads[i] = os_thread_start("shared", fill, &data[i]);
+        check(threads[i] != NULL);
+    }
+    for (int i = 0; i < THREADS; i++) os_thread_join(threads[i]);
+    check(shared_bytes(store) <= FULL_MAX);
+    shared_close(store);
+}
+
 int main(int argc, char **argv)
 {
     check_begin(argc, argv);
     check_run(operations_are_of_one_piece);
+    check_run(who_makes_room_locks_one_at_a_time);
     return check_end();
 }

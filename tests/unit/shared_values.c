@@ -393,6 +393,111 @@ static void the_expired_make_room(void)
     shared_close(store);
 }
 
+/* Those of other dictionaries, too, and as many as it takes. */
+static void the_expired_make_room_everywhere(void)
+{
+    enum { MAX = 4 << 20, DICTS = 5 };
+    shared *store;
+    shared_dict *dict = open_dict(&store, MAX), *other;
+    static char bytes[MAX];
+    shared_value small = {.type = SHARED_STRING, .as.bytes = bytes, .len = 100}, large = small;
+    char key[32];
+    size_t count;
+    int kept = 0;
+    for (;; kept++) {
+        snprintf(key, sizeof(key), "%d", kept % DICTS);
+        check_eq(shared_find(&other, store, key, 1), SHARED_OK);
+        snprintf(key, sizeof(key), "%d", kept);
+        if (shared_set(other, key_of(key), &small, SECOND, SHARED_SET) != SHARED_OK) break;
+    }
+    check(kept > 10000);
+    check_eq(set(dict, "large", small), SHARED_FULL);
+    now_ns += SECOND;
+    large.len = MAX / 2;
+    check_eq(set(dict, "large", large), SHARED_OK); /* only so much goes as is needed */
+    check(shared_bytes(store) > MAX * 3 / 4);
+    large.len = MAX / 3;
+    check_eq(shared_push(dict, key_of("list"), &large, SHARED_LEFT, &count), SHARED_OK);
+    check_eq(set(dict, "last", large), SHARED_FULL);
+    large.len = MAX - MAX / 2 - MAX / 3 - 25000; /* nothing that has expired is left beside it */
+    check_eq(set(dict, "last", large), SHARED_OK);
+    for (int i = 0; i < DICTS; i++) {
+        snprintf(key, sizeof(key), "%d", i);
+        check_eq(shared_find(&other, store, key, 1), SHARED_OK);
+        check_eq(shared_count(other), 0);
+    }
+    check_eq(shared_count(dict), 3);
+    shared_close(store);
+}
+
+static void the_expired_make_room_for_a_dictionary(void)
+{
+    shared *store;
+    shared_dict *dict = open_dict(&store, 100000), *other;
+    shared_value one = integer(1);
+    char key[32] = "0";
+    for (int i = 1; shared_set(dict, key_of(key), &one, SECOND, SHARED_SET) == SHARED_OK; i++)
+        snprintf(key, sizeof(key), "%d", i);
+    check_eq(shared_find(&other, store, "other", 5), SHARED_FULL);
+    now_ns += SECOND;
+    check_eq(shared_find(&other, store, "other", 5), SHARED_OK);
+    shared_close(store);
+}
+
+/* An expiry that is put off, taken away or brought forward is known to who makes room. */
+static void room_is_made_whenever_it_expires(void)
+{
+    enum { MAX = 100000 };
+    shared *store;
+    shared_dict *dict = open_dict(&store, MAX);
+    static char bytes[MAX];
+    shared_value half = {.type = SHARED_STRING, .as.bytes = bytes, .len = MAX / 2};
+    check_eq(shared_set(dict, key_of("a"), &half, SECOND, SHARED_SET), SHARED_OK);
+    check_eq(shared_expire(dict, key_of("a"), 3 * SECOND), SHARED_OK);
+    now_ns += SECOND;
+    check_eq(set(dict, "b", half), SHARED_FULL);
+    check_eq(shared_expire(dict, key_of("a"), 0), SHARED_OK);
+    now_ns += 10 * SECOND;
+    check_eq(set(dict, "b", half), SHARED_FULL);
+    check_eq(shared_expire(dict, key_of("a"), 5 * SECOND), SHARED_OK);
+    check_eq(shared_expire(dict, key_of("a"), 2 * SECOND), SHARED_OK);
+    now_ns += 2 * SECOND - 1;
+    check_eq(set(dict, "b", half), SHARED_FULL);
+    now_ns++;
+    check_eq(set(dict, "b", half), SHARED_OK);
+    shared_close(store);
+}
+
+static void a_replacement_needs_room_for_what_it_grows_by(void)
+{
+    enum { MAX = 1 << 20 };
+    shared *store;
+    shared_dict *dict = open_dict(&store, MAX);
+    static char bytes[MAX];
+    shared_value large = {.type = SHARED_STRING, .as.bytes = bytes, .len = 600000}, one = integer(1);
+    size_t count, empty = shared_bytes(store);
+    check_eq(set(dict, "large", large), SHARED_OK);
+    large.len = 400000;
+    check_eq(set(dict, "other", large), SHARED_OK);
+    while (shared_push(dict, key_of("list"), &one, SHARED_RIGHT, &count) == SHARED_OK) {
+    }
+    size_t full = shared_bytes(store);
+    large.len = 600200;
+    check_eq(set(dict, "large", large), SHARED_FULL);
+    check_eq(set(dict, "list", text("short")), SHARED_OK); /* all that the list held is free */
+    check_str(get(dict, "list"), "'short'");
+    check(shared_bytes(store) < full - 20000);
+    check_eq(set(dict, "large", large), SHARED_OK); /* 200 bytes more */
+    large.len = 800000;
+    check_eq(set(dict, "large", large), SHARED_FULL);
+    check_eq(set(dict, "large", text("small")), SHARED_OK);
+    check_str(get(dict, "large"), "'small'");
+    check(shared_bytes(store) < 410000);
+    shared_flush(dict);
+    check_eq(shared_bytes(store), empty);
+    shared_close(store);
+}
+
 static void keys_are_listed_by_prefix(void)
 {
     shared *store;
@@ -534,6 +639,10 @@ int main(int argc, char **argv)
     check_run(lists_are_read_from_anywhere);
     check_run(the_cap_holds_and_what_is_there_stays);
     check_run(the_expired_make_room);
+    check_run(the_expired_make_room_everywhere);
+    check_run(the_expired_make_room_for_a_dictionary);
+    check_run(room_is_made_whenever_it_expires);
+    check_run(a_replacement_needs_room_for_what_it_grows_by);
     check_run(keys_are_listed_by_prefix);
     check_run(dictionaries_have_an_end);
     check_run(random_operations_do_what_a_model_does);
