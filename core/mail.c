@@ -7,8 +7,9 @@
 #include <assert.h>
 #include <stdalign.h>
 
-/* Mails that are delivered before the worker's packets and timers have their turn. */
+/* Mails that are delivered before the worker's packets and timers have their turn: so many, and after so long no more. */
 enum { MAIL_ROUND = 256 };
+#define MAIL_ROUND_NS INT64_C(5000000) /* like WORKER_ROUND_NS, for the same reason */
 
 /* ---- Mails ---- */
 
@@ -53,12 +54,12 @@ static void drop(mail_slip *slip)
 
 /* ---- The owner's side ---- */
 
-/* Takes a round off the list. True: there is more. */
-static bool take(mail_box *box, mail_slip **slips)
+/* Takes a round off the list. The box stays posted until settle(). */
+static mail_slip *take(mail_box *box)
 {
     mail_slip *last = NULL;
     os_mutex_lock(box->mutex);
-    *slips = box->first;
+    mail_slip *slips = box->first;
     for (int i = 0; i < MAIL_ROUND && box->first != NULL; i++) {
         last = box->first;
         box->first = last->next;
@@ -66,28 +67,47 @@ static bool take(mail_box *box, mail_slip **slips)
         box->bytes -= last->mail->bytes;
     }
     if (last != NULL) last->next = NULL;
-    bool more = box->first != NULL;
-    if (!more) {
-        box->last = NULL;
-        box->posted = false;
-    }
+    if (box->first == NULL) box->last = NULL;
     os_mutex_unlock(box->mutex);
-    return more;
+    return slips;
+}
+
+/* Ends a round: what is left of it comes first in the next, for which it posts the box again if there is anything. */
+static void settle(mail_box *box, mail_slip *left)
+{
+    os_mutex_lock(box->mutex);
+    if (!box->stopped && left != NULL) {
+        mail_slip *last = NULL;
+        for (mail_slip *slip = left; slip != NULL; slip = slip->next) {
+            box->count++;
+            box->bytes += slip->mail->bytes;
+            last = slip;
+        }
+        last->next = box->first;
+        if (box->first == NULL) box->last = last;
+        box->first = left;
+        left = NULL;
+    }
+    box->posted = box->first != NULL;
+    if (box->posted) io_port_post(box->port, &box->message.op);
+    os_mutex_unlock(box->mutex);
+    drop(left);
 }
 
 static void run(struct worker *w, worker_message *message)
 {
     mail_box *box = container_of(message, mail_box, message);
-    mail_slip *slip;
-    bool more = take(box, &slip);
+    int64_t begun_ns = io_port_now(box->port);
+    mail_slip *slip = take(box);
     while (slip != NULL) {
         mail_slip *next = slip->next;
         mail *m = slip->mail;
         m->deliver(w, m);
         mail_release(m);
         slip = next;
+        if (io_port_now(box->port) - begun_ns >= MAIL_ROUND_NS) break;
     }
-    if (more) io_port_post(box->port, &message->op);
+    settle(box, slip);
 }
 
 bool mail_box_open(mail_box *box)

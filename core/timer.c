@@ -106,12 +106,12 @@ int64_t timers_next(const timers *set)
     return set->count == 0 ? INT64_MAX : set->heap[0]->deadline_ns;
 }
 
-uint32_t timers_run(timers *set, int64_t now_ns)
+uint32_t timers_run(timers *set, int64_t now_ns, uint32_t max)
 {
     uint32_t fired = 0;
     int64_t floor_ns = set->floor_ns; /* of the run in the middle of which we are, if any */
     set->floor_ns = now_ns;
-    while (set->count > 0 && set->heap[0]->deadline_ns <= now_ns) {
+    while (fired < max && set->count > 0 && set->heap[0]->deadline_ns <= now_ns) {
         timer *t = set->heap[0];
         timer_stop(set, t);
         fired++;

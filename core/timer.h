@@ -43,8 +43,8 @@ static inline bool timer_running(const timer *t)
 /* The earliest deadline, or INT64_MAX. */
 int64_t timers_next(const timers *set);
 
-/* Fires what is due at now_ns, in order of deadline; timers started meanwhile wait for the next call, so this
- * ends. May be called from inside a function that it has fired. Returns how many fired. */
-uint32_t timers_run(timers *set, int64_t now_ns);
+/* Fires what is due at now_ns, in order of deadline, but not more than max; timers started meanwhile wait for a call with a
+ * later time, so this ends. May be called from inside a function that it has fired. Returns how many fired. */
+uint32_t timers_run(timers *set, int64_t now_ns, uint32_t max);
 
 #endif

@@ -106,10 +106,19 @@ static void take_packets(worker *w)
     conn_send_unsent(&w->conns); /* before timers, which can take long */
 }
 
+/* One at a time, since one can take long: then packets come first again, and what is due stays due. */
+static void run_timers(worker *w)
+{
+    int64_t begun_ns = io_port_now(w->port);
+    while (timers_run(&w->timers, w->conns.now_ns, 1) > 0) {
+        if (io_port_now(w->port) - begun_ns >= WORKER_ROUND_NS) return;
+    }
+}
+
 /* Returns true when connections are still dirty. */
 static bool fire_timers(worker *w)
 {
-    if (timers_next(&w->timers) <= w->conns.now_ns) timers_run(&w->timers, w->conns.now_ns);
+    if (timers_next(&w->timers) <= w->conns.now_ns) run_timers(w);
     bool dirty = end_round(w);
     publish_load(w);
     return dirty;
@@ -160,11 +169,8 @@ static bool join_udps(worker *w)
     return true;
 }
 
-static void run(void *argument)
+static void open_and_serve(worker *w)
 {
-    worker *w = argument;
-    os_mutex_lock(w->gate);
-    os_mutex_unlock(w->gate);
     timers_open(&w->timers);
     w->drain_deadline.fire = on_drain_deadline;
     io_status status = io_port_open(&w->port, w->backend, w->io_options);
@@ -189,6 +195,15 @@ static void run(void *argument)
     udp_set_close(&w->udps);
     timers_close(&w->timers);
     io_port_close(w->port);
+}
+
+static void run(void *argument)
+{
+    worker *w = argument;
+    os_mutex_lock(w->gate);
+    os_mutex_unlock(w->gate);
+    open_and_serve(w);
+    w->events->on_closed(w);
 }
 
 static void run_exit(worker *w, worker_message *message)

@@ -22,6 +22,9 @@ typedef struct server server;
 
 enum { WORKER_MAX = 256 };
 
+/* What is due at once may be much, and each of it long: after so long packets have their turn before the next. */
+#define WORKER_ROUND_NS INT64_C(5000000)
+
 /* What runs in a worker: the Lua host, or in tests and benches plain C. All on the worker's thread. */
 typedef struct worker_app {
     /* Makes the worker's state (loads the script). False: it failed, and has logged why. */
@@ -72,9 +75,11 @@ struct worker {
     uint32_t published; /* of the load, what stands for connections here */
     bool draining;      /* worker_drain() has run */
     bool cut_done;
-    bool cut_off; /* bytes were queued, or handlers waited, when the drain was cut */
-    bool idle;    /* drained, and said so to the server */
-    bool exiting; /* the loop ends */
+    bool cut_off;       /* bytes were queued, or handlers waited, when the drain was cut */
+    atomic_bool opened; /* the server's, like the next one: what its events have told */
+    atomic_bool closed;
+    atomic_bool idle; /* drained, and said so to the server */
+    bool exiting;     /* the loop ends */
     uint64_t packets;
 };
 
@@ -84,7 +89,8 @@ typedef struct worker_events {
     void (*on_opened)(worker *w, bool port_ok, bool app_ok);
     void (*on_idle)(worker *w);
     void (*on_failed)(worker *w, io_status status);
-    void (*on_fewer)(worker *w); /* its load has fallen */
+    void (*on_fewer)(worker *w);  /* its load has fallen */
+    void (*on_closed)(worker *w); /* after that nothing follows but the thread's end; also when it has not opened */
 } worker_events;
 
 /* Starts the thread. on_opened follows. False: the system has no thread to give. The caller has zeroed w and set id, count,

@@ -126,15 +126,20 @@ static int co_resume(lua_State *L)
 
 /* ---- wrap ---- */
 
+int host_close_failed(lua_State *L, lua_State *co)
+{
+    int status = lua_status(co);
+    if (status == LUA_OK || status == LUA_YIELD) return status;
+    status = close_thread(L, co);
+    lua_pop(L, 1);
+    lua_xmove(co, L, 1);
+    return status;
+}
+
 /* An error that came out of a wrapped coroutine goes on as an error of the caller's. */
 static int raise_wrapped(lua_State *L, lua_State *co)
 {
-    int status = lua_status(co);
-    if (status != LUA_OK && status != LUA_YIELD) {
-        status = close_thread(L, co); /* runs pending __close, which may replace the error */
-        lua_pop(L, 1);
-        lua_xmove(co, L, 1);
-    }
+    int status = host_close_failed(L, co);
     if (status != LUA_ERRMEM && lua_type(L, -1) == LUA_TSTRING) {
         luaL_where(L, 1);
         lua_insert(L, -2);

@@ -85,8 +85,7 @@ typedef struct host_watch {
     int64_t away_seen_ns;    /* … of which this away */
     atomic_bool away;        /* in the middle of the slice the worker serves others: see host_set_hook() */
     atomic_llong away_ns;    /* processor time that it has used so, and that is not the handler's for another reason */
-    atomic_llong
-        collect_from_ns; /* while the collector is at work: what the worker's thread had used when that began; else 0 */
+    atomic_llong collect_from_ns;     /* while the collector works: what the thread had used when that began; else 0 */
     atomic_llong collect_longest_ns;  /* what it has used for that at once, at most, … */
     unsigned long long collect_slice; /* … in this slice; the worker's */
     host *next;                       /* the watchdog's list */
@@ -366,6 +365,9 @@ typedef enum host_outcome { HOST_RETURNED, HOST_RAISED, HOST_WAITS } host_outcom
 /* Resumes co with so many arguments, which are on its stack. HOST_RETURNED: *results values are on L; HOST_RAISED: the
  * error is; HOST_WAITS: L has to wait as well: to yield, with a continuation that calls this again. raises */
 host_outcome host_step(lua_State *L, lua_State *co, int arguments, int *results);
+/* After HOST_RAISED: runs what of co's is to be closed, which may replace the error on top of L. Returns the status that co had
+ * after that; LUA_OK or LUA_YIELD: it did not fail itself, and is as it was. */
+int host_close_failed(lua_State *L, lua_State *co);
 /* Closes co, and before it those that it waits in, innermost first. Returns the status of co; an error is on its stack;
  * errors of the others are logged, as the task's. */
 int host_close_thread(lua_State *L, lua_State *co, const host_task *t);

@@ -58,7 +58,7 @@ static void end(host *h, host_spawn *s, progress how)
 static int push(lua_State *L, host_task *t)
 {
     host_spawn *s = t->subject;
-    luaL_checkstack(L, s->arguments + 2, "too many arguments of a task");
+    luaL_checkstack(L, s->arguments + 3, "too many arguments of a task"); /* the handle, the function, and nil */
     s->progress = STARTED;
     s->task = t;
     lua_rawgeti(L, LUA_REGISTRYINDEX, s->ref);

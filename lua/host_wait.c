@@ -17,6 +17,7 @@ static void move_line(timer *clock, int64_t now_ns)
     host *h = container_of(clock, host, line.clock);
     host_line *line = &h->line;
     timers *set = &h->worker->timers;
+    int64_t begun_ns = io_port_now(h->worker->port);
     bool started = timer_start(set, clock, INT64_MAX); /* in the place in the heap that it has just left */
     assert(started);
     (void)started;
@@ -25,6 +26,7 @@ static void move_line(timer *clock, int64_t now_ns)
         host_turn *turn = line->first;
         host_line_leave(h, turn);
         turn->run(h, turn);
+        if (io_port_now(h->worker->port) - begun_ns >= WORKER_ROUND_NS) break;
     }
     if (line->first != NULL) timer_start(set, clock, now_ns);
 }

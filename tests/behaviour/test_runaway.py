@@ -178,3 +178,32 @@ def test_a_deep_stack_has_a_short_traceback_and_room_for_each_byte_of_a_message(
     one.wait_log(r"script\.lua:\d+: the bottom")
     one.wait_log(r"skipping 977 levels")
     one.wait_log(r"more than 1000 levels")
+
+
+CROWDS = {
+    "spawned": "portico.spawn(forever)",
+    "timers": "portico.after(0, forever)",
+    "messages": "portico.publish('crowd', 1)",
+    "tasks out of memory": "portico.spawn(fill)",
+}
+
+
+@pytest.mark.budget
+@pytest.mark.parametrize("way", CROWDS)
+def test_a_crowd_of_runaways_lets_others_be_served_in_between(server, way):
+    """Each has its budget, and they may be many: what another connection asks is answered between two of them."""
+    one = server("""local begun = 0
+      local function forever() begun = begun + 1 while true do end end
+      local function fill() begun = begun + 1 local t = {} while true do t[#t + 1] = ('x'):rep(1 << 20) end end
+      portico.subscribe("crowd", forever)
+      return { on_message = function(conn, data)
+        if data == "go" then for _ = 1, 30 do WAY end end
+        return string.format("%4d", begun)
+      end }""".replace("WAY", CROWDS[way]), "--workers", "1", "--callback-budget", "0.05", "--lua-memory", "16M")
+    with one.connect() as bad, one.connect() as good:
+        assert good.send("?").take(4) == b"   0"
+        assert bad.send("go").take(4) == b"   0"
+        for _ in range(5):
+            answer = int(good.send("?").take(4))
+        assert answer < 20, "of 30, when five questions had been answered one after the other"
+        until(lambda: int(good.send("?").take(4)) == 30, 60, "the end of all")

@@ -256,6 +256,64 @@ def test_an_error_in_what_a_timeout_closes_is_the_callers(server):
     assert "attempt to yield from outside a coroutine" in said[1]
 
 
+def test_a_timeout_does_not_take_back_what_has_come(server):
+    """Who has given a value has been told so, at the moment at which the other's time is over."""
+    assert play(server, """
+      local lost, doubled = 0, 0
+      for i = 1, 20 do
+        local ch = portico.channel()
+        local receiver = portico.spawn(function() portico.sleep(0.02) return ch:recv(0) end)
+        local sender = portico.spawn(function() return portico.timeout(0.02, ch.send, ch, "v") end)
+        local _, sent = sender:join()
+        local _, value = receiver:join()
+        if value and not sent then doubled = doubled + 1 end
+        if sent and not value then lost = lost + 1 end
+      end
+      say(lost, doubled)
+      say(portico.timeout(0.01, function()
+        local ch = portico.channel()
+        portico.spawn(function() portico.sleep(0.01) ch:send("v") end)
+        ch:recv()
+        portico.sleep(100)
+      end))
+      say(portico.spawn(select, "#", table.unpack({}, 1, 60)):join())
+    """) == ["0 0", "nil timeout timeout", "true 60"]
+
+
+def test_a_timeout_whose_function_raises_leaves_nothing(server):
+    """Its variables are closed, and its clock is gone, also from coroutines that nobody closes."""
+    one = server(SAY + """
+      local ways = {
+        function() pcall(portico.timeout, 30, function() portico.timeout(30, error, "x") end) end,
+        function() coroutine.resume(coroutine.create(function() portico.timeout(30, error, "x") end)) end,
+        function() coroutine.resume(coroutine.create(function()
+          portico.timeout(30, function() portico.sleep(0) portico.timeout(30, error, "x") end) end)) end,
+        function() coroutine.wrap(function() portico.timeout(30, coroutine.yield) end)() end,
+      }
+      return { on_message = function()
+        print(pcall(portico.timeout, 5, function()
+          local x <close> = setmetatable({}, {__close = function(_, err) say("closed by", err) end})
+          portico.sleep(0.001)
+          error("mishap", 0)
+        end))
+        for _ = 1, 20 do
+          for _, way in ipairs(ways) do pcall(way) end
+        end
+        collectgarbage() collectgarbage()
+        local x = {}
+        for i = 1, 1000 do x[i] = ("y"):rep(80 + i % 10) end
+        for _ = 1, 100 do portico.sleep(0.001) end
+        local begin = portico.now()
+        portico.sleep(0.3)
+        say("slept", portico.now() - begin >= 0.299)
+        return "done"
+      end }""")
+    with one.connect() as client:
+        assert client.send("x").take(4) == b"done"
+    assert one.wait_said(2) == ["closed by mishap", "slept true"]
+    one.stop()
+
+
 def test_a_timeout_of_a_connection_attempt_gives_it_up(server):
     one = server(SAY + """
       portico.after(0, function()
