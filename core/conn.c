@@ -4,10 +4,13 @@
 #include "base.h"
 #include "frame.h"
 #include "gate.h"
+#include "log.h"
 #include "mem.h"
+#include "net.h"
 #include "net_unix.h"
 
 #include <assert.h>
+#include <inttypes.h>
 #include <string.h>
 
 #define SECONDS(n) ((int64_t)(n)*1000000000)
@@ -199,12 +202,22 @@ static void finish(conn *c)
     c->state = CONN_CLOSED;
 }
 
+/* For who wonders why a peer is gone, and has no on_close. */
+static void log_end(const conn *c)
+{
+    char peer[NET_ADDR_TEXT_MAX];
+    net_addr_format(&c->peer, peer, sizeof(peer));
+    log_write(LOG_DEBUG, "conn %" PRIu64 " (%s): closed: %s%s%s", c->id, peer, conn_reason_name((conn_reason)c->reason),
+              c->status != IO_OK ? ": " : "", c->status != IO_OK ? io_status_text((io_status)c->status) : "");
+}
+
 /* CLOSED: tells the owner, or frees a slot that nobody has heard of. c may be gone afterwards. */
 static void tell_close(conn *c)
 {
     if (c->close_told || c->holds > 0) return;
     c->close_told = true;
     if (c->open_told) {
+        if (log_wants(LOG_DEBUG)) log_end(c);
         c->events->on_close(c, (conn_reason)c->reason, (io_status)c->status);
         return;
     }

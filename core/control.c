@@ -297,6 +297,11 @@ const char *control_where(const control *c)
     return c->where;
 }
 
+bool control_give(control *c, uint32_t user)
+{
+    return control_server_give(c->server, user);
+}
+
 void control_close(control *c)
 {
     if (c == NULL) return;

@@ -44,6 +44,9 @@ bool control_usual_place(char *place, char *error, size_t error_size);
 /* The place in full; valid while the channel is open. */
 const char *control_where(const control *c);
 
+/* Before this process becomes another user: that one may use the channel, like root. Windows: nobody becomes another. */
+bool control_give(control *c, uint32_t user);
+
 /* The next request, or NULL. It is the caller's until control_reply(). Any thread. */
 control_request *control_take(control *c);
 /* What was asked: one line, without its end, and without NUL. */

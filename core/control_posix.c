@@ -4,6 +4,8 @@
  * /run/user/UID, else /tmp/portico-UID; where $PORTICO_RUNTIME_DIR is set, portico in that and nowhere else. The socket
  * itself is its owner's only, and the kernel says who has connected.
  */
+#define _GNU_SOURCE 1
+
 #include "control_system.h"
 
 #include "mem.h"
@@ -27,12 +29,14 @@
 
 enum {
     PLACES_MAX = 3,
+    ADDRESS_BYTES = sizeof(((struct sockaddr_un *)0)->sun_path),
     REST_NS = 100000000,      /* after a client could not be let in */
     NANOSECONDS = 1000000000, /* in a second */
     MICROSECOND = 1000        /* in nanoseconds */
 };
 
 static const char suffix[] = ".sock";
+static const char prescribing[] = "PORTICO_RUNTIME_DIR";
 
 struct control_server {
     int listen_fd;
@@ -52,12 +56,11 @@ static bool fail(char *error, size_t error_size, const char *where, const char *
 
 /* ---- The usual place ---- */
 
-/* "portico" below the directory that the environment names; empty: it names none. */
-static void place_below(char place[CONTROL_WHERE_MAX], const char *variable)
+/* "portico" below the directory that the environment names; empty: it names none that could be used. */
+static void place_below(char place[CONTROL_WHERE_MAX], const char *directory)
 {
-    const char *directory = getenv(variable);
-    bool given = directory != NULL && directory[0] == '/';
-    int len = given ? snprintf(place, CONTROL_WHERE_MAX, "%s/portico", directory) : CONTROL_WHERE_MAX;
+    bool good = directory != NULL && directory[0] == '/';
+    int len = good ? snprintf(place, CONTROL_WHERE_MAX, "%s/portico", directory) : CONTROL_WHERE_MAX;
     if (len >= CONTROL_WHERE_MAX) place[0] = '\0';
 }
 
@@ -65,9 +68,12 @@ static void place_below(char place[CONTROL_WHERE_MAX], const char *variable)
 static size_t list_places(char places[PLACES_MAX][CONTROL_WHERE_MAX])
 {
     unsigned long user = (unsigned long)geteuid();
-    place_below(places[0], "PORTICO_RUNTIME_DIR");
-    if (places[0][0] != '\0') return 1;
-    place_below(places[0], "XDG_RUNTIME_DIR");
+    const char *prescribed = getenv(prescribing);
+    if (prescribed != NULL && prescribed[0] != '\0') {
+        place_below(places[0], prescribed);
+        return places[0][0] != '\0' ? 1 : 0;
+    }
+    place_below(places[0], getenv("XDG_RUNTIME_DIR"));
     size_t count = places[0][0] != '\0' ? 1 : 0;
     snprintf(places[count], CONTROL_WHERE_MAX, "/run/user/%lu/portico", user);
     if (count == 0 || strcmp(places[0], places[1]) != 0) count++;
@@ -87,12 +93,17 @@ bool control_usual_place(char *place, char *error, size_t error_size)
 {
     char places[PLACES_MAX][CONTROL_WHERE_MAX];
     size_t count = list_places(places);
+    if (count == 0) return fail(error, error_size, prescribing, "is not an absolute path, or is too long");
     for (size_t i = 0; i < count; i++) {
+        int len = snprintf(place, CONTROL_WHERE_MAX, "%s/%ld%s", places[i], (long)getpid(), suffix);
+        if (len >= ADDRESS_BYTES) {
+            fail(error, error_size, places[i], "the path is too long for a socket");
+            continue;
+        }
         bool made = mkdir(places[i], 0700) == 0 || errno == EEXIST;
         if (!made) fail(error, error_size, places[i], strerror(errno));
         else if (!is_ours_alone(places[i])) fail(error, error_size, places[i], "is not a directory of ours alone");
-        else if (snprintf(place, CONTROL_WHERE_MAX, "%s/%ld%s", places[i], (long)getpid(), suffix) < CONTROL_WHERE_MAX)
-            return true;
+        else return true;
     }
     return false;
 }
@@ -127,6 +138,13 @@ static void remove_stale(const struct sockaddr_un *address)
     struct stat status;
     if (lstat(address->sun_path, &status) != 0 || !S_ISSOCK(status.st_mode)) return;
     if (probe(address) == ECONNREFUSED) (void)unlink(address->sun_path);
+}
+
+static const char *why_taken(const struct sockaddr_un *address)
+{
+    struct stat status;
+    bool is_other = lstat(address->sun_path, &status) == 0 && !S_ISSOCK(status.st_mode);
+    return is_other ? "there is a file of that name, and it is no socket" : "already in use";
 }
 
 static bool bind_and_listen(control_server *s)
@@ -178,10 +196,22 @@ control_server *control_server_open(char *name, const char *where, char *error, 
     remove_stale(&s->address);
     if (bind_and_listen(s)) return s;
 fail_system:
-    fail(error, error_size, name, errno == EADDRINUSE ? "already in use" : strerror(errno));
+    fail(error, error_size, name, errno == EADDRINUSE ? why_taken(&s->address) : strerror(errno));
 fail:
     control_server_close(s);
     return NULL;
+}
+
+/* By descriptor: whoever may write to the directory could put another file in the socket's place meanwhile. */
+bool control_server_give(control_server *s, uint32_t user)
+{
+    struct stat status;
+    int fd = open(s->address.sun_path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0) return false;
+    bool is_ours = fstat(fd, &status) == 0 && status.st_dev == s->device && status.st_ino == s->inode;
+    bool given = is_ours && fchownat(fd, "", user, (gid_t)-1, AT_EMPTY_PATH) == 0;
+    close(fd);
+    return given;
 }
 
 void control_server_wake(control_server *s)

@@ -61,6 +61,8 @@ typedef struct control_server control_server;
 
 /* name: of CONTROL_WHERE_MAX bytes: the place in full. where and error as for control_open(). */
 control_server *control_server_open(char *name, const char *where, char *error, size_t error_size);
+/* As control_give(). */
+bool control_server_give(control_server *s, uint32_t user);
 /* The body of the thread: until control_deliver() says false. */
 void control_server_run(control_server *s, control *c);
 /* Any thread. */

@@ -18,9 +18,13 @@ enum { FILE_BYTES_MAX = 64 << 20 }; /* of one file that is read */
  * error   of error_size bytes: why not ("no such file", "is a directory", …), when the result is false. */
 bool file_read(char **data, size_t *len, const char *path, char *error, size_t error_size);
 
+/* It is an ordinary file, which is there to be read again: no pipe, no device. Links are followed. */
+bool file_is_ordinary(const char *path);
+
 /* Replaces the content of a file in one step, so that a reader sees all of it or what was there before: writes a
- * temporary in the same directory and renames it. What exists and is not an ordinary file (a pipe, a device) is
- * written to as it is. error as above. */
+ * temporary in the same directory and renames it. A link stays, and what it leads to is replaced. What exists and is
+ * not an ordinary file (a pipe, a device), and what a link leads to that is not there yet or is an open file
+ * (/dev/stdout), is written to as it is; on Windows whatever a link leads to. error as above. */
 bool file_write(const char *path, const char *data, size_t len, char *error, size_t error_size);
 
 /* The directory that a path leads into, allocated with mem_alloc(): what is before its last separator, "." when there

@@ -1,15 +1,21 @@
 /* file_posix.c - file.h for POSIX systems. */
+#define _GNU_SOURCE 1
+
 #include "file.h"
 
 #include "mem.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <linux/openat2.h>
 #include <poll.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 enum { FILE_FIRST_BYTES = 16384 }; /* room to begin with, when the size is not known */
@@ -77,11 +83,18 @@ static int read_all(int fd, char **data, size_t *len)
 
 bool file_read(char **data, size_t *len, const char *path, char *error, size_t error_size)
 {
-    int fd = path == NULL ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC);
+    /* O_NONBLOCK: a FIFO is waited for in poll(), which a signal ends, and not in open(). */
+    int fd = path == NULL ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) return fail(error, error_size, errno);
     int code = read_all(fd, data, len);
     if (path != NULL) close(fd);
     return code == 0 || fail(error, error_size, code);
+}
+
+bool file_is_ordinary(const char *path)
+{
+    struct stat status;
+    return stat(path, &status) == 0 && S_ISREG(status.st_mode);
 }
 
 /* Returns 0, or an errno. */
@@ -107,25 +120,43 @@ static int write_new(const char *path, int flags, const char *data, size_t len)
     return code;
 }
 
-bool file_write(const char *path, const char *data, size_t len, char *error, size_t error_size)
+/* Its links lead through one of those that only look like links, such as /proc/self/fd/1: they stand for an open file,
+ * which is to be written, whatever name it has. A kernel without openat2() does not tell (before Linux 5.6). */
+static bool leads_to_open_file(const char *path)
 {
-    struct stat there;
-    if (stat(path, &there) == 0) {
-        if (S_ISDIR(there.st_mode)) return fail(error, error_size, EISDIR);
-        if (!S_ISREG(there.st_mode)) {
-            int code = write_new(path, 0, data, len);
-            return code == 0 || fail(error, error_size, code);
-        }
-    }
+    const struct open_how how = {.flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_NO_MAGICLINKS};
+    int fd = (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof how);
+    if (fd >= 0) close(fd);
+    return fd < 0 && errno == ELOOP;
+}
+
+/* Returns 0, or an errno. */
+static int replace(const char *path, const char *data, size_t len)
+{
     size_t size = strlen(path) + 32;
     char *temporary = mem_alloc(size);
-    if (temporary == NULL) return fail(error, error_size, ENOMEM);
+    if (temporary == NULL) return ENOMEM;
     snprintf(temporary, size, "%s.%ld.tmp", path, (long)getpid());
     unlink(temporary); /* of an earlier process with our number that was killed half-way */
     int code = write_new(temporary, O_CREAT | O_EXCL, data, len);
     if (code == 0 && rename(temporary, path) != 0) code = errno;
     if (code != 0) unlink(temporary);
     mem_free(temporary);
+    return code;
+}
+
+bool file_write(const char *path, const char *data, size_t len, char *error, size_t error_size)
+{
+    struct stat there;
+    char target[PATH_MAX]; /* a link stays, and what it leads to is written */
+    bool exists = stat(path, &there) == 0;
+    bool is_link = !exists && lstat(path, &there) == 0;
+    int code;
+    if (exists && S_ISDIR(there.st_mode)) code = EISDIR;
+    else if (exists && !S_ISREG(there.st_mode)) code = write_new(path, 0, data, len);
+    else if (is_link || (exists && leads_to_open_file(path))) code = write_new(path, O_CREAT | O_TRUNC, data, len);
+    else if (exists && realpath(path, target) == NULL) code = errno;
+    else code = replace(exists ? target : path, data, len);
     return code == 0 || fail(error, error_size, code);
 }
 

@@ -95,6 +95,21 @@ bool file_read(char **data, size_t *len, const char *path, char *error, size_t e
     return code == ERROR_SUCCESS || fail(error, error_size, code);
 }
 
+/* "\\\\.\\pipe\\NAME", "\\\\.\\COM1" */
+static bool is_device(const wchar_t *path)
+{
+    return wcsncmp(path, L"\\\\.\\", 4) == 0;
+}
+
+bool file_is_ordinary(const char *path)
+{
+    wchar_t *wide = wide_from(path, L"");
+    if (wide == NULL) return false;
+    DWORD attributes = is_device(wide) ? INVALID_FILE_ATTRIBUTES : GetFileAttributesW(wide);
+    mem_free(wide);
+    return attributes != INVALID_FILE_ATTRIBUTES && (attributes & FILE_ATTRIBUTE_DIRECTORY) == 0;
+}
+
 /* Returns ERROR_SUCCESS, or what went wrong. */
 static DWORD write_all(HANDLE file, const char *data, size_t len)
 {
@@ -140,7 +155,9 @@ bool file_write(const char *path, const char *data, size_t len, char *error, siz
     DWORD code = ERROR_SUCCESS;
     DWORD attributes = GetFileAttributesW(wide);
     if (attributes != INVALID_FILE_ATTRIBUTES && (attributes & FILE_ATTRIBUTE_DIRECTORY) != 0) code = ERROR_DIRECTORY;
-    else if (wcsncmp(wide, L"\\\\.\\", 4) == 0) code = write_new(wide, OPEN_EXISTING, data, len); /* a pipe, a device */
+    else if (is_device(wide)) code = write_new(wide, OPEN_EXISTING, data, len); /* a pipe, a device */
+    else if (attributes != INVALID_FILE_ATTRIBUTES && (attributes & FILE_ATTRIBUTE_REPARSE_POINT) != 0)
+        code = write_new(wide, CREATE_ALWAYS, data, len); /* what the link leads to */
     else code = replace(wide, data, len);
     mem_free(wide);
     return code == ERROR_SUCCESS || fail(error, error_size, code);

@@ -98,7 +98,12 @@ static const char *encode_line(frame_coat *coat, const frame_rule *rule, const u
 {
     const char *sep = rule->sep_len == 0 ? "\n" : rule->sep;
     size_t bytes = rule->sep_len == 0 ? 1 : rule->sep_len;
-    if (rule->keep && len >= bytes && memcmp(data + len - bytes, sep, bytes) == 0) return NULL; /* it has one */
+    const uint8_t *end = NULL;
+    if (len >= bytes) end = rule->sep_len == 0 ? memchr(data, '\n', len) : find(rule, data, len, 0);
+    if (end != NULL) {
+        if (rule->keep && end + bytes == data + len) return NULL; /* it has one */
+        return "the message has a line end in it";                /* the peer would take it for two */
+    }
     coat->tail = sep;
     coat->tail_len = bytes;
     return NULL;

@@ -138,6 +138,11 @@ void listener_close(listener *l)
     mem_free(l);
 }
 
+void listener_remove_file(listener *l)
+{
+    net_unix_remove(&l->uri, &l->file);
+}
+
 const char *listener_name(const listener *l)
 {
     return l->name;

@@ -46,6 +46,8 @@ typedef struct listener_events {
 io_status listener_open(listener **out, const net_uri *uri, const listener_events *events, void *context, int *native);
 /* Not started, or stopped. The file of a Unix socket goes, too. NULL is fine. */
 void listener_close(listener *l);
+/* Only removes the file of a Unix socket, in whatever state the listener is: the process is about to end. */
+void listener_remove_file(listener *l);
 
 /* "tcp://127.0.0.1:7777", with the port that the system chose, or "unix:/run/x". Valid until listener_close(). */
 const char *listener_name(const listener *l);

@@ -356,9 +356,10 @@ void log_open(log_level least, bool json)
     if (queue.writer == NULL) queue_free(); /* lines are written directly, then */
 }
 
-void log_close(void)
+bool log_close(void)
 {
-    if (queue.mutex == NULL || atomic_load(&abandoned)) return;
+    if (atomic_load(&abandoned)) return false;
+    if (queue.mutex == NULL) return true;
     int64_t deadline_ns = os_monotonic_ns() + CLOSE_PATIENCE_NS;
     os_mutex_lock(queue.mutex);
     queue.stopping = true;
@@ -376,6 +377,7 @@ void log_close(void)
     } else {
         atomic_store(&abandoned, true); /* what it still uses stays */
     }
+    return finished;
 }
 
 bool log_wants(log_level level)

@@ -23,8 +23,9 @@ enum {
 
 /* json: {"time":…,"level":…,"message":…} per line instead of text. */
 void log_open(log_level least, bool json);
-/* Writes what is queued, for at most three seconds, and stops the thread. */
-void log_close(void);
+/* Writes what is queued, for at most three seconds, and stops the thread. False: nobody reads standard error, so the thread and its
+ * queue had to be left behind, and whoever writes there directly hangs as well. */
+bool log_close(void);
 
 /* Cheap enough to guard the formatting of debug lines. */
 bool log_wants(log_level level);

@@ -71,6 +71,16 @@ io_status net_invalid(char *error, size_t error_size, const char *format, ...)
     return IO_INVALID;
 }
 
+bool net_has_scheme(const char *text, const char *scheme)
+{
+    size_t i = 0;
+    for (; scheme[i] != '\0'; i++) {
+        char c = text[i] >= 'A' && text[i] <= 'Z' ? (char)(text[i] - 'A' + 'a') : text[i];
+        if (c != scheme[i]) return false;
+    }
+    return true;
+}
+
 static bool is_digits(const char *text)
 {
     if (*text == '\0') return false;
@@ -106,9 +116,10 @@ static io_status split(host_port *parts, const char *uri, char *error, size_t er
     if (uri[0] == '\0') return net_invalid(error, error_size, "the address is empty");
     if (scheme_end != NULL) {
         size_t len = (size_t)(scheme_end - uri);
-        if (len != 3 || memcmp(uri, "tcp", 3) != 0) {
-            return net_invalid(error, error_size, "'%.*s' is not a transport for this: use tcp://",
-                               (int)(len < 32 ? len : 32), uri);
+        if (!net_has_scheme(uri, "tcp://")) {
+            return net_invalid(error, error_size,
+                               "'%.*s' is not a transport: use tcp://, udp:// or unix:", (int)(len < 32 ? len : 32),
+                               uri);
         }
         rest = scheme_end + 3;
     }
@@ -132,6 +143,9 @@ static io_status split(host_port *parts, const char *uri, char *error, size_t er
     if (host_end == rest) return net_invalid(error, error_size, "the host is missing ('*' is every address)");
     if (port[0] == '\0' && is_digits(rest)) {
         return net_invalid(error, error_size, "the host is missing, as in 127.0.0.1:%s", rest);
+    }
+    if (port[0] == '\0' && scheme_end == NULL && strchr(uri, '/') != NULL) {
+        return net_invalid(error, error_size, "the port is missing; a Unix socket is unix:%s", uri);
     }
     if (port[0] == '\0' || port[1] == '\0') return net_invalid(error, error_size, "the port is missing");
     size_t host_len = (size_t)(host_end - rest);

@@ -41,6 +41,8 @@ void net_system_write_host(const net_endpoint *endpoint, char *text, size_t size
 io_status net_system_resolve(net_endpoint *endpoints, size_t *count, const char *host, char *why, size_t why_size);
 
 /* Writes what is wrong with an address. Returns IO_INVALID. */
+/* Schemes are read in any case: RFC 3986, 3.1. */
+bool net_has_scheme(const char *text, const char *scheme);
 io_status net_invalid(char *error, size_t error_size, const char *format, ...) PRINTF_LIKE(3, 4);
 
 #endif

@@ -52,15 +52,19 @@ static int connect_to(int fd, const net_uri *uri)
 /* ---- Listening ---- */
 
 /* Keeps other starting processes from looking at a socket that is bound and does not listen yet, which would seem
- * stale, or from replacing the same stale one. A directory that may not be read cannot be locked: then there is only
- * luck. Returns a descriptor for close(), or -1. */
+ * stale, or from replacing the same stale one. A directory that may not be read cannot be locked, and whoever may read
+ * it can keep it locked for ever: then there is only luck. Returns a descriptor for close(), or -1. */
 static int lock_directory(const char *path)
 {
+    enum { TURNS = 120, TURN_MS = 10 }; /* a little longer than probe() may take */
     char directory[NET_PATH_MAX + 2] = ".";
     const char *slash = strrchr(path, '/');
     if (slash != NULL) (void)snprintf(directory, sizeof directory, "%.*s/", (int)(slash - path), path);
     int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    while (fd >= 0 && flock(fd, LOCK_EX) != 0 && errno == EINTR) continue;
+    for (int turn = 0; fd >= 0 && turn < TURNS && flock(fd, LOCK_EX | LOCK_NB) != 0; turn++) {
+        if (errno != EWOULDBLOCK && errno != EINTR) break;
+        (void)poll(NULL, 0, TURN_MS);
+    }
     return fd;
 }
 

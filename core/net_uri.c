@@ -19,10 +19,9 @@ const char *net_uri_split(net_transport *transport, const char *text)
 {
     *transport = NET_TCP;
     for (size_t i = 0; i < array_count(prefixes); i++) {
-        size_t len = strlen(prefixes[i].prefix);
-        if (strncmp(text, prefixes[i].prefix, len) != 0) continue;
+        if (!net_has_scheme(text, prefixes[i].prefix)) continue;
         *transport = prefixes[i].transport;
-        return text + len;
+        return text + strlen(prefixes[i].prefix);
     }
     return text;
 }

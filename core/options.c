@@ -228,16 +228,19 @@ static const char *read_digits(uint64_t *number, const char *text)
     return text;
 }
 
-/* Nanoseconds behind a decimal point, digits beyond the ninth dropped. Returns what follows. */
+/* Nanoseconds behind a decimal point, digits beyond the ninth dropped; but what is more than 0 stays so, since 0 means
+ * without limit. Returns what follows. */
 static const char *read_fraction(uint64_t *ns, const char *text)
 {
     uint64_t value = 0;
     uint64_t unit = NANOSECONDS / 10;
+    bool any = false;
     for (; *text >= '0' && *text <= '9'; text++) {
         value += (uint64_t)(*text - '0') * unit;
         unit /= 10;
+        any = any || *text != '0';
     }
-    *ns = value;
+    *ns = value == 0 && any ? 1 : value;
     return text;
 }
 

@@ -30,6 +30,9 @@ uint64_t os_raise_descriptor_limit(void);
 bool os_write_stderr(const char *bytes, size_t len);
 bool os_stderr_is_terminal(void);
 
+/* Ends the process at once, whatever its threads are doing: nothing is flushed, nothing that was registered for the end runs. */
+_Noreturn void os_end_now(int code);
+
 /* ---- Threads ---- */
 typedef struct os_thread os_thread;
 typedef struct os_mutex os_mutex;

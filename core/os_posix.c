@@ -135,6 +135,11 @@ bool os_stderr_is_terminal(void)
     return isatty(STDERR_FILENO) == 1;
 }
 
+_Noreturn void os_end_now(int code)
+{
+    _exit(code);
+}
+
 /* ---- Threads ---- */
 
 struct os_thread {

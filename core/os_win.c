@@ -148,6 +148,13 @@ bool os_stderr_is_terminal(void)
     return GetConsoleMode(GetStdHandle(STD_ERROR_HANDLE), &mode);
 }
 
+/* ExitProcess() would wait for locks of the loader that a thread may hold. */
+_Noreturn void os_end_now(int code)
+{
+    (void)TerminateProcess(GetCurrentProcess(), (UINT)code);
+    abort(); /* it does not return */
+}
+
 /* Milliseconds, rounded up; negative is for ever. */
 static DWORD wait_ms(int64_t timeout_ns)
 {

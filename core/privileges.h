@@ -26,6 +26,11 @@ typedef struct privileges {
  *        it, or it does not work on this system. */
 bool privileges_find(privileges *p, const char *user, const char *group, char *error, size_t error_size);
 
+/* Does what it creates for that user as that user, until privileges_resume(). Before there are other threads: those would
+ * be changed with it. False: it cannot, and nothing is to be resumed. */
+bool privileges_assume(const privileges *p);
+bool privileges_resume(const privileges *p);
+
 /* Becomes it, all threads, for good. */
 bool privileges_drop(const privileges *p, char *error, size_t error_size);
 

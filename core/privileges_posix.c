@@ -77,6 +77,20 @@ static bool fail(const char *what, char *error, size_t error_size)
     return false;
 }
 
+bool privileges_assume(const privileges *p)
+{
+    if (p->changes_group && setegid(p->group) != 0) return false;
+    if (!p->changes_user || seteuid(p->user) == 0) return true;
+    (void)privileges_resume(p);
+    return false;
+}
+
+/* The user first, who may then change the group. */
+bool privileges_resume(const privileges *p)
+{
+    return (!p->changes_user || seteuid(getuid()) == 0) && (!p->changes_group || setegid(getgid()) == 0);
+}
+
 /* glibc changes all threads: nptl(7), "NPTL and process credential changes". */
 bool privileges_drop(const privileges *p, char *error, size_t error_size)
 {

@@ -36,6 +36,31 @@ static void look_up(resolver_query *query)
     query->status = net_addr_resolve(query->addrs, &query->count, query->uri, query->error, sizeof(query->error));
 }
 
+/* It has left the queue. With the mutex. */
+static void cancel(resolver_query *query)
+{
+    query->status = IO_CANCELED;
+    worker_post(query->worker, &query->message);
+}
+
+/* Makes room in the queue. With the mutex. */
+static void drop_forgotten(resolver *r)
+{
+    resolver_query **link = &r->head;
+    r->tail = NULL;
+    while (*link != NULL) {
+        resolver_query *query = *link;
+        if (atomic_load(&query->forgotten)) {
+            *link = query->next;
+            r->queued--;
+            cancel(query);
+        } else {
+            r->tail = query;
+            link = &query->next;
+        }
+    }
+}
+
 /* The body of a thread. */
 static void serve(void *argument)
 {
@@ -52,6 +77,10 @@ static void serve(void *argument)
         r->head = query->next;
         if (r->head == NULL) r->tail = NULL;
         r->queued--;
+        if (atomic_load(&query->forgotten)) { /* else those who were given up hold up the others, for seconds each */
+            cancel(query);
+            continue;
+        }
         os_mutex_unlock(r->mutex);
         look_up(query);
         os_mutex_lock(r->mutex);
@@ -91,8 +120,7 @@ void resolver_close(resolver *r)
     while (r->head != NULL) {
         resolver_query *query = r->head;
         r->head = query->next;
-        query->status = IO_CANCELED;
-        worker_post(query->worker, &query->message);
+        cancel(query);
     }
     r->tail = NULL;
     os_cond_broadcast(r->asked);
@@ -112,6 +140,7 @@ io_status resolver_ask(resolver *r, worker *w, resolver_query *query)
     assert(query->answer != NULL);
     os_mutex_lock(r->mutex);
     assert(!r->closing);
+    if (r->queued == RESOLVER_QUEUE_MAX) drop_forgotten(r);
     bool ok = r->queued < RESOLVER_QUEUE_MAX;
     if (ok && r->free_threads <= r->queued && r->thread_count < RESOLVER_THREADS) {
         os_thread *thread = os_thread_start("resolver", serve, r); /* it waits for the mutex */
@@ -133,4 +162,9 @@ io_status resolver_ask(resolver *r, worker *w, resolver_query *query)
     }
     os_mutex_unlock(r->mutex);
     return ok ? IO_OK : IO_LIMIT;
+}
+
+void resolver_forget(resolver_query *query)
+{
+    atomic_store(&query->forgotten, true);
 }

@@ -9,6 +9,7 @@
 #include "net.h"
 #include "worker.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -35,6 +36,7 @@ struct resolver_query {
     io_status status; /* IO_OK with at least one address */
     char error[256];
     /* The resolver's. */
+    atomic_bool forgotten;
     worker_message message;
     worker *worker;
     resolver_query *next;
@@ -51,5 +53,9 @@ void resolver_close(resolver *r);
  * result  IO_OK: answer will be called there. IO_LIMIT: too many queries, or no thread to be had; the query is still the
  *         caller's. */
 io_status resolver_ask(resolver *r, worker *w, resolver_query *query);
+
+/* Nobody waits for it any more: unless it is under way already, it is not looked up but answered with IO_CANCELED. From the
+ * worker's thread, at any time before the answer. */
+void resolver_forget(resolver_query *query);
 
 #endif

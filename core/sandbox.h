@@ -19,7 +19,7 @@
 typedef enum sandbox_right {
     SANDBOX_READ,    /* reading what is there and below it; of a link also where it leads to now */
     SANDBOX_SOCKETS, /* making Unix sockets and removing files */
-    SANDBOX_REPLACE  /* making files, writing and removing them */
+    SANDBOX_REPLACE  /* making files, writing and removing them, not reading; links as above */
 } sandbox_right;
 
 typedef struct sandbox_path {

@@ -206,8 +206,8 @@ static int filter_calls(void)
 static const uint64_t rights_of[] = {
     [SANDBOX_READ] = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR,
     [SANDBOX_SOCKETS] = LANDLOCK_ACCESS_FS_READ_DIR | LANDLOCK_ACCESS_FS_MAKE_SOCK | LANDLOCK_ACCESS_FS_REMOVE_FILE,
-    [SANDBOX_REPLACE] = LANDLOCK_ACCESS_FS_READ_DIR | LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE |
-                        LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_REMOVE_FILE | RIGHT_TRUNCATE,
+    [SANDBOX_REPLACE] =
+        LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_REMOVE_FILE | RIGHT_TRUNCATE,
 };
 
 /* What getaddrinfo() and the clock of the time zone read. */
@@ -258,7 +258,7 @@ static int allow_path(int ruleset, const sandbox_path *path, uint64_t handled)
     char target[PATH_MAX];
     uint64_t rights = rights_of[path->right] & handled;
     int code = allow_directory_of(ruleset, path->path, rights);
-    bool follows = code == 0 && path->right == SANDBOX_READ && realpath(path->path, target) != NULL;
+    bool follows = code == 0 && path->right != SANDBOX_SOCKETS && realpath(path->path, target) != NULL;
     return follows ? allow_directory_of(ruleset, target, rights) : code;
 }
 

@@ -67,14 +67,31 @@ struct server {
 
 /* ---- What workers and listeners report ---- */
 
+/* Wakes wait_until(). The lock is held. */
+static void tell_main(server *s)
+{
+    os_cond_signal(s->changed);
+    if (s->options.wait != NULL) os_news_post(OS_NEWS_WAKE);
+}
+
 static void on_opened(worker *w, bool port_ok, bool app_ok)
 {
     server *s = w->server;
     os_mutex_lock(s->mutex);
     s->opened++;
+    atomic_store(&w->opened, true);
     if (!port_ok) s->port_failed = true;
     else if (!app_ok) s->app_failed = true;
-    os_cond_signal(s->changed);
+    tell_main(s);
+    os_mutex_unlock(s->mutex);
+}
+
+static void on_closed(worker *w)
+{
+    server *s = w->server;
+    os_mutex_lock(s->mutex);
+    atomic_store(&w->closed, true);
+    tell_main(s);
     os_mutex_unlock(s->mutex);
 }
 
@@ -107,7 +124,7 @@ static void on_fewer(worker *w)
     dealer_tell(&w->server->dealer);
 }
 
-static const worker_events events_of_workers = {on_opened, on_idle, on_failed, on_fewer};
+static const worker_events events_of_workers = {on_opened, on_idle, on_failed, on_fewer, on_closed};
 
 /* On worker 0's thread, like the following ones. */
 static void on_arrival(void *context, arrival *a)
@@ -244,6 +261,22 @@ static void run_cut(worker *w, worker_message *message)
 
 /* ---- Opening ---- */
 
+/* Until that is true, which a worker reports. */
+static void wait_until(server *s, const atomic_bool *reported)
+{
+    os_mutex_lock(s->mutex);
+    while (!atomic_load(reported)) {
+        if (s->options.wait == NULL) {
+            os_cond_wait(s->changed, s->mutex, -1);
+            continue;
+        }
+        os_mutex_unlock(s->mutex);
+        s->options.wait(s->options.wait_context);
+        os_mutex_lock(s->mutex);
+    }
+    os_mutex_unlock(s->mutex);
+}
+
 /* Starts worker i and waits for its report. False: it did not open. */
 static bool open_worker(server *s, uint32_t i)
 {
@@ -252,8 +285,8 @@ static bool open_worker(server *s, uint32_t i)
         log_write(LOG_ERROR, "worker %u: the system has no thread to give", w->id);
         return false;
     }
+    wait_until(s, &w->opened);
     os_mutex_lock(s->mutex);
-    while (s->opened == i) os_cond_wait(s->changed, s->mutex, -1);
     bool ok = !s->port_failed && !s->app_failed;
     os_mutex_unlock(s->mutex);
     if (!ok) worker_join(w);
@@ -264,7 +297,10 @@ static bool open_worker(server *s, uint32_t i)
 static void end_workers(server *s, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++) worker_post(&s->workers[i], &s->workers[i].exit_message);
-    for (uint32_t i = 0; i < count; i++) worker_join(&s->workers[i]);
+    for (uint32_t i = 0; i < count; i++) {
+        wait_until(s, &s->workers[i].closed);
+        worker_join(&s->workers[i]);
+    }
 }
 
 static uint32_t workers_room(const server *s)
@@ -511,9 +547,7 @@ void server_arrivals(const server *s, uint32_t *waiting, uint64_t *refused)
 
 server_end server_wait(server *s)
 {
-    os_mutex_lock(s->mutex);
-    while (!atomic_load(&s->ended)) os_cond_wait(s->changed, s->mutex, -1);
-    os_mutex_unlock(s->mutex);
+    wait_until(s, &s->ended);
     if (atomic_load(&s->failed)) return SERVER_FAILED;
     resolver_close(s->resolver); /* before the ports that it answers to */
     s->resolver = NULL;
@@ -522,6 +556,19 @@ server_end server_wait(server *s)
         if (s->workers[i].cut_off) return SERVER_CUT_OFF;
     }
     return SERVER_CLEAN;
+}
+
+/* While worker 0 hangs it tells the others nothing: they only wait for it, and it comes first here. */
+worker *server_abandon(server *s)
+{
+    worker *hangs = NULL;
+    for (uint32_t i = s->options.workers; i-- > 0;) {
+        if (!atomic_load(&s->workers[i].idle)) hangs = &s->workers[i];
+    }
+    for (size_t i = 0; hangs != NULL && i < SERVER_LISTENERS_MAX; i++) {
+        if (s->slots[i].stream != NULL) listener_remove_file(s->slots[i].stream);
+    }
+    return hangs;
 }
 
 void server_close(server *s)

@@ -33,6 +33,10 @@ typedef struct server_options {
     gate_limits gate;
     int64_t drain_ns; /* from server_stop() to cutting off */
     io_options io;
+    /* Called on the main thread again and again while it waits for a worker to open or to close: sleeps until there are news of any
+     * kind, and may end the process. NULL: nobody wants to see the news meanwhile. */
+    void (*wait)(void *context);
+    void *wait_context;
 } server_options;
 
 typedef enum server_end {
@@ -71,6 +75,9 @@ bool server_ended(const server *s);
 uint32_t server_connections(const server *s);
 /* Peers that wait for room, and how many were refused because their address has too many. Worker 0's thread. */
 void server_arrivals(const server *s, uint32_t *waiting, uint64_t *refused);
+/* For a stop in which a worker hangs, so that server_wait() would not return: removes the files of Unix sockets. Only the end of
+ * the process may follow. Returns that worker, or NULL when they have all ended at last. */
+worker *server_abandon(server *s);
 server_end server_wait(server *s);
 void server_close(server *s); /* after server_wait() */
 

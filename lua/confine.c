@@ -31,10 +31,18 @@ static void add(path_list *list, const char *path, sandbox_right right)
     list->paths[list->count++] = (sandbox_path){path, right};
 }
 
+/* Where portico ctl looks for servers of the user that the process becomes. */
+static bool find_usual_place(char *place)
+{
+    char why[256];
+    if (!privileges_assume(&confined.privileges)) return false;
+    bool found = control_usual_place(place, why, sizeof why);
+    return privileges_resume(&confined.privileges) && found;
+}
+
 /* place: of CONTROL_WHERE_MAX bytes, for one of the paths. */
 static void collect(path_list *list, const options *o, char *place)
 {
-    char why[256];
     bool is_file = o->script != NULL && strcmp(o->script, "-") != 0;
     if (is_file) add(list, o->script, SANDBOX_READ);
     if (o->address_file != NULL) add(list, o->address_file, SANDBOX_REPLACE);
@@ -42,7 +50,7 @@ static void collect(path_list *list, const options *o, char *place)
         if (o->listen[i].transport == NET_UNIX) add(list, o->listen[i].path, SANDBOX_SOCKETS);
     }
     bool is_usual = o->control == NULL;
-    if (is_usual && control_usual_place(place, why, sizeof why)) add(list, place, SANDBOX_SOCKETS);
+    if (is_usual && find_usual_place(place)) add(list, place, SANDBOX_SOCKETS);
     else if (!is_usual && strcmp(o->control, "off") != 0) add(list, o->control, SANDBOX_SOCKETS);
 }
 
@@ -61,6 +69,12 @@ bool confine_open(const options *o, char *error, size_t error_size)
 void confine_log(void)
 {
     if (confined.is_strict) log_write(confined.is_whole ? LOG_INFO : LOG_WARN, "sandbox strict: %s", confined.told);
+}
+
+bool confine_user(uint32_t *user)
+{
+    *user = confined.privileges.user;
+    return confined.privileges.changes_user;
 }
 
 bool confine_drop(char *error, size_t error_size)

@@ -185,7 +185,8 @@ static int find(char place[CONTROL_WHERE_MAX], unsigned long pid)
         return EXIT_NOT_DONE;
     }
     if (count == 0) {
-        fputs("portico ctl: this user runs no portico that can be asked\n", stderr);
+        fputs("portico ctl: this user runs no portico that can be asked; root reaches another user's with --control\n",
+              stderr);
         return EXIT_NOT_DONE;
     }
     list_instances(text, sizeof(text), instances, count);

@@ -140,17 +140,12 @@ const generation_file *generation_module(generation *g, const char *path)
     char why[128];
     os_mutex_lock(g->mutex);
     generation_file *file = find(g, path);
-    if (file == NULL || file->text == NULL) {
+    if (file == NULL) { /* what was missing once stays so: all have the same files, and its coming is a change */
         char *text = NULL;
         size_t len = 0;
         if (!read_whole(&text, &len, path, why, sizeof(why))) text = NULL;
-        if (file == NULL) {
-            file = add(g, path, text, text == NULL ? 0 : len);
-        } else if (text != NULL) { /* it has come since it was first looked for */
-            file->hash = hash_text(text, len);
-            file->len = len;
-            file->text = text;
-        }
+        file = add(g, path, text, text == NULL ? 0 : len);
+        if (!atomic_exchange(&g->found, true)) os_news_post(OS_NEWS_WAKE);
     }
     os_mutex_unlock(g->mutex);
     return file == NULL || file->text == NULL ? NULL : file;
@@ -178,6 +173,11 @@ void generation_paths(const generation *g, void (*visit)(void *context, const ch
         if (file->path[0] != '\0') visit(context, file->path);
     }
     os_mutex_unlock(g->mutex);
+}
+
+bool generation_found(generation *g)
+{
+    return atomic_exchange(&g->found, false);
 }
 
 char *generation_hash(const generation *g, char *text)

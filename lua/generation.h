@@ -31,14 +31,15 @@ struct generation_file {
 
 typedef struct generation {
     uint64_t number;               /* the first is 1 */
-    const generation_file *script; /* its path is "" when it was no file: embedded, or from standard input */
+    const generation_file *script; /* its path is "" when it was no file: embedded, standard input, a pipe */
     generation_file *files;        /* the script and what it required so far; guarded by mutex */
     struct os_mutex *mutex;
     atomic_uint users;         /* hosts, and the one who made it */
     atomic_ullong errors;      /* handlers that raised */
     atomic_ullong error_limit; /* one more error than this, and the main thread is told; UINT64_MAX: none */
     atomic_bool move_failed;   /* a connection could not be moved to it; the main thread has been told */
-    atomic_bool refused;       /* it did not load: the reason is below, and has been logged */
+    atomic_bool found;   /* a module was looked for since somebody last asked: its file belongs to the files now */
+    atomic_bool refused; /* it did not load: the reason is below, and has been logged */
     char reason
         [GENERATION_REASON_BYTES]; /* its first line; written by the one who set refused, read after all have answered */
     int64_t loaded_ns;             /* os_realtime_ns() when it came into force; 0: not yet */
@@ -59,14 +60,17 @@ void generation_release(generation *g);
 generation *generation_read_again(uint64_t number, const generation *like, const generation *and_like, char *error,
                                   size_t error_size);
 
-/* The module in the file of that path: as it is known, else it is read now. NULL: it cannot be read. The text stays. */
+/* The module in the file of that path: as it is known, else it is read now, and the main thread is woken, which has one file
+ * more to watch. NULL: it cannot be read. The text stays. */
 const generation_file *generation_module(generation *g, const char *path);
 
 /* True when every file that old knew is in g with the same content. */
 bool generation_contains(const generation *g, const generation *old);
 
-/* Calls visit for the path of each file that is or was looked for. */
+/* Calls visit for the path of each file that is or was looked for. They become more when a handler requires a module:
+ * generation_found() is true once after that. */
 void generation_paths(const generation *g, void (*visit)(void *context, const char *path), void *context);
+bool generation_found(generation *g);
 
 /* The first hex digits of a hash over all files. Returns text, of at least GENERATION_HASH_TEXT bytes. */
 char *generation_hash(const generation *g, char *text);

@@ -11,7 +11,7 @@ static int panic(lua_State *L)
 {
     const char *text = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "(no text)";
     log_write(LOG_ERROR, "bug: an error of Lua's outside of a protected call: %s", text);
-    log_close();
+    (void)log_close();
     abort();
 }
 

@@ -46,9 +46,14 @@ enum { HOST_LIMIT_IDLE = 1, HOST_LIMIT_FIRST_BYTE = 2, HOST_LIMIT_WRITE = 4 };
 
 extern const worker_app host_app;
 
-/* Tries whether the script and its modules compile; on the calling thread, without any host. False: they do not, and that has
- * been logged and is in the generation. Thread: any. */
+/* Tries whether the script compiles; on the calling thread, without any host. Its modules are left to require: which it wants
+ * only running it tells. False: it does not, and that has been logged and is in the generation. Thread: any. */
 bool host_compiles(generation *g);
+
+enum { HOST_SLICE_TEXT = 512 };
+/* What runs on that worker: "chat.lua: on_message of conn 7"; "" for nothing, or where there are no budgets and nobody looks. Returns
+ * text. Thread: any. */
+char *host_running_text(const worker *w, char *text, size_t size);
 
 /* ---- One generation after the other: the steps of lua/reload.c, each called on the worker's own thread ---- */
 

@@ -162,17 +162,16 @@ static void end_call(void)
 }
 
 /* A lua_pauses_watch. The longest step of a slice is not counted as the handler's. Only that one: who does nothing but make garbage,
- * or collect it, shall be ended, too. */
+ * or collect it, shall be ended, too. In a small heap a step is short, and reading the clock twice would be an eighth of a loop that
+ * only allocates. */
 static void on_collection(void *context, bool begins)
 {
-    enum {
-        QUICK_BYTES = 512 << 10
-    }; /* below that a step is short; reading the clock was an eighth of a loop that only allocates */
+    enum { SMALL_BYTES = 512 << 10 };
     host *h = context;
     if (h == NULL || !host_is_running(h)) return;
     host_watch *watch = &h->watch;
     int64_t from_ns = atomic_load_explicit(&watch->collect_from_ns, memory_order_relaxed);
-    if (begins ? h->heap_bytes < QUICK_BYTES : from_ns == 0) return;
+    if (begins ? h->heap_bytes < SMALL_BYTES : from_ns == 0) return;
     int64_t now_ns = os_thread_cpu_ns(h->worker->thread);
     if (begins) {
         if (watch->collect_slice != host_slice(h)) {
@@ -248,6 +247,18 @@ static struct watchdog {
     bool stop;
 } watchdog = {.lock = ATOMIC_FLAG_INIT};
 
+/* "chat.lua: on_message of conn 7". Returns text. */
+static char *name_slice(const host *h, char *text, size_t size)
+{
+    const host_watch *watch = &h->watch;
+    host_kind kind = (host_kind)atomic_load_explicit(&watch->kind, memory_order_relaxed);
+    unsigned long long id = atomic_load_explicit(&watch->conn_id, memory_order_relaxed);
+    char conn_text[48] = "";
+    if (id != 0) snprintf(conn_text, sizeof(conn_text), " of conn %llu", id);
+    snprintf(text, size, "%s: %s%s", h->config->script, host_kind_name(kind), conn_text);
+    return text;
+}
+
 /* used_ns: processor time. The watchdog cannot tell who waits from who would run if he could. */
 static void say_stuck(const host *h, int64_t late_ns, int64_t used_ns, bool collecting)
 {
@@ -256,15 +267,11 @@ static void say_stuck(const host *h, int64_t late_ns, int64_t used_ns, bool coll
         "it waits in a C function for the system (io.read, …), others use the processors, or it is in a C function or "
         "a finaliser that no budget can end";
 
-    const host_watch *watch = &h->watch;
-    host_kind kind = (host_kind)atomic_load_explicit(&watch->kind, memory_order_relaxed);
-    unsigned long long id = atomic_load_explicit(&watch->conn_id, memory_order_relaxed);
-    char conn_text[48] = "";
-    if (id != 0) snprintf(conn_text, sizeof(conn_text), " of conn %llu", id);
+    char name[HOST_SLICE_TEXT];
     log_write(LOG_ERROR,
-              "%s: %s%s has not come back for %.1f s, of which it ran for %.1f s: %s; worker %" PRIu32
+              "%s has not come back for %.1f s, of which it ran for %.1f s: %s; worker %" PRIu32
               " serves nobody meanwhile",
-              h->config->script, host_kind_name(kind), conn_text, (double)late_ns / 1e9, (double)used_ns / 1e9,
+              name_slice(h, name, sizeof(name)), (double)late_ns / 1e9, (double)used_ns / 1e9,
               collecting ? collects : waits, h->worker->id);
 }
 
@@ -440,4 +447,20 @@ void host_budget_close(host *h)
     os_mutex_unlock(dog->mutex);
     if (--dog->users == 0) stop_watchdog(dog);
     unlock_watchdog(dog);
+}
+
+char *host_running_text(const worker *w, char *text, size_t size)
+{
+    struct watchdog *dog = &watchdog;
+    text[0] = '\0';
+    lock_watchdog(dog);
+    if (dog->users > 0) {
+        os_mutex_lock(dog->mutex);
+        for (const host *h = dog->hosts; h != NULL; h = h->watch.next) {
+            if (h->worker == w && host_is_running(h)) name_slice(h, text, size);
+        }
+        os_mutex_unlock(dog->mutex);
+    }
+    unlock_watchdog(dog);
+    return text;
 }

@@ -13,6 +13,7 @@
 #include "resolver.h"
 #include "server.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -58,7 +59,7 @@ static void read_option(lua_State *L, host_attempt *a, int64_t *timeout_ns)
         if (!(seconds > 0 && seconds <= (lua_Number)HOST_SECONDS_MAX)) {
             luaL_argerror(L, OPTIONS_SLOT, "timeout: a number of seconds above 0 expected");
         }
-        *timeout_ns = (int64_t)(seconds * 1e9);
+        *timeout_ns = (int64_t)ceil(seconds * 1e9); /* 0 would be no limit */
     } else if (strcmp(name, "frame") == 0) {
         const char *wrong = host_frame_read(L, &a->frame, lua_gettop(L));
         if (wrong != NULL) luaL_argerror(L, OPTIONS_SLOT, wrong);
@@ -295,7 +296,9 @@ static void answered(worker *w, resolver_query *query)
 
 static void forget_query(host_attempt *a)
 {
-    if (a->query != NULL) a->query->user = NULL;
+    if (a->query == NULL) return;
+    a->query->user = NULL;
+    resolver_forget(a->query);
     a->query = NULL;
 }
 

@@ -73,6 +73,13 @@ static void check_cycle(lua_State *L, const char *name, const char *path)
     }
 }
 
+/* What is wrong is on top of the stack, and says where: it goes first, since of a reason only the first line is kept. raises */
+static int fail_to_load(lua_State *L, const char *name)
+{
+    lua_pushfstring(L, "%s (in module '%s')", lua_tostring(L, -1), name);
+    return lua_error(L);
+}
+
 /* The module in the script's own directory, which belongs to the generation: 2 results, or 0 when it has none. raises */
 static int search_own(lua_State *L, const char *name)
 {
@@ -87,8 +94,7 @@ static int search_own(lua_State *L, const char *name)
         check_cycle(L, name, file->path);
         lua_pushfstring(L, "@%s", file->path);
         if (host_compile(L, file, lua_tostring(L, -1)) != LUA_OK) {
-            return luaL_error(L, "error loading module '%s' from file '%s':\n\t%s", name, file->path,
-                              lua_tostring(L, -1));
+            return fail_to_load(L, name);
         }
         lua_pushstring(L, file->path);
         return 2; /* loader, file */
@@ -115,7 +121,7 @@ static int search_text(lua_State *L)
     if (lua_isnil(L, 2)) return 1;
     const char *file = lua_tostring(L, 2);
     if (host_load_file(L, file) != LUA_OK) {
-        return luaL_error(L, "error loading module '%s' from file '%s':\n\t%s", name, file, lua_tostring(L, -1));
+        return fail_to_load(L, name);
     }
     lua_pushvalue(L, 2);
     return 2; /* loader, file */

@@ -8,6 +8,7 @@
 
 #include "mem.h"
 
+#include <math.h>
 #include <string.h>
 
 enum {
@@ -50,7 +51,7 @@ void host_pool_read(lua_State *L, host_pool_options *options, int arg, int index
         } else if (strcmp(name, names[1]) == 0) {
             bool fits = value > 0 && value <= (lua_Number)HOST_SECONDS_MAX;
             if (!fits) luaL_argerror(L, arg, "pool.idle: a number of seconds above 0 expected");
-            options->idle_ns = (int64_t)(value * 1e9);
+            options->idle_ns = (int64_t)ceil(value * 1e9);
         } else {
             host_push_hint(L, name, names);
             luaL_argerror(L, arg, lua_pushfstring(L, "unknown option 'pool.%s'%s", name, lua_tostring(L, -1)));

@@ -60,7 +60,9 @@ static void send_to(conn *c, const order *o)
         wrong = host_message_send(&status, c, o->bytes, o->len);
     }
     if (wrong != NULL) {
-        log_write(LOG_WARN, "conn %" PRIu64 ": what another worker sent it is dropped: %s", c->id, wrong);
+        static log_cause cause;
+        log_rarely(&cause, LOG_WARN, "what was posted to a connection is dropped",
+                   "conn %" PRIu64 ": what was posted to it is dropped: %s", c->id, wrong);
     } else if (status == IO_LIMIT) {
         conn_abort(c, CONN_LIMIT, IO_LIMIT); /* a queue that ran over has ended it already */
     }

@@ -11,7 +11,7 @@
 
 enum {
     PLACE_MAX = 192,
-    ERROR_CAUSES = 8, /* places in a script whose errors are counted apart */
+    ERROR_CAUSES = 64, /* places in a script whose errors are counted apart */
     ERROR_BURST = 20
 };
 

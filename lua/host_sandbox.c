@@ -160,18 +160,28 @@ static int collect_garbage(lua_State *L)
     return 1;
 }
 
+/* io.lines(name, …): without a name, standard input would be read, which may never bring anything. */
+static int lines(lua_State *L)
+{
+    luaL_checkstring(L, 1);
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_insert(L, 1);
+    lua_call(L, lua_gettop(L) - 1, LUA_MULTRET);
+    return lua_gettop(L);
+}
+
 /* Lua's own. Who sets the collector with it keeps what he has set. */
 static int collect_garbage_freely(lua_State *L)
 {
-    static const char *const asking[] = {"collect", "count", "step", "isrunning"};
-    const char *what = luaL_optstring(L, 1, "collect");
-    bool asks = false;
-    for (size_t i = 0; i < array_count(asking); i++) asks = asks || strcmp(what, asking[i]) == 0;
+    enum { SETTING = 4 }; /* from here on */
+    static const char *const names[] = {"collect",  "count",      "step",         "isrunning",   "stop", "restart",
+                                        "setpause", "setstepmul", "generational", "incremental", NULL};
+    bool sets = luaL_checkoption(L, 1, "collect", names) >= SETTING;
     int count = lua_gettop(L);
     lua_pushvalue(L, lua_upvalueindex(1));
     lua_insert(L, 1);
     lua_call(L, count, LUA_MULTRET);
-    if (!asks) host_of(L)->own_collector = true;
+    if (sets) host_of(L)->own_collector = true;
     return lua_gettop(L);
 }
 
@@ -188,6 +198,10 @@ void host_sandbox_apply(lua_State *L)
     lua_setglobal(L, "setmetatable");
     lua_pushcfunction(L, collect_garbage);
     lua_setglobal(L, "collectgarbage");
+    lua_getglobal(L, LUA_IOLIBNAME);
+    lua_getfield(L, -1, "lines");
+    lua_pushcclosure(L, lines, 1);
+    lua_setfield(L, -2, "lines");
     luaL_getmetatable(L, LUA_FILEHANDLE); /* its __gc is called for each open file */
     lua_pushliteral(L, LUA_FILEHANDLE);
     lua_setfield(L, -2, "__metatable");

@@ -197,6 +197,15 @@ static void read_table(lua_State *L, host *h, int table, int first)
     }
 }
 
+/* A global may be called like a setting for reasons of its own, so it is not refused. */
+static void warn_of_global(const host *h, const char *name)
+{
+    if (h->worker->id != 0) return;
+    log_write(LOG_WARN,
+              "%s: '%s' is a global, where no setting is looked for: settings go into a table that the script returns",
+              h->config->script, name);
+}
+
 static void read_globals(lua_State *L, host *h, bool has_table, int first)
 {
     lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_GLOBALS);
@@ -204,7 +213,10 @@ static void read_globals(lua_State *L, host *h, bool has_table, int first)
     for (lua_pushnil(L); lua_next(L, globals); lua_settop(L, key)) {
         if (lua_type(L, key) != LUA_TSTRING) continue;
         const char *name = lua_tostring(L, key);
-        if (strncmp(name, "on_", 3) != 0) continue;
+        if (strncmp(name, "on_", 3) != 0) {
+            if (!has_table && is_among(name, key_names)) warn_of_global(h, name);
+            continue;
+        }
         bool is_known = is_among(name, handler_names);
         if (has_table && is_known) {
             lua_pushfstring(L, "'%s' is a global, but the script returns a table: handlers go there", name);
@@ -315,7 +327,7 @@ static int load(lua_State *L)
     return 1;
 }
 
-/* Protected: compiles a file of the generation, at 1. */
+/* Protected: compiles the file at 1. */
 static int try_compile(lua_State *L)
 {
     const generation_file *file = lua_touserdata(L, 1);
@@ -331,11 +343,10 @@ bool host_compiles(generation *g)
     const char *reason = no_memory;
     const char *text = g->script->text;
     char line[512];
-    bool ok = L != NULL;
-    for (generation_file *file = g->files; ok && file != NULL; file = file->next) {
-        if (file->text == NULL) continue;
+    bool ok = false;
+    if (L != NULL) {
         lua_pushcfunction(L, try_compile);
-        lua_pushlightuserdata(L, file);
+        lua_pushlightuserdata(L, (void *)g->script);
         int status = lua_pcall(L, 1, 0, 0);
         ok = status == LUA_OK;
         if (status != LUA_ERRMEM && !ok && lua_type(L, -1) == LUA_TSTRING) reason = lua_tostring(L, -1);

@@ -3,6 +3,7 @@
 
 #include "guess.h"
 
+#include <math.h>
 #include <string.h>
 
 /* ---- Misspelt names ---- */
@@ -97,7 +98,7 @@ uint32_t host_limit_set(lua_State *L, conn_limits *limits, const char *name, int
     void *field = (char *)limits + known->offset;
     if (known->is_seconds) {
         if (lua_type(L, index) == LUA_TNUMBER && seconds_fit(lua_tonumber(L, index))) {
-            *(int64_t *)field = (int64_t)(lua_tonumber(L, index) * 1e9);
+            *(int64_t *)field = (int64_t)ceil(lua_tonumber(L, index) * 1e9); /* 0 is no limit */
             return known->bit;
         }
         lua_pushfstring(L, "seconds from 0 (no limit) to %d expected", HOST_SECONDS_MAX);

@@ -41,6 +41,8 @@ void host_give_way(host *h)
     h->turn_due_ns = os_monotonic_ns() + GIVE_WAY_NS;
 }
 
+static const char stopping[] = "the server is stopping";
+
 /* A count hook. raises */
 static void hook(lua_State *L, lua_Debug *where)
 {
@@ -50,9 +52,12 @@ static void hook(lua_State *L, lua_Debug *where)
         lua_sethook(L, NULL, 0, 0);
         return;
     }
-    if (h->loading && server_stopping(h->worker->server)) luaL_error(L, "the server is stopping");
-    if (host_collect_is_due(h))
-        host_collect_choose(h); /* a script that fills its heap while it loads, and nobody else shall wait for that */
+    if (h->loading && server_stopping(h->worker->server)) {
+        generation_refuse(h->generation, stopping,
+                          sizeof(stopping) - 1); /* first: it is no error of the script's to log */
+        luaL_error(L, "%s", stopping);
+    }
+    if (host_collect_is_due(h)) host_collect_choose(h); /* who fills his heap while he loads shall not hold up others */
     host_give_way(h);
 }
 
@@ -152,7 +157,10 @@ static int64_t look_after_lingering(host_seat *seat, int64_t now_ns)
             continue;
         }
         if (now_ns >= h->retired_ns + TOLD_NS && !h->told) tell_holder(h);
-        if (!h->cut) look_ns = h->told ? deadline_ns : h->retired_ns + TOLD_NS;
+        if (!h->cut) {
+            look_ns = deadline_ns;
+            if (!h->told && h->retired_ns + TOLD_NS < deadline_ns) look_ns = h->retired_ns + TOLD_NS;
+        }
         if (look_ns < due_ns) due_ns = look_ns;
     }
     return due_ns;
@@ -229,7 +237,6 @@ static uint32_t count_to_move(const host_seat *seat)
 bool host_prepare(worker *w, generation *g)
 {
     static const char no_memory[] = "cannot start Lua: out of memory or threads";
-    static const char stopping[] = "the server is stopping";
     host_seat *seat = w->app_state;
     assert(seat->candidate == NULL);
     if (server_stopping(w->server)) {
@@ -287,6 +294,10 @@ void host_confirm(worker *w)
     host_seat *seat = w->app_state;
     host *h = seat->fallback;
     seat->fallback = NULL;
+    if (seat->frozen) { /* one could not be moved, and too late for going back: it is closed now */
+        seat->frozen = false;
+        begin_sweep(seat);
+    }
     if (h != NULL) retire(h);
 }
 

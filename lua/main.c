@@ -67,6 +67,13 @@ enum {
 
 #define NANOSECONDS 1e9 /* in a second */
 
+/* What a worker has for its end when all is cut off, besides the budget of a handler that it may be in: then it hangs. A budget is
+ * processor time, which on a crowded machine takes longer. */
+#define GRACE_NS INT64_C(2000000000)
+#define GRACE_BUDGETS 5
+/* … and for on_unload and for giving back its memory, besides the drain time, when nobody asks again. */
+#define CLOSE_NS INT64_C(10000000000)
+
 static_assert((int)OPTIONS_WORKERS_MAX == (int)WORKER_MAX, "--workers goes as far as the server");
 static_assert((int)OPTIONS_SANDBOX_STRICT == (int)HOST_SANDBOX_STRICT, "--sandbox has the host's levels");
 static_assert((int)OPTIONS_LISTEN_MAX == (int)SERVER_LISTENERS_MAX, "--listen goes as far as the server");
@@ -193,7 +200,8 @@ static bool script_open(script *s, const char *path)
     bool from_stdin = strcmp(path, "-") == 0;
     *s = (script){.name = from_stdin ? "stdin" : path};
     if (!file_read(&source, &len, from_stdin ? NULL : path, why, sizeof why)) goto fail;
-    s->first = generation_open(1, from_stdin ? "" : path, source, len);
+    bool stays = !from_stdin && file_is_ordinary(path); /* of a pipe there is no more to be read */
+    s->first = generation_open(1, stays ? path : "", source, len);
     size_t size = strlen(s->name) + 2;
     s->directory = file_directory(from_stdin ? "" : path);
     s->chunk_name = mem_alloc(size);
@@ -215,6 +223,76 @@ static void log_start(const server *s, listening *l, const char *script_name)
     log_write(LOG_INFO, "listening on %s (backend %s, %" PRIu32 " worker%s, script %s, portico %s, %s)",
               listening_names(l, names, sizeof names), io_backend_name(so->backend), so->workers, plural(so->workers),
               script_name, PORTICO_VERSION, LUA_RELEASE);
+}
+
+/* ---- Workers that hang ---- */
+
+/* In a call of the system, or in a loop without a budget: that keeps nobody from ending the process. */
+static void give_up(triggers *t, const char *who, const char *in, const char *what)
+{
+    log_write(LOG_ERROR, "stopped, cut off: %s%s%s, and is not waited for any more", who, in, what);
+    triggers_abandon(t);
+    (void)log_close();
+    os_end_now(EXIT_CUT_OFF);
+}
+
+/* ---- While workers open and close ---- */
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* How long the news may be waited for, in ns; negative: for ever, like idle_ns. */
+static int64_t wait_ns(int64_t idle_ns, int64_t end_ns)
+{
+    if (end_ns == INT64_MAX) return idle_ns;
+    int64_t left_ns = end_ns - os_monotonic_ns();
+    if (left_ns < 0) left_ns = 0;
+    return idle_ns < 0 ? left_ns : least(idle_ns, left_ns);
+}
+
+/* What the main thread sees before watch() and behind it. */
+typedef struct patience {
+    int64_t drain_ns; /* from the first signal; later ones are at once */
+    int64_t end_ns;   /* when the workers are not waited for any more */
+    bool closing;
+    triggers *triggers;           /* NULL: none yet */
+    unsigned count[OS_NEWS_WAKE]; /* of each kind of news */
+} patience;
+
+/* A server's wait. */
+static void wait_for_workers(void *context)
+{
+    patience *p = context;
+    os_news news = os_news_wait(wait_ns(-1, p->end_ns));
+    if (news != OS_NEWS_WAKE) p->count[news]++;
+    if (news == OS_NEWS_STOP) {
+        int64_t drain_ns = p->count[news] == 1 ? p->drain_ns : 0;
+        p->end_ns = least(p->end_ns, os_monotonic_ns() + drain_ns + GRACE_NS);
+    }
+    if (news == OS_NEWS_WAKE && os_monotonic_ns() >= p->end_ns) {
+        const char *where = p->closing ? "on_unload" : "while it loads";
+        give_up(p->triggers, "the script hangs", p->closing ? " in " : " ", where);
+    }
+}
+
+/* All is cut off or has drained. */
+static void begin_closing(patience *p, triggers *t)
+{
+    p->closing = true;
+    p->triggers = t;
+    p->end_ns = os_monotonic_ns() + p->drain_ns + CLOSE_NS;
+    p->drain_ns = 0;
+}
+
+/* For watch(). More than two of a kind change nothing. */
+static void post_early(patience *p)
+{
+    for (int news = OS_NEWS_STOP; news < OS_NEWS_WAKE; news++) {
+        for (unsigned i = 0; i < p->count[news] && i < 2; i++) os_news_post((os_news)news);
+        p->count[news] = 0;
+    }
 }
 
 /* ---- While it runs ---- */
@@ -264,20 +342,37 @@ static void dump(server *s)
     }
 }
 
-/* Until all workers have ended, by whatever news. */
-static void watch(server *s, reload *r, triggers *t)
+static void end_without(const worker *w, triggers *t)
+{
+    char who[32], what[HOST_SLICE_TEXT];
+    snprintf(who, sizeof who, "worker %" PRIu32 " hangs", w->id);
+    host_running_text(w, what, sizeof what);
+    give_up(t, who, what[0] != '\0' ? " in " : "", what);
+}
+
+/* Until all workers have ended, by whatever news. grace_ns: what they have for that when all is cut off. */
+static void watch(server *s, reload *r, triggers *t, int64_t grace_ns)
 {
     bool told = false;
+    int64_t end_ns = INT64_MAX; /* when they are not waited for any more */
     while (!server_ended(s)) {
-        os_news news = os_news_wait(reload_step(r));
+        int64_t idle_ns = reload_step(r);
+        triggers_follow(t);
+        os_news news = os_news_wait(wait_ns(idle_ns, end_ns));
         bool again = server_stopping(s);
         if ((news == OS_NEWS_STOP || again) && !told) {
             log_stopping(s);
             told = true;
+            end_ns = os_monotonic_ns() + server_get_options(s)->drain_ns + grace_ns;
         }
+        const worker *hangs = os_monotonic_ns() >= end_ns ? server_abandon(s) : NULL;
+        if (hangs != NULL) end_without(hangs, t);
         switch (news) {
         case OS_NEWS_STOP:
-            if (again) log_write(LOG_WARN, "stopping now: what is not sent is dropped");
+            if (again) {
+                log_write(LOG_WARN, "stopping now: what is not sent is dropped");
+                end_ns = least(end_ns, os_monotonic_ns() + grace_ns);
+            }
             server_stop(s);
             break;
         case OS_NEWS_RELOAD:
@@ -329,17 +424,20 @@ static int bind_all(listening *l, const script *chosen, const options *o)
 }
 
 /* From a loaded script to the end of all workers. */
-static int run(server *s, listening *l, const script *chosen, reload *r, triggers *t, const options *o)
+static int run(server *s, listening *l, const script *chosen, reload *r, triggers *t, const options *o, patience *p)
 {
     int code = r == NULL ? EXIT_FAILED : bind_all(l, chosen, o);
     if (code != EXIT_CLEAN || o->check) {
         server_stop(s);
+        begin_closing(p, t);
         (void)server_wait(s);
         return code;
     }
+    triggers_settle(t, o);
     listening_start(l);
     log_start(s, l, chosen->name);
-    watch(s, r, t);
+    watch(s, r, t, GRACE_NS + GRACE_BUDGETS * (int64_t)o->callback_budget_ns);
+    begin_closing(p, t);
     return end(s);
 }
 
@@ -380,6 +478,9 @@ static int serve(const options *o, const io_backend *backend, const script *chos
         .workers_fixed = o->check || o->workers > 0,
         .drain_ns = (int64_t)o->drain_ns,
     };
+    patience waiting = {.drain_ns = so.drain_ns, .end_ns = INT64_MAX};
+    so.wait = wait_for_workers;
+    so.wait_context = &waiting;
     fill_gate(&so, o, descriptors);
     host_config host = {
         .chunk_name = chosen->chunk_name,
@@ -419,11 +520,12 @@ static int serve(const options *o, const io_backend *backend, const script *chos
         .probation_ns = (int64_t)o->reload_probation_ns,
         .error_limit = o->reload_error_limit,
     };
+    post_early(&waiting);
     listening_attach(host.listening, s);
     reload *r = reload_open(s, &host, &ro);
     if (r == NULL) log_write(LOG_ERROR, "cannot start: out of memory");
     triggers *t = r == NULL || o->check ? NULL : triggers_open(r, o);
-    int code = run(s, host.listening, chosen, r, t, o);
+    int code = run(s, host.listening, chosen, r, t, o, &waiting);
     server_close(s);
     if (code != EXIT_FAILED) { /* else a worker may still be at work: see server_close() */
         reload_close(r);
@@ -464,7 +566,8 @@ static int prepare(const options *o)
     return code;
 }
 
-static int run_command_line(int argc, char **argv)
+/* *left_behind: blocks of memory may be in use and standard error be full, see log_close(). */
+static int run_command_line(int argc, char **argv, bool *left_behind)
 {
     options o;
     char error[OPTIONS_ERROR_BYTES];
@@ -485,15 +588,15 @@ static int run_command_line(int argc, char **argv)
     log_open(least, o.log_format == OPTIONS_JSON);
     confine_log();
     int code = prepare(&o);
-    log_close();
+    *left_behind = !log_close();
     return code;
 }
 
 int portico_main(int argc, char **argv)
 {
     file_guard_standard();
-    if (argc > 1 && strcmp(argv[1], "ctl") == 0) return ctl_main(argc - 2, argv + 2);
-    if (!os_news_open()) {
+    bool asks = argc > 1 && strcmp(argv[1], "ctl") == 0;
+    if (!asks && !os_news_open()) {
         fputs("portico: cannot watch for signals\n", stderr);
         return EXIT_FAILED;
     }
@@ -501,10 +604,16 @@ int portico_main(int argc, char **argv)
         fputs("portico: the system's sockets cannot be used\n", stderr);
         return EXIT_FAILED;
     }
+    if (asks) { /* after net_start(), by which a reader who has gone is an error and no death by a signal */
+        int code = ctl_main(argc - 2, argv + 2);
+        net_stop();
+        return code;
+    }
     int64_t live = mem_live();
-    int code = run_command_line(argc, argv);
+    bool left_behind = false;
+    int code = run_command_line(argc, argv, &left_behind);
     /* After a failure workers may still be at work: see server_close(). */
-    int64_t left = code == EXIT_FAILED ? 0 : mem_live() - live;
+    int64_t left = code == EXIT_FAILED || left_behind ? 0 : mem_live() - live;
     if (left != 0) fprintf(stderr, "portico: leak: %" PRId64 " blocks of memory were not freed\n", left);
     assert(left == 0);
     net_stop();

@@ -212,6 +212,11 @@ static void refuse(reload *r, const char *reason)
     conclude(r, false, LOG_WARN, "reload refused, %s serves on: %s", serving, reason);
 }
 
+bool reload_possible(const reload *r)
+{
+    return r->config->first->script->path[0] != '\0';
+}
+
 /* Reads the script, and has the workers prepare it, if it is worth it. */
 static void begin(reload *r)
 {
@@ -221,7 +226,7 @@ static void begin(reload *r)
     r->asked = false;
     r->cause = r->asked_cause;
     r->asked_cause = RELOAD_WATCH;
-    if (r->config->first->script->path[0] == '\0') {
+    if (!reload_possible(r)) {
         refuse(r, "the script is no file that could be read again");
         return;
     }
@@ -241,7 +246,12 @@ static void begin(reload *r)
         return;
     }
     bool rejected = r->rejected != NULL && generation_contains(g, r->rejected);
-    if (r->cause == RELOAD_WATCH && (rejected || generation_contains(g, r->current))) {
+    bool same = generation_contains(g, r->current);
+    if (same && !rejected && r->rejected != NULL) { /* it was taken back: saved again, it is to be tried again */
+        set_generation(&r->rejected, NULL);
+        r->paths_changed = true;
+    }
+    if (r->cause == RELOAD_WATCH && (rejected || same)) {
         generation_release(g);
         answer_all(r->under_way, true, "nothing has changed");
         return;
@@ -275,7 +285,8 @@ static bool bind_addresses(reload *r)
 /* All have tried. */
 static void prepared(reload *r)
 {
-    r->again = is_failing(r); /* else the good generation would be let go for the sake of the bad one */
+    /* Going back comes first, else the generation that is to be gone back to would be let go. */
+    r->again = is_failing(r) || (r->undo_asked && r->fallback != NULL);
     bool ok = !server_stopping(r->server) && !r->again;
     for (uint32_t i = 0; i < r->part_count; i++) ok = ok && r->parts[i].ok;
     ok = ok && bind_addresses(r);
@@ -450,7 +461,8 @@ reload *reload_open(server *s, const host_config *config, const reload_options *
 /* Nothing that was asked for, and has not begun, will happen. */
 static void turn_away(reload *r, const char *why)
 {
-    if (r->asked) log_write(LOG_WARN, "reload refused: %s", why);
+    /* Of the watch nobody expects an answer, and it asks once more after each reload, just in case. */
+    if (r->asked && r->asked_cause != RELOAD_WATCH) log_write(LOG_WARN, "reload refused: %s", why);
     r->asked = r->undo_asked = r->report_asked = false;
     answer_all(r->next, false, why);
     answer_all(r->undoers, false, why);
@@ -573,7 +585,8 @@ void reload_paths(const reload *r, void (*visit)(void *context, const char *path
 
 bool reload_paths_changed(reload *r)
 {
-    bool changed = r->paths_changed;
+    bool found = generation_found(r->current);
+    bool changed = r->paths_changed || found;
     r->paths_changed = false;
     return changed;
 }

@@ -43,6 +43,9 @@ reload *reload_open(server *s, const host_config *config, const reload_options *
 /* After server_wait(): no message is under way any more. NULL is fine. What was asked for and not answered gets its answer. */
 void reload_close(reload *r);
 
+/* The script is a file, which can be read again. */
+bool reload_possible(const reload *r);
+
 /* Asks for the script to be read and, if it is good, put into force. answer is called when it is in force, or refused; it may
  * be NULL. */
 void reload_ask(reload *r, reload_cause cause, reload_answer *answer, void *context);
@@ -56,7 +59,7 @@ void reload_report(reload *r, reload_answer *answer, void *context);
 int64_t reload_step(reload *r);
 
 /* Calls visit for each file whose change is worth a reload: of the generation in force and of the last that was refused or
- * undone. They change with each reload: reload_paths_changed() is true once after that. */
+ * undone. They change with each reload, and when a handler requires a module: reload_paths_changed() is true once after that. */
 void reload_paths(const reload *r, void (*visit)(void *context, const char *path), void *context);
 bool reload_paths_changed(reload *r);
 

@@ -2,6 +2,7 @@
 #include "triggers.h"
 
 #include "base.h"
+#include "confine.h"
 #include "control.h"
 #include "ctl.h"
 #include "log.h"
@@ -9,6 +10,7 @@
 #include "os.h"
 #include "watch.h"
 
+#include <inttypes.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -109,8 +111,7 @@ static void on_saved(void *context)
 
 static watch *open_files(triggers *t, const options *o)
 {
-    bool is_file = o->script != NULL && strcmp(o->script, "-") != 0;
-    if (!is_file || o->watch == OPTIONS_WATCH_OFF) return NULL;
+    if (!reload_possible(t->reload) || o->watch == OPTIONS_WATCH_OFF) return NULL;
     watch *files = watch_open(o->watch == OPTIONS_WATCH_POLL ? WATCH_POLL : WATCH_NOTIFIED, on_saved, t);
     if (files == NULL) log_write(LOG_WARN, "saved files will not be noticed: out of memory or threads");
     return files;
@@ -157,22 +158,45 @@ triggers *triggers_open(reload *r, const options *o)
     triggers *t = mem_zalloc(sizeof(*t));
     if (t == NULL) return NULL;
     t->reload = r;
-    t->commands = open_commands(t, o->control);
+    uint32_t user;
+    bool changes = confine_user(&user);
+    if (!changes || o->control != NULL) t->commands = open_commands(t, o->control);
+    if (changes && t->commands != NULL && !control_give(t->commands, user))
+        log_write(LOG_WARN, "only root can use %s: it cannot be given to user %" PRIu32, control_where(t->commands),
+                  user);
     t->files = open_files(t, o);
-    if (t->files != NULL) watch_paths(t);
+    triggers_follow(t);
     return t;
+}
+
+void triggers_settle(triggers *t, const options *o)
+{
+    uint32_t user;
+    if (t != NULL && o->control == NULL && confine_user(&user)) t->commands = open_commands(t, NULL);
 }
 
 void triggers_step(triggers *t)
 {
     if (t == NULL) return;
-    if (t->files != NULL && reload_paths_changed(t->reload)) watch_paths(t);
     if (atomic_exchange(&t->files_saved, false)) reload_ask(t->reload, RELOAD_WATCH, NULL, NULL);
     for (;;) {
         control_request *request = t->commands != NULL ? control_take(t->commands) : NULL;
         if (request == NULL) return;
         run_command(t, request);
     }
+}
+
+void triggers_follow(triggers *t)
+{
+    if (t == NULL || t->files == NULL) return;
+    if (reload_paths_changed(t->reload)) watch_paths(t);
+}
+
+void triggers_abandon(triggers *t)
+{
+    if (t == NULL) return;
+    control_close(t->commands);
+    t->commands = NULL;
 }
 
 void triggers_close(triggers *t)

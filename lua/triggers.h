@@ -15,9 +15,18 @@ typedef struct triggers triggers;
  * it until triggers_close(). */
 triggers *triggers_open(reload *r, const options *o);
 
+/* After confine_drop(). Commands are taken at the usual place of the user that the process has become: it is that user's
+ * directory, which neither could be made nor cleared up with other rights. */
+void triggers_settle(triggers *t, const options *o);
+
 /* Does what is due. Called after each piece of news, before reload_step(). */
 void triggers_step(triggers *t);
+/* Watches what the reload now wants to be watched. Called after reload_step() and before the wait: when the next news come
+ * may be up to who saves one of these files. */
+void triggers_follow(triggers *t);
 
+/* Only removes what of it others can see, instead of triggers_close(), when the process ends without its workers. NULL is fine. */
+void triggers_abandon(triggers *t);
 /* After reload_close(), by which everything that was asked for has its answer. NULL is fine. */
 void triggers_close(triggers *t);
 

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from rig import ECHO, Settings, free_port, json_lines, run, until
+from rig import ECHO, Settings, command, free_port, json_lines, run, until
 
 
 
@@ -115,6 +115,10 @@ def test_a_reader_that_has_gone_is_a_failure_and_no_death_by_signal(option):
     (["--listen", "tcp://nowhere"], "portico: option '--listen': cannot use 'tcp://nowhere' as an address"),
     (["--listen", "7777"], "portico: option '--listen': cannot use '7777' as an address: "
      "the host is missing, as in 127.0.0.1:7777"),
+    (["--listen", "http://127.0.0.1:80"], "portico: option '--listen': cannot use 'http://127.0.0.1:80' as an address: "
+     "'http' is not a transport: use tcp://, udp:// or unix:"),
+    (["--listen", "/run/x.sock"], "portico: option '--listen': cannot use '/run/x.sock' as an address: "
+     "the port is missing; a Unix socket is unix:/run/x.sock"),
     (["--listen", "tcp://127.0.0.1:65536"], "portico: option '--listen': cannot use 'tcp://127.0.0.1:65536'"),
 ])
 def test_a_wrong_command_line_is_exit_2_and_named(words, answer):
@@ -290,6 +294,48 @@ def test_an_old_address_file_is_replaced(server, tmp_path):
     one = server(None)
     one.wait_log("listening on")
     assert len(one.address_file.read_text(encoding="ascii").splitlines()) == 1
+
+
+@pytest.mark.no_wine("needs links")
+@pytest.mark.parametrize("exists", [True, False])
+def test_an_address_file_that_is_a_link_stays_one(server, tmp_path, exists):
+    target = tmp_path / "target"
+    if exists:
+        target.write_text("tcp://127.0.0.1:1\n" * 100, encoding="ascii")
+    (tmp_path / "server0").mkdir()
+    link = tmp_path / "server0" / "addresses"
+    link.symlink_to("../target")
+    one = server(None)
+    one.wait_log("listening on")
+    assert link.is_symlink()
+    assert re.fullmatch(r"tcp://127\.0\.0\.1:\d\d+\n", target.read_text(encoding="ascii"))
+    assert sorted(os.listdir(tmp_path)) == ["server0", "target"]
+
+
+@pytest.mark.no_wine("needs links")
+@pytest.mark.parametrize("kind", ["file", "pipe"])
+def test_an_address_file_that_leads_to_standard_output_stays_a_link(tmp_path, kind):
+    """As /dev/stdout does. A shell's file is written, not replaced: it is held open, and more may follow."""
+    link = tmp_path / "link"
+    link.symlink_to("/proc/self/fd/1")
+    script = tmp_path / "script.lua"
+    script.write_text("portico.after(0, function() portico.shutdown() end) return {}", encoding="ascii")
+    with open(tmp_path / "output", "w+", encoding="ascii") as output:
+        result = subprocess.run(command("--listen", "tcp://127.0.0.1:0", "--address-file", link, script),
+                                stdout=output if kind == "file" else subprocess.PIPE, stderr=subprocess.PIPE,
+                                encoding="utf-8", timeout=20 * Settings.patience, check=False)
+        assert result.returncode == 0, result.stderr
+        said = output.read() if kind == "file" else result.stdout
+    assert re.fullmatch(r"tcp://127\.0\.0\.1:\d+\n", said)
+    assert os.readlink(link) == "/proc/self/fd/1"
+    assert sorted(os.listdir(tmp_path)) == ["link", "output", "script.lua"]
+
+
+def test_a_scheme_is_read_in_any_case(server):
+    one = server(ECHO, listen=("TCP://127.0.0.1:0", "UDP://127.0.0.1:0"))
+    one.wait_log(r"listening on tcp://127\.0\.0\.1:\d+,? .*udp://127\.0\.0\.1:\d+")
+    with one.connect() as client:
+        assert client.ask("hello") == b"hello"
 
 
 def test_several_addresses_are_all_served(server, ipv6):

@@ -80,6 +80,24 @@ def test_a_script_that_is_no_file_cannot_be_reloaded(server, control):
         assert client.ask("still echoes") == b"still echoes"
 
 
+@pytest.mark.no_wine("FIFOs")
+def test_a_script_from_a_pipe_is_not_watched(server, control, tmp_path):
+    """As from a shell's <(echo ...). It has been read, and will not be there again."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    writing = in_background(fifo.write_text, text("aaaa"))
+    one = server(fifo, "--control", control, watch=("--watch",))
+    writing.result(10)
+    with one.connect() as client:
+        assert ask(client) == "aaaa"
+        check(ctl("reload", "--control", control), 1, err="the script is no file that could be read again")
+        one.signal(signal.SIGHUP)
+        one.wait_log("reload refused.*the script is no file", 2)
+        assert ask(client) == "aaaa"
+    inotify = [os.readlink(f"/proc/{one.process.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{one.process.pid}/fd")]
+    assert not any("inotify" in name for name in inotify)
+
+
 def test_reloads_asked_for_at_once_are_all_answered(server, control):
     one = server(text("aaaa"), "--control", control)
     asked = [in_background(ctl, "reload", "--control", control) for _ in range(6)]
@@ -98,6 +116,23 @@ def test_rollback_goes_back_during_probation(server, control):
         check(ctl("reload", "--control", control), 0, out="generation 2")
         assert ask(client) == "bbbb"
         check(ctl("rollback", "--control", control), 0, out="generation 1 .* serves again")
+        assert ask(client) == "aaaa"
+
+
+def test_rollback_while_the_next_is_prepared_goes_back_from_what_served_then(server, control):
+    """The one that is being prepared does not take the place of the one to go back to."""
+    slow = "portico.log.info('being prepared') local t = os.clock() while os.clock() - t < 1 do end\n"
+    one = server(text("aaaa"), "--control", control, "--reload-probation", "100")
+    with one.connect() as client:
+        (one.directory / "script.lua").write_text(text("bbbb"), encoding="utf-8")
+        check(ctl("reload", "--control", control), 0, out="generation 2")
+        assert ask(client) == "bbbb"
+        (one.directory / "script.lua").write_text(slow + text("cccc"), encoding="utf-8")
+        reload = in_background(ctl, "reload", "--control", control)
+        one.wait_log("being prepared")
+        check(ctl("rollback", "--control", control), 0, out="generation 1 .* serves again instead of generation 2")
+        check(reload.result(60), 0, out="generation 3 .* takes over from generation 1")
+        check(ctl("rollback", "--control", control), 0, out="generation 1 .* serves again instead of generation 3")
         assert ask(client) == "aaaa"
 
 
@@ -167,7 +202,7 @@ def test_the_only_server_is_found(server, place):
     one.stop()
     assert os.listdir(f"{place}/portico") == []
     check(ctl("list", place=place), 0)
-    check(ctl("reload", place=place), 1, err="this user runs no portico that can be asked")
+    check(ctl("reload", place=place), 1, err="this user runs no portico that can be asked; root reaches another user's with --control")
 
 
 @pytest.mark.no_wine("other servers of the same Wine prefix would be found, too")
@@ -236,11 +271,48 @@ def test_a_place_that_cannot_be_had_is_one_warning(server, place):
         assert ask(client) == "aaaa"
 
 
+@pytest.mark.no_wine("pipes are no files")
+def test_a_file_that_is_no_socket_is_left_alone(server, control, place):
+    with open(control, "w", encoding="ascii") as file:
+        file.write("precious")
+    for taken in (control, place):
+        one = server(ECHO, "--control", taken)
+        words = f"{taken}: there is a file of that name, and it is no socket"
+        assert words in one.wait_log("portico ctl will not reach this server")[0]
+    with open(control, encoding="ascii") as file:
+        assert file.read() == "precious"
+
+
 @pytest.mark.no_wine("there are no files to be looked for")
 def test_it_can_be_left_out(server, place):
     one = server(ECHO, "--control", "off", env={"PORTICO_RUNTIME_DIR": place})
     assert os.listdir(place) == []
     one.stop()
+
+
+@pytest.mark.no_wine("there are no directories to be looked for")
+def test_a_place_too_long_for_a_socket_is_passed_over(server, place):
+    """A socket's path has 107 bytes at most: the next place takes it."""
+    long = f"{place}/{'x' * 100}"
+    os.mkdir(long)
+    one = server(text("aaaa"), "--log-level", "debug", env={"XDG_RUNTIME_DIR": long})
+    line = one.wait_log("commands are taken at|portico ctl will not reach this server")[0]
+    assert f"/{one.process.pid}.sock" in line and long not in line
+    assert os.listdir(long) == []
+    check(ctl("reload", "--pid", one.process.pid), 0, out="generation 2")
+
+
+@pytest.mark.no_wine("there are no directories to be looked for")
+@pytest.mark.parametrize("directory, why", [
+    ("here", "PORTICO_RUNTIME_DIR: is not an absolute path, or is too long"),
+    ("/" + "x" * 300, "PORTICO_RUNTIME_DIR: is not an absolute path, or is too long"),
+    ("/tmp/" + "x" * 100, "the path is too long for a socket"),
+], ids=["relative", "much too long", "too long"])
+def test_a_prescribed_place_that_cannot_be_used_is_one_warning(server, directory, why):
+    one = server(text("aaaa"), env={"PORTICO_RUNTIME_DIR": directory})
+    assert why in one.wait_log("warn +portico ctl will not reach this server")[0]
+    with one.connect() as client:
+        assert ask(client) == "aaaa"
 
 
 # ---- Who may ask ----
@@ -286,6 +358,48 @@ def test_root_may_ask_another_users_server(server, control, place):
             assert one.wait(20 * Settings.patience) == 0
         finally:
             one.kill()
+
+
+def ctl_as_nobody(program, *words, place):
+    return subprocess.run([program, "ctl", *words], user=NOBODY, group=NOBODY, extra_groups=[], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, encoding="utf-8", timeout=20 * Settings.patience, cwd="/",
+                          env={**os.environ, "PORTICO_RUNTIME_DIR": place}, check=False)
+
+
+@pytest.fixture
+def program(place):
+    """The program, where any user may start it."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    os.chmod(place, 0o755)
+    return shutil.copy(Settings.portico, f"{place}/portico.program")
+
+
+@pytest.mark.no_wine("Unix sockets and users")
+@pytest.mark.parametrize("level", ["std", "strict"])
+def test_who_the_server_becomes_may_ask_it(server, place, program, level):
+    os.chown(place, NOBODY, NOBODY)
+    one = server(ECHO, "--user", str(NOBODY), "--sandbox", level, watch=("--watch",),
+                 env={"PORTICO_RUNTIME_DIR": place, "ASAN_OPTIONS": "detect_leaks=0"})
+    one.wait_log("listening on")
+    where = f"{place}/portico/{one.process.pid}.sock"
+    check(ctl_as_nobody(program, "list", place=place), 0, out=rf"^{one.process.pid} {where}\n$")
+    check(ctl_as_nobody(program, "dump", place=place), 0, out="log")
+    check(ctl("dump", "--control", where), 0, out="log")  # root
+    check(ctl_as_nobody(program, "stop", place=place), 0, out="stopping")
+    one.check_end()
+    assert os.listdir(f"{place}/portico") == []
+
+
+@pytest.mark.no_wine("Unix sockets and users")
+def test_who_the_server_becomes_may_ask_at_a_place_that_root_names(server, place, program, control):
+    for _ in range(2):  # what it may not remove at the end is replaced
+        one = server(ECHO, "--user", str(NOBODY), "--control", control)
+        one.wait_log("listening on")
+        assert os.stat(control).st_uid == NOBODY and os.stat(control).st_mode & 0o777 == 0o600
+        check(ctl_as_nobody(program, "dump", "--control", control, place=place), 0, out="log")
+        check(ctl("stop", "--control", control), 0, out="stopping")
+        one.check_end()
 
 
 @pytest.mark.no_wine("Unix sockets")
@@ -382,3 +496,14 @@ def test_wrong_words_are_named(words, error):
 def test_a_place_without_a_server(place):
     bad = "portico-nobody" if Settings.wine else f"{place}/nobody"
     check(ctl("reload", "--control", bad), 1, err="no portico there")
+
+
+@pytest.mark.no_wine("a broken pipe looks different")
+def test_a_reader_that_has_gone_is_a_failure_and_no_death_by_signal():
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        result = ctl("help", stdout=writer)
+        assert (result.returncode, "standard output" in result.stderr) == (1, True)
+    finally:
+        os.close(writer)

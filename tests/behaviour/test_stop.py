@@ -1,10 +1,13 @@
 """Stopping: what is queued is sent, up to a deadline; a second time is at once."""
 
+import os
+import signal
+import subprocess
 import time
 
 import pytest
 
-from rig import ECHO, SAY, Settings, dawdle, in_background, pattern, refuses, scaled, until
+from rig import ECHO, SAY, Settings, command, dawdle, in_background, pattern, refuses, scaled, until
 
 # Queues a lot for whoever connects, as fast as it can be had.
 FLOOD = SAY + """
@@ -195,9 +198,6 @@ def test_a_stop_in_the_middle_of_traffic_loses_no_answer(server):
 @pytest.mark.no_wine("an INT before the handler is installed ends a process under Wine")
 def test_stops_that_come_while_it_starts_are_not_lost():
     """INT at every moment of the start ends the process; once it is listening, cleanly."""
-    import signal
-    import subprocess
-    from rig import command
     for delay in range(0, 40, 4):
         process = subprocess.Popen(command("--listen", "tcp://127.0.0.1:0", "--backend", Settings.backend),
                                    stderr=subprocess.PIPE, encoding="utf-8")
@@ -207,3 +207,140 @@ def test_stops_that_come_while_it_starts_are_not_lost():
         assert process.returncode in (0, -signal.SIGINT), log
         if "listening on" in log:
             assert process.returncode == 0 and "stopped" in log
+
+
+def test_a_version_that_loads_at_the_stop_is_refused_without_an_error(server):
+    one = server(SAY + "return { on_message = function() portico.reload() end }", "--load-budget", "30")
+    (one.directory / "script.lua").write_text(SAY + 'say("loads") while true do end', encoding="utf-8")
+    with one.connect() as client:
+        client.send("x")
+        one.wait_said(1)
+        one.signal()
+        client.rest()
+    one.check_end(0)
+    assert not one.log(" error "), one.text()
+
+
+@pytest.mark.no_wine("a pipe has another size there")
+@pytest.mark.parametrize("length", [499, 502, 506])
+def test_standard_error_that_nobody_reads_holds_up_no_stop(tmp_path, length):
+    """Whether the last line still fits into the pipe is up to the length of those before."""
+    script = tmp_path / "script.lua"
+    script.write_text(f"""portico.every(0.001, function()
+      for i = 1, 200 do portico.log.info("line " .. ("y"):rep({length})) end
+      if os.rename("{tmp_path}/full", "{tmp_path}/full") then return end
+      full = (full or 0) + 1
+      if full > 20 then io.open("{tmp_path}/full", "w"):close() end
+    end) return {{}}""", encoding="utf-8")
+    process = subprocess.Popen(command("--listen", "tcp://127.0.0.1:0", "--backend", Settings.backend, "--workers", "1", script),
+                               stderr=subprocess.PIPE)
+    try:
+        until((tmp_path / "full").exists, what="a full pipe")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(15 * Settings.patience) == 0
+        assert b"leak" not in process.stderr.read()
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+# ---- Workers that hang ----
+
+# Never comes back: the loop without a budget everywhere, the call of the system where there are such files.
+LOOP = 'say("stuck") while true do end'
+CALL = 'say("stuck") io.open("FIFO")'
+
+
+def stuck(server, tmp_path, what, *options, **more):
+    """A server with a worker that hangs in a handler, and the client who asked for it."""
+    fifo = tmp_path / "fifo"
+    if "FIFO" in what:
+        os.mkfifo(fifo)
+        what = what.replace("FIFO", str(fifo))
+    one = server(f"{SAY} return {{ on_message = function(conn, data) {what} return data end }}", "--workers", "2",
+                 "--callback-budget", "0" if what == LOOP else "0.1", *options, **more)
+    client = one.connect().send("x")
+    one.wait_said(1)
+    return one, client
+
+
+def check_cut(one):
+    """It has ended, though not by itself."""
+    assert one.wait_end(20) == 5, one.text()
+    why = r"error +stopped, cut off: worker \d hangs in .*script\.lua: on_message of conn \d+, and is not waited for"
+    assert len(one.log(why)) == 1, one.text()
+    assert not one.log("leak")
+
+
+@pytest.mark.parametrize("what", [LOOP, pytest.param(CALL, marks=pytest.mark.no_wine("there are no FIFOs"))], ids=["loop", "call"])
+def test_a_worker_that_hangs_is_left_at_the_deadline_with_5(server, tmp_path, what):
+    one, _ = stuck(server, tmp_path, what, "--drain-timeout", "0.3")
+    begin = time.monotonic()
+    one.signal()
+    check_cut(one)
+    assert time.monotonic() - begin >= 2
+
+
+def test_a_worker_that_hangs_is_left_at_a_second_stop(server, tmp_path):
+    one, _ = stuck(server, tmp_path, LOOP, "--drain-timeout", "600")
+    one.signal()
+    one.wait_log("stopping: draining")
+    one.signal()
+    check_cut(one)
+
+
+@pytest.mark.no_wine("Unix sockets are refused on Windows")
+def test_a_worker_that_hangs_leaves_no_sockets_behind(server, tmp_path):
+    names = [tmp_path / "s", tmp_path / "c"]
+    one, _ = stuck(server, tmp_path, CALL, "--drain-timeout", "0.1", "--control", names[1], listen=[f"unix:{names[0]}"])
+    assert all(name.exists() for name in names)
+    one.signal(signal.SIGTERM)
+    check_cut(one)
+    assert not any(name.exists() for name in names)
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_script_that_hangs_while_it_loads_is_left_with_5(server, signals):
+    one = server(SAY + 'say("stuck") while true do end', "--load-budget", "0", "--drain-timeout", "0.2" if signals == 1 else "600",
+                 ready=False)
+    one.wait_said(1)
+    one.signal()
+    if signals == 2:
+        # One that comes before the first has been looked at is the same piece of news to the system.
+        until(lambda: one.signal() or one.ended, what="the end")
+    assert one.wait_end() == 5, one.text()
+    assert one.log("error +stopped, cut off: the script hangs while it loads, and is not waited for")
+
+
+def test_a_script_that_hangs_in_on_unload_is_left_at_a_further_stop(server):
+    one = server(SAY + 'return { on_unload = function() say("stuck") while true do end end }', "--callback-budget", "0",
+                 "--load-budget", "0", "--drain-timeout", "600")
+    one.signal()
+    one.wait_said(1)
+    one.signal()
+    assert one.wait_end() == 5, one.text()
+    assert one.log("error +stopped, cut off: the script hangs in on_unload, and is not waited for")
+
+
+@pytest.mark.no_wine("there are no FIFOs")
+def test_a_stop_while_nobody_writes_the_script_ends_it(server, tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    one = server(tmp_path / "fifo", ready=False)
+    one.wait_log("backend")
+    until(lambda: one.signal() or one.ended, what="the end")  # the first may come before it waits
+    assert one.wait_end() == 3 and one.log("cannot read the script .*fifo: .*interrupted"), one.text()
+
+
+@pytest.mark.budget
+def test_a_handler_that_its_budget_ends_is_waited_for(server):
+    """At a second stop, for longer than a worker has that hangs in a call."""
+    one = server(SAY + 'return { on_message = function() say("runs") while true do end end }', "--callback-budget", "2.1")
+    with one.connect() as client:
+        client.send("x")
+        one.wait_said(1)
+        one.signal()
+        one.wait_log("stopping: draining")
+        one.signal()
+        one.wait_end()
+    assert one.log("callback budget of 2.1 s exceeded") and not one.log("hangs"), one.text()

@@ -283,6 +283,80 @@ def test_modules_are_watched_too(server, tmp_path):
         wait_mark(client, "ggdd")
 
 
+def test_a_new_module_that_is_broken_is_watched_at_once(server):
+    """Nothing else happens that could remind the server of it: no reload before, no command, no signal."""
+    one = server(text("aaaa"), watch=("--watch",))
+    write(one.directory / "new.lua", "return nil .. 1")
+    dawdle(0.3, "what follows from its start would remind it, too")
+    with one.connect() as client:
+        write(one.directory / "script.lua", "local new = require('new') return { on_message = function() return new end }")
+        one.wait_log(REFUSED)
+        assert ask(client) == "aaaa"
+        write(one.directory / "new.lua", "return 'bbbb'")
+        wait_mark(client, "bbbb")
+
+
+def test_a_module_that_is_wanted_no_more_may_stay_broken(server):
+    one = server(text("aaaa"), watch=("--watch",))
+    script = one.directory / "script.lua"
+    with one.connect() as client:
+        write(one.directory / "helper.lua", "return {\n  retrn x }")
+        write(script, "local helper = require('helper')\n" + text("bbbb"))
+        reason = one.wait_log(REFUSED)[0]
+        assert "helper.lua:2: '}' expected" in reason and reason.endswith("near 'x' (in module 'helper')")
+        write(script, text("cccc"))
+        wait_mark(client, "cccc")
+        # One that may be missing may be broken as well, at a reload as at the start.
+        write(script, "pcall(require, 'helper')\n" + text("dddd"))
+        wait_mark(client, "dddd")
+        write(script, "pcall(require, 'helper')\n" + text("eeee"))
+        wait_mark(client, "eeee")
+
+
+def test_a_module_that_is_required_later_is_watched(server):
+    one = server("return { on_message = function() return require('late') end }", watch=("--watch",))
+    write(one.directory / "late.lua", "return 'aaaa'")
+    with one.connect() as client:
+        assert ask(client) == "aaaa"
+        dawdle(0.3, "what follows from its start would remind it, too")
+        write(one.directory / "late.lua", "return 'bbbb'")
+        wait_mark(client, "bbbb")
+
+
+def test_a_version_that_was_taken_back_is_tried_again_when_it_is_saved_again(server):
+    one = server(text("aaaa"), watch=("--watch",))
+    script = one.directory / "script.lua"
+    write(script, "x x")
+    one.wait_log(REFUSED)
+    write(script, text("aaaa"))
+    dawdle(0.3, "until it has been seen that this is what serves")
+    write(script, "x x")
+    one.wait_log(REFUSED, 2)
+    with one.connect() as client:
+        assert ask(client) == "aaaa"
+
+
+def test_a_module_that_comes_after_it_was_looked_for_is_noticed(server):
+    """Though the version in force goes on asking for it."""
+    one = server("""local first = pcall(require, "plugin")
+      return { on_message = function() pcall(require, "plugin") return first and "here" or "none" end }""", watch=("--watch",))
+    with one.connect() as client:
+        assert ask(client) == "none"
+        dawdle(0.3, "what follows from its start would remind it, too")
+        write(one.directory / "plugin.lua", "return 1")
+        wait_mark(client, "here")
+
+
+def test_a_stop_after_a_reload_refuses_none(server):
+    """What the watch looks at once more by itself is nothing to warn of."""
+    one = server(text("aaaa"), watch=("--watch",))
+    with one.connect() as client:
+        rename_over(one.directory / "script.lua", text("bbbb"))
+        wait_mark(client, "bbbb")
+        one.stop()
+    assert one.log(REFUSED) == []
+
+
 def test_a_release_is_swapped_by_its_link(server, tmp_path):
     for release in "12":
         (tmp_path / "releases" / release).mkdir(parents=True)

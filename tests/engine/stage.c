@@ -169,7 +169,7 @@ void stage_turn(stage *s, int64_t timeout_ns)
         while (conn_settle(&s->conns)) {
         }
     }
-    timers_run(&s->timers, s->conns.now_ns);
+    timers_run(&s->timers, s->conns.now_ns, UINT32_MAX);
     do {
         while (conn_settle(&s->conns)) {
         }

@@ -55,7 +55,7 @@ static void turn(stage *s, int64_t timeout_ns)
     io_packet packet;
     check_eq(io_port_wait(s->rig.port, timeout_ns), IO_OK);
     while (io_port_next(s->rig.port, &packet)) udp_on_packet(&packet);
-    timers_run(&s->timers, io_port_now(s->rig.port));
+    timers_run(&s->timers, io_port_now(s->rig.port), UINT32_MAX);
 }
 
 #define until(s, condition) \

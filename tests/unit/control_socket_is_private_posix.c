@@ -132,7 +132,7 @@ static void what_is_not_a_dead_server_stays(void)
     int fd = open(PLACE, O_CREAT | O_WRONLY, 0600);
     check(fd >= 0);
     close(fd);
-    check_refused(PLACE, "already in use");
+    check_refused(PLACE, "there is a file of that name, and it is no socket");
     check(exists(PLACE));
     check_eq(unlink(PLACE), 0);
 }

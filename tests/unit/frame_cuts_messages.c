@@ -265,8 +265,17 @@ static void what_fits_no_frame_is_refused(void)
     const frame_rule fixed = {.type = FRAME_FIXED, .max = 3}, byte = {LENGTH(1), .max = 9};
     const frame_rule more = {LENGTH(1), .max = 9, .adjust = 2};
     const frame_rule inside = {.type = FRAME_LENGTH, .size = 2, .offset = 1, .max = 9};
-    static const uint8_t long_one[256];
+    const frame_rule line = {LINE, .max = 9}, kept = {LINE, .max = 9, .keep = true},
+                     crlf = {LINE, .max = 9, SEP("\r\n")};
+    static const uint8_t long_one[256], text[] = "a\nb\r\n";
     frame_coat coat;
+    check(frame_encode(&coat, &line, text, 1) == NULL);
+    check(frame_encode(&coat, &line, text, 2) != NULL);
+    check(frame_encode(&coat, &line, text, 3) != NULL);
+    check(frame_encode(&coat, &kept, text, 2) == NULL);
+    check(frame_encode(&coat, &kept, text, 5) != NULL); /* one at the end, and another before it */
+    check(frame_encode(&coat, &crlf, text, 4) == NULL);
+    check(frame_encode(&coat, &crlf, text, 5) != NULL);
     check(frame_encode(&coat, &fixed, long_one, 2) != NULL);
     check(frame_encode(&coat, &fixed, long_one, 4) != NULL);
     check(frame_encode(&coat, &byte, long_one, 255) == NULL);

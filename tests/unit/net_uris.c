@@ -11,6 +11,9 @@ static void good_uris_are_read_and_formatted(void)
         int mode;
     } table[] = {
         {"tcp://127.0.0.1:7777", "tcp://127.0.0.1:7777", NET_TCP, NET_MODE_NONE},
+        {"TCP://127.0.0.1:7777", "tcp://127.0.0.1:7777", NET_TCP, NET_MODE_NONE},
+        {"Udp://127.0.0.1:53", "udp://127.0.0.1:53", NET_UDP, NET_MODE_NONE},
+        {"UNIX:/Run/x", "unix:/Run/x", NET_UNIX, NET_MODE_NONE},
         {"localhost:80", "tcp://127.0.0.1:80", NET_TCP, NET_MODE_NONE},
         {"udp://*:53", "udp://0.0.0.0:53", NET_UDP, NET_MODE_NONE},
         {"udp://[::1]:0", "udp://[::1]:0", NET_UDP, NET_MODE_NONE},

@@ -164,6 +164,9 @@ static void seconds_have_decimals(void)
     check_eq(o.drain_ns, 7000000000);
     check_eq(o.first_byte_ns, 123456789);
     check_eq(o.callback_budget_ns, 31536000000000000);
+    parse(&o, "--callback-budget", ".0000000001", "--load-budget", "0.0000000000");
+    check_eq(o.callback_budget_ns, 1); /* 0 would be without limit */
+    check_eq(o.load_budget_ns, 0);
 }
 
 static void sizes_have_suffixes(void)
