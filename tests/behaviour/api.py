@@ -23,7 +23,7 @@ local objects = {
 """
 
 # Modules that others are made of.
-PARTS = ("buffer", "http_client", "http_server", "mqtt_broker", "mqtt_store", "options", "resp_channels", "resp_client", "resp_commands",
+PARTS = ("buffer", "http_client", "http_headers", "http_server", "mqtt_broker", "mqtt_store", "options", "resp_channels", "resp_client", "resp_commands",
          "resp_glob", "resp_server")
 
 # Fields that C answers one by one, which no walk can find.

@@ -2,6 +2,8 @@
 
 import pytest
 
+from reloads import ASK, reload
+
 # Tables that lie scattered and refer to each other, doubled until to collect everything takes FULL seconds of processor time.
 FULL = 0.1
 GROW = """
@@ -93,4 +95,23 @@ def test_what_a_script_has_set_stays(server):
     with one.connect() as client:
         for _ in range(2):
             assert client.send("?").take(12) == b"generational"
+    one.stop()
+
+
+# Fills its heap while it loads, goes on for a while, and says how that has been collected.
+FILLS = """
+local kept = {}
+for i = 1, %d do kept[i] = ("x"):rep(1000) .. i end
+local turns = 0
+for i = 1, 100000 do turns = turns + i end
+portico.log.info("said: " .. collectgarbage("generational"))
+return { on_message = function(conn, data) %s return data end }
+"""
+
+
+def test_a_version_that_fills_its_heap_beside_the_one_in_force_is_collected_in_increments(server):
+    one = server(FILLS % (4 * MIB, ASK), "--workers", "1", "--sandbox", "off")
+    with one.connect() as client:
+        reload(one, client)
+    assert one.said() == ["generational", "incremental"]
     one.stop()

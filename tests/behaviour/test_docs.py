@@ -48,9 +48,9 @@ def test_lua_in_the_documentation(text, tmp_path):
 ADDRESS = re.compile(r"127\.0\.0\.1:8080|(?<=[\"/])[\w.]+:\d+(?=[\"/])")
 # Whom the examples talk to: to what begins with GET it speaks HTTP, else it answers each line.
 NEIGHBOUR = """return { listen = {}, frame = "line",
-  on_message = function(_, line)
+  on_message = function(conn, line)
     if line == "" then return "" end
-    return line:find("^GET") and "HTTP/1.0 200 OK\\r\\nContent-Length: 0\\r\\n\\r" or "+PONG\\r"
+    conn:write(line:find("^GET") and "HTTP/1.0 200 OK\\r\\nContent-Length: 0\\r\\n\\r\\n" or "+PONG\\r\\n")
   end,
   on_datagram = function(_, data) return data end }"""
 # What the examples that are parts of scripts find around them.

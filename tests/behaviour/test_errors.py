@@ -331,3 +331,15 @@ def test_many_runaways_in_a_row_are_all_ended(server):
     good(one)
     one.stop()
     assert len(one.log("in on_message of conn")) == 10
+
+
+def test_with_debug_the_log_says_how_each_connection_ended(server):
+    one = server("""return { limits = { first_byte = 0.2 }, on_message = function(conn, data)
+      if data == "bad" then error("mishap") end
+      conn:close()
+    end }""", "--log-level", "debug")
+    for message, reason in (("", "timeout"), ("bad", "error"), ("x", "local")):
+        with one.connect() as client:
+            if message:
+                client.send(message)
+            assert one.wait_log(rf"conn \d+ \(127\.0\.0\.1:{client.socket.getsockname()[1]}\): closed: {reason}")

@@ -39,6 +39,25 @@ def test_handlers_may_be_globals(server):
     assert one.wait_said(2) == ["connect", "close eof"]
 
 
+def test_the_shortest_time_is_not_none(server):
+    """0 would be no limit."""
+    one = server("return { limits = { idle = 1e-10 }, on_message = function(conn, data) return data end }", "--log-level", "debug")
+    with one.connect():
+        assert one.wait_log(r"closed: idle")
+
+
+def test_settings_that_are_globals_are_warned_of(server):
+    one = server("limits = { idle = 5 }\nversion = 'mine'\nfunction on_message(conn, data) return data end", "--workers", "2")
+    with one.connect() as client:
+        assert client.ask("x") == b"x"
+    for name in ("limits", "version"):
+        assert len(one.wait_log(f"warn .*script.lua: '{name}' is a global, where no setting is looked for")) == 1
+    table = server("limits = { idle = 5 }\nreturn { on_message = function(conn, data) return data end }")
+    with table.connect() as client:
+        assert client.ask("x") == b"x"
+    assert not table.log("is a global")
+
+
 # ---- Why it ended ----
 
 def reason_of(one, act, connected=1):

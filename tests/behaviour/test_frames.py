@@ -412,6 +412,22 @@ def test_a_message_that_fits_no_frame_is_an_error(server, declared, data, proble
     one.stop()
 
 
+@pytest.mark.parametrize("declared,good,bad", [
+    ('"line"', "one", "one\\ntwo"),
+    ('{type="line", keep=true}', "one\\n", "one\\ntwo\\n"),
+    ('{type="line", sep="; "}', "one", "one; two"),
+])
+def test_no_message_is_sent_as_two_lines(server, declared, good, bad):
+    """Who passes on what a peer has said does not pass on commands."""
+    one = server(SAY + f"""
+      return {{ frame = {declared}, on_message = function(conn) say(pcall(conn.send, conn, "{bad}")) return "{good}" end }}""")
+    end = "; " if "sep" in declared else "\n"
+    with one.connect() as client:
+        client.send("x" + end)
+        assert client.take(3 + len(end)).decode() == "one" + end
+    assert "the message has a line end in it" in one.wait_said(1)[0]
+
+
 def test_a_frame_function_in_an_endless_loop_is_ended(server):
     one = server("return { frame = function(b) while true do end end, on_message = print }", "--workers", "1",
                  "--callback-budget", "0.2")

@@ -248,6 +248,36 @@ def test_a_confined_script_that_leads_elsewhere_later_is_refused(server, tmp_pat
         assert client.ask("x") == b"x"
 
 
+@linux
+@pytest.mark.parametrize("place", ["beside", "below"])
+def test_where_an_address_file_is_written_nothing_can_be_read(server, tmp_path, place):
+    """A link in the script's directory leads there: only the system can refuse it."""
+    home, other = tmp_path / "home", tmp_path / "server0"
+    for directory in (home, other / "sub"):
+        directory.mkdir(parents=True)
+    secret = (other if place == "beside" else other / "sub") / "secret.lua"
+    secret.write_text("return 'secret'", encoding="ascii")
+    (home / "link.lua").symlink_to(secret)
+    (home / "script.lua").write_text(SAY + "portico.after(0, function() say(pcall(dofile, 'link.lua')) end) return {}",
+                                     encoding="ascii")
+    one = server(home / "script.lua", "--sandbox", "strict", "--workers", "1", env=WITHOUT_LEAKS)
+    if "Landlock version" not in one.wait_log("sandbox strict")[0]:
+        pytest.skip("there is no Landlock here")
+    one.wait_said(1)
+    assert one.said()[0].startswith("false ") and "secret" not in one.said()[0]
+    assert one.address_file.is_file()
+
+
+@linux
+def test_the_address_file_of_a_confined_server_may_be_a_link(server, tmp_path):
+    (tmp_path / "target").write_text("tcp://127.0.0.1:1\n", encoding="ascii")
+    (tmp_path / "server0").mkdir()
+    (tmp_path / "server0" / "addresses").symlink_to("../target")
+    one = server(ECHO, "--sandbox", "strict", env=WITHOUT_LEAKS)
+    one.wait_log("listening on")
+    assert re.fullmatch(r"tcp://127\.0\.0\.1:\d\d+\n", (tmp_path / "target").read_text(encoding="ascii"))
+
+
 # ---- --user, --group ----
 
 @linux
@@ -310,3 +340,13 @@ def test_windows_serves_in_a_job_object(server):
 def test_windows_says_that_it_has_no_user_to_become():
     result = run("--user", "nobody")
     assert result.returncode == 2 and "--user does not work on Windows" in result.stderr
+
+
+def test_nothing_of_std_reads_standard_input(server):
+    """It may be a terminal, or a pipe that never brings anything, and nobody could end the wait."""
+    one = server(SAY + """
+      for _, f in ipairs { io.lines, dofile, loadfile } do say((pcall(f))) end
+      local file <close> = assert(io.open(arg[0]))
+      for line in io.lines(arg[0]) do say(line == file:read()) break end
+      return { on_message = print }""", "--workers", "1")
+    assert one.wait_said(4) == ["false", "false", "false", "true"]

@@ -1,5 +1,6 @@
 """Unix sockets: listeners and outbound connections, stale files, modes, abstract names."""
 
+import fcntl
 import os
 import signal
 import socket
@@ -149,6 +150,23 @@ def test_two_that_start_at_once_do_not_both_win(path, tmp_path):
             one.kill()
             one.wait()
             one.stderr.close()
+
+
+@no_wine
+def test_a_directory_that_somebody_keeps_locked_stops_no_start(server, path):
+    """Whoever may read a directory can lock it, and needs no other right."""
+    lock = os.open(os.path.dirname(path), os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        one = server("""return { on_message = function(conn)
+            portico.listen(portico.args[1])
+            return "listening"
+          end }""", "--workers", "1", listen=[f"unix:{path}"], args=[f"unix:{path}2"])
+        with one.connect() as client:
+            assert client.send("x").take(9) == b"listening"
+        assert os.path.exists(path + "2")
+    finally:
+        os.close(lock)
 
 
 @no_wine
