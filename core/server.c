@@ -188,7 +188,7 @@ static void run_start(worker *w, worker_message *message)
 {
     server *s = w->server;
     (void)message;
-    if (w->app->start != NULL) w->app->start(w);
+    worker_begin(w);
     if (!server_stopping(s)) take_udp(s, w);
 }
 

@@ -3,7 +3,7 @@
  *   server_open()    starts the worker threads; each opens its port and its app (worker 0 first: if the script does not
  *                    load there, the others do not try)
  *   server_listen()  binds and listens; ports chosen by the system are known from here on
- *   server_start()   begins to accept
+ *   server_start()   begins to accept; the workers' timers fire and their mail arrives from here on
  *   server_stop()    stops accepting and drains; again: at once. Any thread
  *   server_wait()    until all workers have ended
  *   server_close()

@@ -87,7 +87,7 @@ static void dispatch(worker *w, const io_packet *packet)
 static int64_t wait_ns(worker *w)
 {
     int64_t next = timers_next(&w->timers);
-    if (next == INT64_MAX) return -1;
+    if (next == INT64_MAX || !w->begun) return -1;
     int64_t wait = next - w->conns.now_ns;
     /* now_ns is as old as the last round. That matters only for deadlines that are near. */
     if (wait < INT64_C(1000000000)) wait = next - io_port_now(w->port);
@@ -118,7 +118,7 @@ static void run_timers(worker *w)
 /* Returns true when connections are still dirty. */
 static bool fire_timers(worker *w)
 {
-    if (timers_next(&w->timers) <= w->conns.now_ns) run_timers(w);
+    if (w->begun && timers_next(&w->timers) <= w->conns.now_ns) run_timers(w);
     bool dirty = end_round(w);
     publish_load(w);
     return dirty;
@@ -183,7 +183,6 @@ static void open_and_serve(worker *w)
     w->conns.gate = w->entrance;
     udp_set_open(&w->udps, w->port, &w->timers);
     bool app_ok = w->app->open(w, w->app_context);
-    if (app_ok) mail_box_start(&w->box, w->port);
     w->events->on_opened(w, true, app_ok);
     if (app_ok) {
         loop(w);
@@ -238,9 +237,17 @@ void worker_join(worker *w)
     w->thread = NULL;
 }
 
+void worker_begin(worker *w)
+{
+    if (w->begun) return;
+    w->begun = true;
+    mail_box_start(&w->box, w->port);
+}
+
 void worker_drain(worker *w, int64_t drain_ns)
 {
     if (w->draining) return;
+    worker_begin(w); /* a server may be stopped before it has begun */
     w->draining = true;
     if (w->app->stop != NULL) w->app->stop(w);
     w->conns.now_ns = io_port_now(w->port);

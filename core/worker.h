@@ -29,8 +29,6 @@ enum { WORKER_MAX = 256 };
 typedef struct worker_app {
     /* Makes the worker's state (loads the script). False: it failed, and has logged why. */
     bool (*open)(worker *w, void *context);
-    /* Listening has begun. May be NULL. */
-    void (*start)(worker *w);
     /* The server is stopping: connections are about to be closed. May be NULL. */
     void (*stop)(worker *w);
     /* Work of the app that is still under way and should be waited for within the drain time. May be NULL: none. */
@@ -73,6 +71,7 @@ struct worker {
     worker_message exit_message;
     atomic_uint load;   /* connections here, as of the last settling, and sockets on their way here; for dealing */
     uint32_t published; /* of the load, what stands for connections here */
+    bool begun;         /* worker_begin() has run */
     bool draining;      /* worker_drain() has run */
     bool cut_done;
     bool cut_off;       /* bytes were queued, or handlers waited, when the drain was cut */
@@ -99,6 +98,8 @@ bool worker_start(worker *w, const io_backend *backend, const io_options *option
 /* options and events outlive the worker. */
 /* Ends the thread of a worker that is idle, or that never began to accept; waits for it. Main thread. */
 void worker_join(worker *w);
+/* From here on timers fire and mail is delivered; before it nothing runs but the app's open. Own thread. */
+void worker_begin(worker *w);
 /* Closes connections, each as soon as what is queued for it is sent; on_idle follows when all are gone. After drain_ns what
  * is left is cut off. Own thread. */
 void worker_drain(worker *w, int64_t drain_ns);

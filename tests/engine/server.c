@@ -15,10 +15,11 @@ enum { WORKERS = 2 };
 
 /* What the app counts, from all workers. */
 static struct {
-    atomic_uint started, stopped, cut, closed;
+    atomic_uint fired, stopped, cut, closed;
     atomic_uint opens, closes;
     atomic_uint per_worker[WORKERS];
     atomic_uint reasons[CONN_SHUTDOWN + 1];
+    atomic_uint turns;        /* of the first worker, as asked for */
     atomic_uint waiting;      /* what busy() says */
     atomic_bool stop_in_open; /* the first worker's app stops the server while it opens */
     atomic_bool fail_second;  /* the second worker's app does not open */
@@ -64,21 +65,25 @@ static void on_close(conn *c, conn_reason reason, io_status status)
 
 static const conn_events events = {on_open, on_data, nothing, nothing, nothing, on_close, nothing, NULL};
 
+static void on_timer(timer *t, int64_t now_ns)
+{
+    (void)t;
+    (void)now_ns;
+    app.fired++;
+}
+
 static bool app_open(worker *w, void *context)
 {
+    static timer clocks[WORKERS];
     (void)context;
     check(w->thread != NULL);
+    clocks[w->id] = (timer){.fire = on_timer};
+    check(timer_start(&w->timers, &clocks[w->id], 0));
     if (app.stop_in_open && w->id == 0) {
         server_stop(w->server);
         server_stop(w->server);
     }
     return !(app.fail_second && w->id == 1);
-}
-
-static void app_start(worker *w)
-{
-    (void)w;
-    app.started++;
 }
 
 static void app_stop(worker *w)
@@ -117,7 +122,7 @@ static void app_accept(worker *w, io_socket socket, const net_addr *peer, const 
     check(conn_open(&w->conns, socket, peer, &config) != NULL);
 }
 
-static const worker_app plain = {app_open, app_start, app_stop, app_busy, app_cut, app_close, app_accept, NULL};
+static const worker_app plain = {app_open, app_stop, app_busy, app_cut, app_close, app_accept, NULL};
 
 static server *open_server(uint32_t workers, uint32_t max_connections, int64_t drain_ns, net_addr *addr)
 {
@@ -172,7 +177,6 @@ static void connections_are_dealt_evenly_and_served(void)
     for (size_t i = 0; i < array_count(peers); i++) peer_close(peers[i]);
     server_stop(s);
     close_server(s, SERVER_CLEAN);
-    check_eq(app.started, WORKERS);
     check_eq(app.stopped, WORKERS);
     check_eq(app.cut, 0);
     check_eq(app.closed, WORKERS);
@@ -316,6 +320,34 @@ static void an_app_can_stop_the_server_while_others_still_open(void)
     check_eq(app.closed, WORKERS);
 }
 
+static void count_turn(worker *w, worker_message *message)
+{
+    (void)w;
+    (void)message;
+    app.turns++;
+}
+
+/* The first timer of a script may connect to the server itself, and with --user nothing but its load shall run as root. */
+static void timers_wait_for_the_start(void)
+{
+    memset(&app, 0, sizeof(app));
+    server_options options = {.backend = rig_backend(), .workers = WORKERS, .drain_ns = 1000000000};
+    bool app_failed;
+    server *s = server_open(&options, &plain, NULL, &app_failed);
+    check(s != NULL);
+    for (uint32_t turn = 1; turn <= 3; turn++) { /* by the second a round has passed since the app opened */
+        worker_message message = {.run = count_turn};
+        int64_t deadline_ns = os_monotonic_ns() + RIG_PATIENCE_NS;
+        worker_post(server_worker(s, 0), &message);
+        while (app.turns < turn) check(os_monotonic_ns() < deadline_ns);
+    }
+    check_eq(app.fired, 0);
+    server_start(s);
+    server_stop(s);
+    close_server(s, SERVER_CLEAN);
+    check_eq(app.fired, WORKERS);
+}
+
 /* A script may stop the server as soon as it runs, while the main thread has not listened yet. */
 static void a_stop_while_addresses_are_bound(void)
 {
@@ -455,6 +487,7 @@ int main(int argc, char **argv)
     check_run(stopping_with_peers_in_the_queue_loses_nothing_of_ours);
     check_run(a_server_can_stop_before_it_starts);
     check_run(an_app_can_stop_the_server_while_others_still_open);
+    check_run(timers_wait_for_the_start);
     check_run(a_stop_while_addresses_are_bound);
     check_run(an_app_that_does_not_open_ends_the_start);
     check_run(a_port_in_use_is_said);

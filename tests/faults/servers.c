@@ -66,8 +66,7 @@ static void app_accept(worker *w, io_socket socket, const net_addr *peer, const 
     if (conn_open(&w->conns, socket, peer, &config) == NULL) net_close(socket);
 }
 
-static const worker_app app = {app_open,    app_nothing, app_nothing, app_busy,
-                               app_nothing, app_nothing, app_accept,  NULL};
+static const worker_app app = {app_open, app_nothing, app_busy, app_nothing, app_nothing, app_accept, NULL};
 
 /* One question; the answer, or the end of the connection, or of the server. */
 static void ask(const server *s, const net_addr *addr)
