@@ -20,6 +20,7 @@ static void free_host(host *h)
     host_budget_close(h);
     host_line_close(h);
     host_topics_close(h);
+    host_outbox_close(h);
     mem_heap_close(h->heap);
     generation_release(h->generation);
     mem_free(h);

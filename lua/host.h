@@ -64,6 +64,8 @@ bool host_prepare(worker *w, generation *g);
 void host_drop(worker *w);
 /* Puts it into force. The one before can be gone back to, until the next of these. Returns how many connections are to move. */
 uint32_t host_commit(worker *w);
+/* It is in force on all workers: what it posted while it loaded is posted now, and so comes to itself. */
+void host_announce(worker *w);
 /* The one before will not be gone back to: it ends when nothing waits there any more. */
 void host_confirm(worker *w);
 /* Goes back. Returns how many connections are to move. */

@@ -17,16 +17,27 @@ static int api_monotonic(lua_State *L)
     return 1;
 }
 
+void host_shut_down(const host *h, int code)
+{
+    if (code >= 0 && h->config->exit_code != NULL) atomic_store(h->config->exit_code, code);
+    server_stop(h->worker->server);
+}
+
 static int api_shutdown(lua_State *L)
 {
     enum { CODE_MAX = 255 }; /* what a parent process can see, on every system */
-    atomic_int *exit_code = host_of(L)->config->exit_code;
+    host *h = host_of(L);
+    lua_Integer code = -1;
     if (!lua_isnoneornil(L, 1)) {
-        lua_Integer code = luaL_checkinteger(L, 1);
+        code = luaL_checkinteger(L, 1);
         luaL_argcheck(L, code >= 0 && code <= CODE_MAX, 1, "an exit code from 0 to 255 expected");
-        if (exit_code != NULL) atomic_store(exit_code, (int)code);
     }
-    server_stop(host_of(L)->worker->server);
+    if (h->holds_back) {
+        h->outbox.stop = true;
+        h->outbox.code = (int)code;
+    } else {
+        host_shut_down(h, (int)code);
+    }
     return 0;
 }
 
@@ -65,10 +76,11 @@ static int next_conn(lua_State *L)
 /* Takes a list at once, so that the loop's body may close connections, or wait. */
 static int api_conns(lua_State *L)
 {
-    const conn_set *conns = &host_of(L)->worker->conns;
+    const host *h = host_of(L);
+    const conn_set *conns = &h->worker->conns;
     lua_Integer count = 0;
     lua_createtable(L, (int)conns->count, 0);
-    for (conn *c = conns->live; c != NULL; c = c->live_next) {
+    for (conn *c = host_is_candidate(h) ? NULL : conns->live; c != NULL; c = c->live_next) {
         if (c->state != CONN_OPEN || !c->open_told) continue;
         host_conn_push(L, c);
         lua_rawseti(L, -2, ++count);

@@ -126,8 +126,10 @@ struct host {
     host_timer *timers;    /* all that run or are to run, through next and prev */
     host_line line;
     host_topics *topics; /* NULL: nobody has subscribed yet */
+    host_outbox outbox;  /* what waits until the state is in force everywhere */
     uint32_t spawned;    /* tasks of portico.spawn() that are not over */
     bool in_force;       /* timers run: the state has loaded, and is the seat's current one */
+    bool holds_back;     /* a candidate, until it is in force on all workers: mail and shutdown wait until then */
     bool loading;        /* top level, on_load or on_check run: what goes wrong refuses the generation */
     bool gives_way;      /* … or it is being closed: the host in force has its turns meanwhile */
     bool told;           /* lingering: what holds it has been logged */
@@ -177,6 +179,12 @@ struct host {
 static inline host *host_of_conn(const conn *c)
 {
     return container_of(c->events, host, events);
+}
+
+/* It loads, or is tried, beside the one in force: connections are none of its business yet. */
+static inline bool host_is_candidate(const host *h)
+{
+    return h == h->seat->candidate;
 }
 
 /* ---- Threads ---- */
@@ -375,6 +383,8 @@ int host_close_thread(lua_State *L, lua_State *co, const host_task *t);
 void host_library_open(lua_State *L);
 /* Logs the arguments from first on, as text with a character between. Returns 0. raises */
 int host_log_values(lua_State *L, log_level level, int first, char between);
+/* Stops the server. code: what the process is to exit with; -1: the script does not say. */
+void host_shut_down(const host *h, int code);
 /* Makes the global `portico`. raises */
 void host_api_open(lua_State *L);
 /* Opens portico.codec: a lua_CFunction for require. */

@@ -3,7 +3,16 @@
 
 #include "server.h"
 
+#include <inttypes.h>
 #include <stdio.h>
+
+/* A mail in an outbox. */
+typedef struct host_kept host_kept;
+struct host_kept {
+    host_kept *next;
+    mail *mail;
+    uint32_t to;
+};
 
 mail_result host_mail_try(host_seat *seat, mail *m, uint32_t to, uint32_t *full)
 {
@@ -21,12 +30,74 @@ mail_result host_mail_try(host_seat *seat, mail *m, uint32_t to, uint32_t *full)
     return result;
 }
 
+/* ---- The outbox ---- */
+
+/* The outbox takes over the mail. False: it is full, or there is no memory. */
+static bool keep(host_outbox *box, mail *m, uint32_t to)
+{
+    bool has_room = box->count < MAIL_COUNT_MAX && m->bytes <= MAIL_BYTES_MAX - box->bytes;
+    host_kept *one = has_room ? mem_alloc(sizeof(*one)) : NULL;
+    if (one == NULL) {
+        mail_release(m);
+        return false;
+    }
+    *one = (host_kept){.mail = m, .to = to};
+    if (box->last != NULL) box->last->next = one;
+    else box->first = one;
+    box->last = one;
+    box->bytes += m->bytes;
+    box->count++;
+    return true;
+}
+
+/* The oldest, which is the caller's then; NULL: none. */
+static mail *take(host_outbox *box, uint32_t *to)
+{
+    host_kept *one = box->first;
+    if (one == NULL) return NULL;
+    mail *m = one->mail;
+    *to = one->to;
+    box->first = one->next;
+    if (box->first == NULL) box->last = NULL;
+    box->bytes -= m->bytes;
+    box->count--;
+    mem_free(one);
+    return m;
+}
+
+void host_outbox_send(host *h)
+{
+    uint32_t to = 0, full, dropped = 0;
+    for (mail *m = take(&h->outbox, &to); m != NULL; m = take(&h->outbox, &to)) {
+        if (host_mail_try(h->seat, m, to, &full) == MAIL_FULL) dropped++;
+    }
+    if (dropped > 0)
+        log_write(LOG_WARN,
+                  "worker %" PRIu32 ": %" PRIu32
+                  " of what the script posted while it loaded is dropped: a message queue is full",
+                  h->worker->id, dropped);
+}
+
+void host_outbox_close(host *h)
+{
+    uint32_t to;
+    for (mail *m = take(&h->outbox, &to); m != NULL; m = take(&h->outbox, &to)) mail_release(m);
+}
+
+/* ---- Posting ---- */
+
 int host_mail_post(lua_State *L, mail *m, uint32_t to)
 {
+    host *h = host_of(L);
     uint32_t full;
     char text[64];
     if (m == NULL) return host_push_failure(L, "out of memory", "limit");
-    switch (host_mail_try(host_of(L)->seat, m, to, &full)) {
+    if (h->holds_back) {
+        if (!keep(&h->outbox, m, to)) return host_push_failure(L, "too much is posted while the script loads", "limit");
+        lua_pushboolean(L, true);
+        return 1;
+    }
+    switch (host_mail_try(h->seat, m, to, &full)) {
     case MAIL_POSTED:
         lua_pushboolean(L, true);
         return 1;

@@ -25,12 +25,26 @@ enum {
     HOST_TOPICS_MAX = 100000 /* subscriptions of one host */
 };
 
+/* What a candidate says to others: nobody hears it until it is in force on all workers, and if it is refused, nobody ever does. */
+typedef struct host_outbox {
+    struct host_kept *first; /* mails, in order of posting */
+    struct host_kept *last;
+    size_t bytes; /* of them, like a box's */
+    uint32_t count;
+    bool stop; /* portico.shutdown() was called … */
+    int code;  /* … with that code; -1: with none */
+} host_outbox;
+
 /* ---- host_mail.c ---- */
 /* Posts a mail, which may be NULL for want of memory, to a worker, and lets go of it. Pushes what the script gets: true, or nil,
- * message, code; returns how many values. raises, but has let go then, too. */
+ * message, code; returns how many values. A candidate's is kept for host_outbox_send(). raises, but has let go then, too. */
 int host_mail_post(lua_State *L, mail *m, uint32_t to);
 /* The same without a script that hears of it: nothing is pushed. */
 mail_result host_mail_try(host_seat *seat, mail *m, uint32_t to, uint32_t *full);
+/* Posts what was kept, in order. */
+void host_outbox_send(host *h);
+/* Forgets it. */
+void host_outbox_close(host *h);
 /* The host that gets the mail of a worker, or NULL when nobody is to. */
 host *host_mail_taker(const struct worker *w);
 /* A name: 1 to HOST_TOPIC_BYTES bytes. raises */

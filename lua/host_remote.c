@@ -180,7 +180,7 @@ int host_api_conn(lua_State *L)
     lua_Integer id = luaL_checkinteger(L, 1);
     luaL_argcheck(L, id > 0, 1, "the id of a connection expected");
     if (owner_of(h, (uint64_t)id) == h->worker->id) {
-        conn *c = conn_find(&h->worker->conns, (uint64_t)id);
+        conn *c = host_is_candidate(h) ? NULL : conn_find(&h->worker->conns, (uint64_t)id);
         if (c == NULL || !c->open_told || c->close_told) return host_push_failure(L, "closed", "closed");
         host_conn_push(L, c);
         return 1;

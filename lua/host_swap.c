@@ -249,6 +249,7 @@ bool host_prepare(worker *w, generation *g)
         return false;
     }
     seat->candidate = h;
+    h->holds_back = true;
     give_way_from_now_on(h);
     host_set_hook(h, h->L);
     bool ok = host_load(h);
@@ -287,6 +288,15 @@ uint32_t host_commit(worker *w)
     host_timers_start(h);
     begin_sweep(seat);
     return count_to_move(seat);
+}
+
+void host_announce(worker *w)
+{
+    const host_seat *seat = w->app_state;
+    host *h = seat->current;
+    h->holds_back = false;
+    host_outbox_send(h);
+    if (h->outbox.stop) host_shut_down(h, h->outbox.code);
 }
 
 void host_confirm(worker *w)

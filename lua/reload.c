@@ -22,7 +22,7 @@ enum {
     REPORT_BYTES = 4096
 };
 
-typedef enum phase { RESTING, PREPARING, DROPPING, COMMITTING, UNDOING, CONFIRMING, COUNTING } phase;
+typedef enum phase { RESTING, PREPARING, DROPPING, COMMITTING, ANNOUNCING, UNDOING, CONFIRMING, COUNTING } phase;
 
 /* A worker's part of a step. */
 typedef struct part part;
@@ -151,6 +151,12 @@ static void drop(worker *w, part *p)
 static void commit(worker *w, part *p)
 {
     p->moves = host_commit(w);
+}
+
+static void announce(worker *w, part *p)
+{
+    (void)p;
+    host_announce(w);
 }
 
 static void confirm(worker *w, part *p)
@@ -321,7 +327,6 @@ static void committed(reload *r)
     generation *g = r->candidate;
     char old_name[64], new_name[64];
     uint32_t moves = all_moves(r);
-    bool on_probation = r->options->probation_ns > 0;
     r->candidate = NULL;
     r->numbers = g->number;
     g->loaded_ns = os_realtime_ns();
@@ -334,9 +339,14 @@ static void committed(reload *r)
              "reload: %s takes over from %s: prepared in %.1f ms, swapped in %.3f ms, %" PRIu32 " connection%s to move",
              name_of(g, new_name, sizeof(new_name)), name_of(r->fallback, old_name, sizeof(old_name)),
              (double)(r->prepared_ns - r->begun_ns) / 1e6, (double)slowest_ns(r) / 1e6, moves, moves == 1 ? "" : "s");
-    r->phase = RESTING;
     r->probation_end_ns = os_monotonic_ns() + r->options->probation_ns;
-    if (!on_probation) begin_step(r, CONFIRMING, confirm);
+    begin_step(r, ANNOUNCING, announce);
+}
+
+static void announced(reload *r)
+{
+    r->phase = RESTING;
+    if (r->options->probation_ns == 0) begin_step(r, CONFIRMING, confirm);
 }
 
 static void confirmed(reload *r)
@@ -513,6 +523,9 @@ static void go_on(reload *r)
         break;
     case COMMITTING:
         committed(r);
+        break;
+    case ANNOUNCING:
+        announced(r);
         break;
     case UNDOING:
         undone(r);

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from reloads import ASK, REFUSED, TELLER, UNDONE, reload, save, say
+from reloads import ASK, REFUSED, TAKEN, TELLER, UNDONE, reload, save, say
+from rig import SAY
 
 pytestmark = pytest.mark.packets("both")
 # Name, text, and what the log says about it. The options below make the endless ones end soon.
@@ -140,3 +141,62 @@ def test_stopping_ends_a_version_that_loads(server):
         assert say(client, "x") == "a:x"
         client.close()
         one.stop(seconds=20)
+
+
+# What a version says to others, and does to connections, while it loads; worker by worker.
+TALKER = SAY + """
+portico.subscribe("load", function(v) say("%s", portico.worker.id, "hears", v) end)
+"""
+LOUD = TALKER % "new" + """
+for conn in portico.conns() do conn:send("from a candidate") end
+for id = 1, 64 do
+  local conn = portico.conn(id)
+  if conn then conn:send("from a candidate") end
+end
+portico.broadcast("broadcast")
+portico.publish("load", portico.worker.id)
+"""
+
+
+def test_a_version_that_is_refused_has_said_nothing(server):
+    one = server(TALKER % "old" + TELLER % "a", "--workers", "2")
+    with one.connect() as client, one.connect() as other:
+        assert say(other, "x") == "a:x"
+        save(one, LOUD + "portico.shutdown(3) error('unfit')")
+        reload(one, client, REFUSED)
+        save(one, LOUD + "portico.shutdown(3) return { version = 2, migrate = function() error('unfit') end }")
+        reload(one, client, REFUSED)
+        assert say(other, "x") == "a:x"
+        assert say(client, "x") == "a:x"
+        assert one.said() == []
+
+
+def test_what_a_version_says_while_it_loads_is_heard_when_it_is_in_force(server):
+    one = server(TALKER % "old" + TELLER % "a", "--workers", "2")
+    with one.connect() as client, one.connect() as other:
+        assert say(other, "x") == "a:x"
+        save(one, TALKER % "new" + "portico.broadcast('broadcast') portico.publish('load', portico.worker.id)" + TELLER % "b")
+        reload(one, client)
+        assert other.take(18) == b"broadcast" * 2  # of both workers
+        assert client.take(18) == b"broadcast" * 2
+        assert sorted(one.wait_said(4)) == [f"new {to} hears {of}" for to in (0, 1) for of in (0, 1)]
+        assert say(other, "x") == "b:x"
+
+
+def test_a_version_that_stops_the_server_while_it_loads_comes_into_force_first(server):
+    one = server(TELLER % "a", "--workers", "2")
+    with one.connect() as client:
+        save(one, "portico.shutdown(7) return {}")
+        assert say(client, "reload") == "asked"
+        one.check_end(7)
+        assert len(one.log(TAKEN)) == 1
+
+
+def test_what_waits_for_a_version_to_be_in_force_is_bounded(server):
+    one = server(TELLER % "a", "--workers", "1")
+    with one.connect() as client:
+        save(one, SAY + "local ok, message, code repeat ok, message, code = portico.publish('t', ('x'):rep(1 << 20)) until not ok "
+                        "say(message, code) " + TELLER % "b")
+        reload(one, client)
+        assert one.wait_said(1) == ["too much is posted while the script loads limit"]
+        assert say(client, "x") == "b:x"
