@@ -9,6 +9,9 @@
 
 #define PATIENCE_NS INT64_C(1000000000) /* at the end, for look-ups that are under way */
 
+/* See resolver_left_behind(). */
+static atomic_bool left_behind;
+
 struct resolver {
     os_mutex *mutex; /* guards everything here */
     os_cond *asked;
@@ -130,9 +133,17 @@ void resolver_close(resolver *r)
     r->over = true;
     bool all_left = r->running == 0;
     os_mutex_unlock(r->mutex);
-    if (!all_left) return;
+    if (!all_left) {
+        atomic_store(&left_behind, true);
+        return;
+    }
     for (uint32_t i = 0; i < r->thread_count; i++) os_thread_join(r->threads[i]);
     free_resolver(r);
+}
+
+bool resolver_left_behind(void)
+{
+    return atomic_load(&left_behind);
 }
 
 io_status resolver_ask(resolver *r, worker *w, resolver_query *query)

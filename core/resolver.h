@@ -48,6 +48,8 @@ resolver *resolver_open(void);
  * What cannot be interrupted is left behind, to end with the process. No answers come after this. The workers' ports are
  * still open. */
 void resolver_close(resolver *r);
+/* True once a resolver_close() had to leave threads behind: they, and the blocks of memory they use, end with the process. */
+bool resolver_left_behind(void);
 
 /* thread  the worker's.
  * result  IO_OK: answer will be called there. IO_LIMIT: too many queries, or no thread to be had; the query is still the

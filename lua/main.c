@@ -21,6 +21,7 @@
 #include "options.h"
 #include "os.h"
 #include "reload.h"
+#include "resolver.h"
 #include "server.h"
 #include "shared.h"
 #include "triggers.h"
@@ -566,7 +567,7 @@ static int prepare(const options *o)
     return code;
 }
 
-/* *left_behind: blocks of memory may be in use and standard error be full, see log_close(). */
+/* *left_behind: threads that hang may be using blocks of memory, see log_close() and resolver_left_behind(). */
 static int run_command_line(int argc, char **argv, bool *left_behind)
 {
     options o;
@@ -588,7 +589,7 @@ static int run_command_line(int argc, char **argv, bool *left_behind)
     log_open(least, o.log_format == OPTIONS_JSON);
     confine_log();
     int code = prepare(&o);
-    *left_behind = !log_close();
+    *left_behind = !log_close() || resolver_left_behind();
     return code;
 }
 

@@ -233,19 +233,36 @@ def test_wrong_use_raises(server, numbers):
 
 # ---- Names with several addresses ----
 
+def with_file(path, place):
+    """A prefix that runs a program which finds that file at that place."""
+    prefix = ["unshare", "-m", "sh", "-c", f'mount --bind {path} {place} && exec "$@"', "sh"]
+    if Settings.wine or subprocess.run([*prefix, "true"], stderr=subprocess.DEVNULL, check=False).returncode:
+        pytest.skip(f"no {place} of one's own here")
+    return prefix
+
+
 @pytest.fixture
 def hosts(tmp_path):
     """hosts(lines): a prefix that runs a program with that /etc/hosts."""
-    path = tmp_path / "hosts"
-    prefix = ["unshare", "-m", "sh", "-c", f'mount --bind {path} /etc/hosts && exec "$@"', "sh"]
-
     def make(lines):
+        path = tmp_path / "hosts"
         path.write_text(lines)
-        if Settings.wine or subprocess.run([*prefix, "true"], stderr=subprocess.DEVNULL, check=False).returncode:
-            pytest.skip("no /etc/hosts of one's own here")
-        return prefix
+        return with_file(path, "/etc/hosts")
 
     return make
+
+
+@pytest.fixture
+def deaf(tmp_path):
+    """A prefix that runs a program whose name server does not answer."""
+    path = tmp_path / "resolv.conf"
+    path.write_text("nameserver 127.0.53.1\noptions timeout:30\n")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as name_server:
+        try:
+            name_server.bind(("127.0.53.1", 53))
+        except OSError as error:
+            pytest.skip(f"no name server of one's own here: {error}")
+        yield with_file(path, "/etc/resolv.conf")
 
 
 CONNECT = """
@@ -326,3 +343,20 @@ def test_who_is_late_is_dropped_without_a_word(server, numbers, hosts):
     until(lambda: one.process.poll() is None)
     one.stop()
     assert one.said() == ["connected", f"127.0.0.1:{numbers.port} true", "closed"]
+
+
+def test_names_that_are_being_looked_up_hold_up_nobody_else(server, numbers, deaf):
+    """Neither addresses, of which "localhost" is one, nor the end of the server, which leaves those look-ups behind."""
+    said = client(server, """
+      local asked = 0
+      for i = 1, 8 do
+        portico.spawn(function() asked = asked + 1 portico.connect(("tcp://name%d.test:1"):format(i), { timeout = 60 }) end)
+      end
+      while asked < 8 do portico.sleep(0) end
+      for _, host in ipairs({ "127.0.0.1", "localhost" }) do
+        local c, message, code = portico.connect(("tcp://%s:%s"):format(host, uri:match("%d+$")), { timeout = 8 })
+        say(c and c.peer or code)
+      end
+      say(select(3, portico.connect("tcp://one.test:1", { timeout = 0.2 })))
+    """, f"tcp://127.0.0.1:{numbers.port}", prefix=deaf)
+    assert said == [f"127.0.0.1:{numbers.port}"] * 2 + ["timeout"]
