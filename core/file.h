@@ -18,6 +18,11 @@ enum { FILE_BYTES_MAX = 64 << 20 }; /* of one file that is read */
  * error   of error_size bytes: why not ("no such file", "is a directory", …), when the result is false. */
 bool file_read(char **data, size_t *len, const char *path, char *error, size_t error_size);
 
+/* The same of an ordinary file: of a pipe or a device, which may never end, nothing is read.
+ *
+ * missing  no such file; when the result is false. */
+bool file_read_ordinary(char **data, size_t *len, const char *path, bool *missing, char *error, size_t error_size);
+
 /* It is an ordinary file, which is there to be read again: no pipe, no device. Links are followed. */
 bool file_is_ordinary(const char *path);
 

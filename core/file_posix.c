@@ -91,6 +91,19 @@ bool file_read(char **data, size_t *len, const char *path, char *error, size_t e
     return code == 0 || fail(error, error_size, code);
 }
 
+bool file_read_ordinary(char **data, size_t *len, const char *path, bool *missing, char *error, size_t error_size)
+{
+    struct stat status;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    *missing = fd < 0 && (errno == ENOENT || errno == ENOTDIR || errno == ENAMETOOLONG);
+    if (fd < 0) return fail(error, error_size, errno);
+    bool is_readable = fstat(fd, &status) != 0 || S_ISREG(status.st_mode) || S_ISDIR(status.st_mode);
+    int code = is_readable ? read_all(fd, data, len) : 0;
+    close(fd);
+    if (!is_readable) snprintf(error, error_size, "is a pipe or a device, and no ordinary file");
+    return is_readable && (code == 0 || fail(error, error_size, code));
+}
+
 bool file_is_ordinary(const char *path)
 {
     struct stat status;

@@ -21,6 +21,9 @@ static bool fail(char *error, size_t error_size, DWORD code)
     case ERROR_DIRECTORY:
         snprintf(error, error_size, "is a directory");
         break;
+    case ERROR_BAD_FILE_TYPE:
+        snprintf(error, error_size, "is a pipe or a device, and no ordinary file");
+        break;
     case ERROR_ACCESS_DENIED:
         snprintf(error, error_size, "access denied");
         break;
@@ -74,24 +77,36 @@ static DWORD read_all(HANDLE file, char **data, size_t *len)
     return ERROR_SUCCESS;
 }
 
-bool file_read(char **data, size_t *len, const char *path, char *error, size_t error_size)
+/* Returns ERROR_SUCCESS, or what went wrong: ERROR_BAD_FILE_TYPE when it is to be ordinary and is not. */
+static DWORD read_path(char **data, size_t *len, const char *path, bool ordinary)
 {
-    if (path == NULL) {
-        DWORD code = read_all(GetStdHandle(STD_INPUT_HANDLE), data, len);
-        return code == ERROR_SUCCESS || fail(error, error_size, code);
-    }
     wchar_t *wide = wide_from(path, L"");
-    if (wide == NULL) return fail(error, error_size, ERROR_INVALID_NAME);
+    if (wide == NULL) return ERROR_INVALID_NAME;
     DWORD code = ERROR_SUCCESS;
     DWORD attributes = GetFileAttributesW(wide);
     if (attributes != INVALID_FILE_ATTRIBUTES && (attributes & FILE_ATTRIBUTE_DIRECTORY) != 0) code = ERROR_DIRECTORY;
     if (code == ERROR_SUCCESS) {
         HANDLE file = CreateFileW(wide, GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE, NULL,
                                   OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, NULL);
-        code = file == INVALID_HANDLE_VALUE ? GetLastError() : read_all(file, data, len);
+        if (file == INVALID_HANDLE_VALUE) code = GetLastError();
+        else if (ordinary && GetFileType(file) != FILE_TYPE_DISK) code = ERROR_BAD_FILE_TYPE;
+        else code = read_all(file, data, len);
         if (file != INVALID_HANDLE_VALUE) CloseHandle(file);
     }
     mem_free(wide);
+    return code;
+}
+
+bool file_read(char **data, size_t *len, const char *path, char *error, size_t error_size)
+{
+    DWORD code = path == NULL ? read_all(GetStdHandle(STD_INPUT_HANDLE), data, len) : read_path(data, len, path, false);
+    return code == ERROR_SUCCESS || fail(error, error_size, code);
+}
+
+bool file_read_ordinary(char **data, size_t *len, const char *path, bool *missing, char *error, size_t error_size)
+{
+    DWORD code = read_path(data, len, path, true);
+    *missing = code == ERROR_FILE_NOT_FOUND || code == ERROR_PATH_NOT_FOUND || code == ERROR_INVALID_NAME;
     return code == ERROR_SUCCESS || fail(error, error_size, code);
 }
 

@@ -25,8 +25,16 @@ static uint64_t hash_text(const char *text, size_t len)
     return hash_bytes(UINT64_C(0xcbf29ce484222325), text, len);
 }
 
-/* Adds a file. text may be NULL; it is freed when there is no memory. The mutex is held, or nobody else knows g. */
-static generation_file *add(generation *g, const char *path, char *text, size_t len)
+static void free_file(generation_file *file)
+{
+    mem_free(file->text);
+    mem_free(file->why);
+    mem_free(file);
+}
+
+/* Adds a file. text may be NULL: then why may say what is wrong with it. The text is freed when there is no memory. The mutex is
+ * held, or nobody else knows g. */
+static generation_file *add(generation *g, const char *path, char *text, size_t len, const char *why)
 {
     size_t size = strlen(path) + 1;
     generation_file *file = mem_alloc(sizeof(*file) + size);
@@ -35,7 +43,16 @@ static generation_file *add(generation *g, const char *path, char *text, size_t 
         return NULL;
     }
     *file = (generation_file){.next = g->files, .text = text, .len = len};
-    if (text != NULL) file->hash = hash_text(text, len);
+    if (text != NULL) {
+        file->hash = hash_text(text, len);
+    } else if (why != NULL) {
+        file->hash = hash_text(why, strlen(why)); /* that it can be read now, or is gone, is a change */
+        file->why = mem_strdup(why);
+        if (file->why == NULL) {
+            free_file(file);
+            return NULL;
+        }
+    }
     memcpy(file->path, path, size);
     g->files = file;
     return file;
@@ -59,7 +76,7 @@ generation *generation_open(uint64_t number, const char *path, char *text, size_
     atomic_init(&g->users, 1);
     atomic_init(&g->error_limit, UINT64_MAX);
     g->mutex = os_mutex_open();
-    g->script = add(g, path, text, len);
+    g->script = add(g, path, text, len, NULL);
     if (g->mutex != NULL && g->script != NULL) return g;
     generation_release(g);
     return NULL;
@@ -76,8 +93,7 @@ void generation_release(generation *g)
     while (g->files != NULL) {
         generation_file *file = g->files;
         g->files = file->next;
-        mem_free(file->text);
-        mem_free(file);
+        free_file(file);
     }
     if (g->mutex != NULL) os_mutex_close(g->mutex);
     mem_free(g);
@@ -86,12 +102,12 @@ void generation_release(generation *g)
 /* ---- Reading ---- */
 
 /* Reads until two readings agree, so that one that is being written is not taken half. */
-static bool read_whole(char **text, size_t *len, const char *path, char *error, size_t error_size)
+static bool read_whole(char **text, size_t *len, const char *path, bool *missing, char *error, size_t error_size)
 {
     char *before = NULL;
     size_t before_len = 0;
     for (int reading = 0; reading < READINGS_MAX; reading++) {
-        if (!file_read(text, len, path, error, error_size)) break;
+        if (!file_read_ordinary(text, len, path, missing, error, error_size)) break;
         bool agrees = before != NULL && before_len == *len && memcmp(before, *text, *len) == 0;
         mem_free(before);
         if (agrees) return true;
@@ -103,20 +119,25 @@ static bool read_whole(char **text, size_t *len, const char *path, char *error, 
     return false;
 }
 
-/* What old knows by path and g does not is read into g. What cannot be read is noted as not being there. False: out of
- * memory. */
-static bool read_known(generation *g, const generation *old)
+/* Reads a file into g. NULL: out of memory. The mutex is held, or nobody else knows g. */
+static generation_file *read_file(generation *g, const char *path)
 {
     char why[128];
+    char *text = NULL;
+    size_t len = 0;
+    bool missing = false;
+    if (read_whole(&text, &len, path, &missing, why, sizeof(why))) return add(g, path, text, len, NULL);
+    return add(g, path, NULL, 0, missing ? NULL : why);
+}
+
+/* What old knows by path and g does not is read into g. False: out of memory. */
+static bool read_known(generation *g, const generation *old)
+{
     bool ok = true;
     if (old == NULL) return true;
     os_mutex_lock(old->mutex);
     for (const generation_file *file = old->files; ok && file != NULL; file = file->next) {
-        char *text = NULL;
-        size_t len = 0;
-        if (find(g, file->path) != NULL) continue;
-        if (!read_whole(&text, &len, file->path, why, sizeof(why))) text = NULL;
-        ok = add(g, file->path, text, text == NULL ? 0 : len) != NULL;
+        if (find(g, file->path) == NULL) ok = read_file(g, file->path) != NULL;
     }
     os_mutex_unlock(old->mutex);
     return ok;
@@ -127,7 +148,8 @@ generation *generation_read_again(uint64_t number, const generation *like, const
 {
     char *text;
     size_t len;
-    if (!read_whole(&text, &len, like->script->path, error, error_size)) return NULL;
+    bool missing;
+    if (!read_whole(&text, &len, like->script->path, &missing, error, error_size)) return NULL;
     generation *g = generation_open(number, like->script->path, text, len);
     if (g != NULL && read_known(g, like) && read_known(g, and_like)) return g;
     generation_release(g);
@@ -137,18 +159,14 @@ generation *generation_read_again(uint64_t number, const generation *like, const
 
 const generation_file *generation_module(generation *g, const char *path)
 {
-    char why[128];
     os_mutex_lock(g->mutex);
     generation_file *file = find(g, path);
     if (file == NULL) { /* what was missing once stays so: all have the same files, and its coming is a change */
-        char *text = NULL;
-        size_t len = 0;
-        if (!read_whole(&text, &len, path, why, sizeof(why))) text = NULL;
-        file = add(g, path, text, text == NULL ? 0 : len);
+        file = read_file(g, path);
         if (!atomic_exchange(&g->found, true)) os_news_post(OS_NEWS_WAKE);
     }
     os_mutex_unlock(g->mutex);
-    return file == NULL || file->text == NULL ? NULL : file;
+    return file == NULL || (file->text == NULL && file->why == NULL) ? NULL : file;
 }
 
 /* ---- Comparing ---- */

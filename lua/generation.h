@@ -23,7 +23,8 @@ enum {
 typedef struct generation_file generation_file;
 struct generation_file {
     generation_file *next;
-    char *text; /* a NUL that is not counted follows; NULL: there was no such file */
+    char *text; /* a NUL that is not counted follows; NULL: there was no such file, or it could not be read, … */
+    char *why;  /* … and why not; else NULL */
     size_t len;
     uint64_t hash;
     char path[];
@@ -61,7 +62,7 @@ generation *generation_read_again(uint64_t number, const generation *like, const
                                   size_t error_size);
 
 /* The module in the file of that path: as it is known, else it is read now, and the main thread is woken, which has one file
- * more to watch. NULL: it cannot be read. The text stays. */
+ * more to watch. NULL: there is no such file. Its text, or why it has none, stays. */
 const generation_file *generation_module(generation *g, const char *path);
 
 /* True when every file that old knew is in g with the same content. */

@@ -91,6 +91,10 @@ static int search_own(lua_State *L, const char *name)
         lua_pushfstring(L, "%s%s%s%s", h->config->script_dir, LUA_DIRSEP, path, places[i]);
         const generation_file *file = generation_module(h->generation, lua_tostring(L, -1));
         if (file == NULL) continue;
+        if (file->text == NULL) {
+            lua_pushfstring(L, "cannot read %s: %s", file->path, file->why);
+            return fail_to_load(L, name);
+        }
         check_cycle(L, name, file->path);
         lua_pushfstring(L, "@%s", file->path);
         if (host_compile(L, file, lua_tostring(L, -1)) != LUA_OK) {

@@ -1,6 +1,8 @@
 """Versions that cannot be used: the one in force serves on, no connection is lost, and the reason is logged once."""
 
+import os
 import re
+import shutil
 
 import pytest
 
@@ -81,6 +83,37 @@ def test_a_file_that_is_gone_or_cannot_be_read(server):
         save(one, TELLER % "b")
         reload(one, client)
         assert say(client, "x") == "b:x"
+
+
+@pytest.mark.no_wine("no FIFOs")
+def test_a_module_that_is_a_pipe_is_not_waited_for(server):
+    """Whoever opened it would wait for a writer, and with it every reload and every command."""
+    one = server("pcall(require, 'part') " + TELLER % "a")
+    os.mkfifo(one.directory / "part.lua")
+    with one.connect() as client:
+        reload(one, client)
+        save(one, "require 'part'")
+        refusal = reload(one, client, REFUSED)
+        assert re.search(r"cannot read .*/part\.lua: is a pipe or a device, and no ordinary file \(in module 'part'\)", refusal)
+        (one.directory / "script.lua").unlink()
+        os.mkfifo(one.directory / "script.lua")
+        assert "is a pipe" in reload(one, client, REFUSED)
+        assert say(client, "x") == "a:x"
+
+
+@pytest.mark.no_wine("no modes of files")
+def test_a_module_that_may_not_be_read_is_not_said_to_be_missing(server, tmp_path):
+    prefix = []
+    if os.geteuid() == 0:
+        prefix = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"]
+        if not shutil.which("setpriv"):
+            pytest.skip("root may read everything, and there is no setpriv")
+    part = tmp_path / "server0" / "part" / "init.lua"
+    part.parent.mkdir(parents=True)
+    part.touch(0)
+    one = server("require 'part'", ready=False, prefix=prefix)
+    assert one.wait_end() == 3
+    assert one.log(r"cannot read .*/part/init\.lua: [Pp]ermission denied \(in module 'part'\)"), one.text()
 
 
 @pytest.mark.budget

@@ -68,7 +68,7 @@ static const char *read_script(const char *path, size_t *len)
 {
     char why[256];
     char *text;
-    if (!__real_file_read(&text, len, path, why, sizeof(why))) sim_fail("sim", "%s: %s", path, why);
+    if (!file_read(&text, len, path, why, sizeof(why))) sim_fail("sim", "%s: %s", path, why);
     return text;
 }
 

@@ -77,8 +77,10 @@ void sim_version_save(bool is_good)
 }
 
 /* The only file that the program reads. */
-bool __wrap_file_read(char **data, size_t *len, const char *path, char *error, size_t error_size)
+bool __wrap_file_read_ordinary(char **data, size_t *len, const char *path, bool *missing, char *error,
+                               size_t error_size)
 {
+    *missing = false;
     sim_check("sim", strcmp(path, SIM_SCRIPT_PATH) == 0, "the program reads %s", path);
     *data = sim_version_read(len);
     if (*data == NULL) (void)snprintf(error, error_size, "out of memory");

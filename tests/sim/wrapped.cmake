@@ -6,4 +6,4 @@ set(wrapped
   os_mutex_open os_mutex_close os_mutex_lock os_mutex_unlock
   os_cond_open os_cond_close os_cond_wait os_cond_signal os_cond_broadcast
   mem_alloc mem_zalloc mem_realloc mem_strdup mem_heap_open mem_heap_realloc
-  file_read host_events conn_open conn_connect conn_send conn_send_last conn_draw conn_keep conn_consume conn_unread)
+  file_read_ordinary host_events conn_open conn_connect conn_send conn_send_last conn_draw conn_keep conn_consume conn_unread)

@@ -45,8 +45,8 @@ int sim_os_open(void);
 void sim_news_open(void);
 
 /* versions.c */
-bool __wrap_file_read(char **data, size_t *len, const char *path, char *error, size_t error_size);
-bool __real_file_read(char **data, size_t *len, const char *path, char *error, size_t error_size);
+bool __wrap_file_read_ordinary(char **data, size_t *len, const char *path, bool *missing, char *error,
+                               size_t error_size);
 
 /* mem_sim.c */
 void *__wrap_mem_alloc(size_t bytes);
