@@ -21,6 +21,7 @@ struct listener {
     io_socket socket;
     net_uri uri; /* of NET_TCP with the port that the system chose */
     net_unix_file file;
+    int16_t mode;  /* of that file, as it was named last; callers' of listener_set_mode() */
     io_port *port; /* NULL until started */
     timers *deadlines;
     timer retry;
@@ -30,6 +31,14 @@ struct listener {
     bool said;     /* the log has a line about that */
     char name[LISTENER_NAME_MAX];
 };
+
+io_status listener_set_mode(listener *l, int16_t mode, int *native)
+{
+    *native = 0;
+    if (l->uri.transport != NET_UNIX || mode == l->mode) return IO_OK;
+    l->mode = mode; /* what has failed fails again: once is enough */
+    return net_unix_set_mode(&l->uri, &l->file, mode, native);
+}
 
 static void wait_and_retry(listener *l)
 {
@@ -112,6 +121,7 @@ io_status listener_open(listener **out, const net_uri *uri, const listener_event
     listener *l = mem_zalloc(sizeof(*l));
     if (l == NULL) return IO_LIMIT;
     l->uri = *uri;
+    l->mode = uri->mode;
     io_status status = open_socket(l, native);
     if (status != IO_OK) {
         mem_free(l);

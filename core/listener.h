@@ -52,6 +52,13 @@ void listener_remove_file(listener *l);
 /* "tcp://127.0.0.1:7777", with the port that the system chose, or "unix:/run/x". Valid until listener_close(). */
 const char *listener_name(const listener *l);
 
+/* Gives the file of a Unix socket other permissions, or those that it has without any being named (NET_MODE_NONE). Nothing is done
+ * when it has been given these before, or for NET_TCP.
+ *
+ * thread  any, one at a time.
+ * native  the system's code on failure. */
+io_status listener_set_mode(listener *l, int16_t mode, int *native);
+
 /* Begins to accept on the caller's port. */
 io_status listener_start(listener *l, io_port *port, timers *deadlines);
 /* Its socket has found a place, or is closed: the next one is accepted. */

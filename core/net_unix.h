@@ -17,7 +17,8 @@
 
 /* Which file a listener has made. */
 typedef struct net_unix_file {
-    bool made; /* false: none (an abstract name), or it has been removed */
+    bool made;    /* false: none (an abstract name), or it has been removed */
+    int16_t mode; /* its permissions when the URI names none; what follows stays as it is once the file is made */
     uint64_t device;
     uint64_t inode;
 } net_unix_file;
@@ -27,6 +28,11 @@ typedef struct net_unix_file {
  * result  IO_OK; IO_IN_USE: somebody listens there; IO_INVALID: the name is that of a file that is no socket, which is left
  *         alone; IO_NOT_FOUND: there is no such directory; IO_DENIED; IO_UNSUPPORTED: this system has no Unix sockets. */
 io_status net_unix_listen(io_socket *opened, const net_uri *uri, net_unix_file *file, int *native);
+
+/* Gives the file of a listener the permissions mode, or with NET_MODE_NONE those that it has when the URI names none.
+ * native  the system's code on failure.
+ * result  IO_OK, also for an abstract name, which has none; IO_NOT_FOUND: the file is gone, or another has its name; IO_DENIED. */
+io_status net_unix_set_mode(const net_uri *uri, const net_unix_file *file, int16_t mode, int *native);
 
 /* Removes the file of a listener, while its socket is still open: else another process could already have the name. */
 void net_unix_remove(const net_uri *uri, net_unix_file *file);

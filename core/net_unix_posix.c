@@ -119,7 +119,10 @@ static int remember(net_unix_file *file, const net_uri *uri)
 {
     struct stat made;
     if (lstat(uri->path, &made) != 0) return errno;
-    *file = (net_unix_file){.made = true, .device = (uint64_t)made.st_dev, .inode = (uint64_t)made.st_ino};
+    *file = (net_unix_file){.made = true,
+                            .mode = (int16_t)(made.st_mode & 0777),
+                            .device = (uint64_t)made.st_dev,
+                            .inode = (uint64_t)made.st_ino};
     return 0;
 }
 
@@ -166,13 +169,28 @@ io_status net_unix_listen(io_socket *opened, const net_uri *uri, net_unix_file *
     return map(*native);
 }
 
-void net_unix_remove(const net_uri *uri, net_unix_file *file)
+/* The file is there, and still the one that was made. */
+static bool is_there(const net_uri *uri, const net_unix_file *file)
 {
     struct stat found;
+    return lstat(uri->path, &found) == 0 && (uint64_t)found.st_dev == file->device &&
+           (uint64_t)found.st_ino == file->inode;
+}
+
+io_status net_unix_set_mode(const net_uri *uri, const net_unix_file *file, int16_t mode, int *native)
+{
+    *native = 0;
+    if (is_abstract(uri)) return IO_OK;
+    if (!is_there(uri, file)) *native = ENOENT;
+    else if (chmod(uri->path, (mode_t)(mode == NET_MODE_NONE ? file->mode : mode)) != 0) *native = errno;
+    return map(*native);
+}
+
+void net_unix_remove(const net_uri *uri, net_unix_file *file)
+{
     if (!file->made) return;
     file->made = false;
-    if (lstat(uri->path, &found) != 0) return;
-    if ((uint64_t)found.st_dev == file->device && (uint64_t)found.st_ino == file->inode) (void)unlink(uri->path);
+    if (is_there(uri, file)) (void)unlink(uri->path);
 }
 
 /* ---- Connecting ---- */

@@ -21,6 +21,15 @@ io_status net_unix_listen(io_socket *opened, const net_uri *uri, net_unix_file *
     return refuse(opened, native);
 }
 
+io_status net_unix_set_mode(const net_uri *uri, const net_unix_file *file, int16_t mode, int *native)
+{
+    (void)uri;
+    (void)file;
+    (void)mode;
+    *native = 0;
+    return IO_OK;
+}
+
 void net_unix_remove(const net_uri *uri, net_unix_file *file)
 {
     (void)uri;

@@ -502,6 +502,12 @@ bool server_name_listener(server *s, uint32_t number, const char *text)
     return kept != NULL;
 }
 
+io_status server_set_mode(server *s, uint32_t number, int16_t mode, int *native)
+{
+    *native = 0;
+    return s->slots[number].stream != NULL ? listener_set_mode(s->slots[number].stream, mode, native) : IO_OK;
+}
+
 void server_start(server *s)
 {
     s->started = true;

@@ -63,6 +63,8 @@ const char *server_listener_address(const server *s, uint32_t number);
 /* What connections are told that come from now on; to begin with its address. A socket for datagrams that a worker has taken keeps
  * the name that it had. False: out of memory. */
 bool server_name_listener(server *s, uint32_t number, const char *text);
+/* The permissions of a Unix socket's file, or NET_MODE_NONE, see listener_set_mode(). IO_OK for all other listeners. */
+io_status server_set_mode(server *s, uint32_t number, int16_t mode, int *native);
 void server_start(server *s);
 /* Any thread, before server_wait(). */
 void server_stop(server *s);

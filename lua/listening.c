@@ -143,6 +143,17 @@ static bool give_name(const listening *l, const wish *w)
     return server_name_listener(l->server, w->number, w->name[0] != '\0' ? w->name : address);
 }
 
+/* The file of a Unix socket gets the permissions that the wish names. */
+static void give_mode(const listening *l, const wish *w)
+{
+    char name[NET_URI_TEXT_MAX];
+    int native;
+    io_status status = server_set_mode(l->server, w->number, w->uri.mode, &native);
+    if (status == IO_OK) return;
+    log_write(LOG_WARN, "cannot change the permissions of %s: %s (system code %d)",
+              net_uri_format(&w->uri, name, sizeof(name)), io_status_text(status), native);
+}
+
 /* A killed process leaves its sockets to the kernel, which closes those of a ring a moment after the process has gone: who
  * starts it again at once finds its port taken. So at the start a port in use is asked for again, for a second. The mutex is
  * held, but not while waiting. */
@@ -308,7 +319,10 @@ static listening_outcome want(listening *l, const listening_wish *wanted, uint64
             unbind(l, w);
             return LISTENING_FAILED;
         }
-        if (!is_new && wanted->generation != l->fallback) (void)give_name(l, w);
+        if (!is_new && wanted->generation != l->fallback) {
+            (void)give_name(l, w);
+            give_mode(l, w);
+        }
         if (is_new && l->started) (void)server_accept(l->server);
         l->changed = l->changed || is_new;
     }
@@ -458,8 +472,12 @@ void listening_settle(listening *l, uint64_t generation, uint64_t fallback)
     l->in_force = l->candidate = generation;
     l->fallback = fallback;
     for (wish *w = next_wish(l, NULL); w != NULL; w = next_wish(l, w)) {
-        if (w->generation == generation) (void)give_name(l, w); /* without memory the old name stays */
-        else if (w->generation != fallback && w->generation != 0) unbind(l, w);
+        if (w->generation == generation) {
+            (void)give_name(l, w); /* without memory the old name stays */
+            give_mode(l, w);
+        } else if (w->generation != fallback && w->generation != 0) {
+            unbind(l, w);
+        }
     }
     if (!server_stopping(l->server) && server_accept(l->server) > 0) l->changed = true;
     os_mutex_unlock(l->mutex);

@@ -1,6 +1,7 @@
 """What is listened on follows the script."""
 
 import socket
+import stat
 
 import pytest
 
@@ -108,3 +109,49 @@ def test_unix_sockets_follow_too(server, tmp_path):
         save(one, script(uri(first)))
         reload(one, client)
         until(lambda: not path.exists(), 10, "the end of the socket")
+
+
+@pytest.mark.no_wine("there are no Unix sockets")
+def test_the_permissions_of_a_unix_socket_are_those_that_the_version_in_force_names(server, tmp_path):
+    path = tmp_path / "a.sock"
+    first = free_port()
+
+    def version(mode):
+        return script(uri(first), f"unix:{path}{mode}")
+
+    def permissions():
+        return stat.S_IMODE(path.stat().st_mode)
+
+    one = server(version(""), "--reload-error-limit", "0", listen=())
+    with one.connect() as client:
+        default = permissions()
+        save(one, version("?mode=0600"))
+        reload(one, client)
+        assert permissions() == 0o600
+        path.chmod(0o640)  # somebody's own doing is left alone as long as the scripts say the same
+        save(one, version("?mode=0600") + "-- the same")
+        reload(one, client)
+        assert permissions() == 0o640
+        save(one, version("?mode=0666"))
+        reload(one, client)
+        assert permissions() == 0o666
+        path.unlink()
+        save(one, version(""))
+        assert "takes over" in reload(one, client)
+        assert len(one.log("cannot change the permissions of unix:.*a.sock: there is nothing of that name")) == 1
+    assert default not in (0o600, 0o666)
+
+
+@pytest.mark.no_wine("there are no Unix sockets")
+def test_going_back_gives_a_unix_socket_its_permissions_back(server, tmp_path):
+    path = tmp_path / "a.sock"
+    first = free_port()
+    one = server(script(uri(first), f"unix:{path}"), "--reload-error-limit", "0", listen=())
+    default = path.stat().st_mode
+    with one.connect() as client:
+        save(one, f"return {{ listen = {{ '{uri(first)}', 'unix:{path}?mode=0600' }}, on_message = function() error('unfit') end }}")
+        reload(one, client)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        client.send("x")
+        one.wait_log(UNDONE)
+        until(lambda: path.stat().st_mode == default, 10, "the permissions")
