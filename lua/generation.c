@@ -2,6 +2,7 @@
 #include "generation.h"
 
 #include "file.h"
+#include "log.h"
 #include "mem.h"
 #include "os.h"
 
@@ -43,6 +44,7 @@ static generation_file *add(generation *g, const char *path, char *text, size_t 
         return NULL;
     }
     *file = (generation_file){.next = g->files, .text = text, .len = len};
+    if (text == NULL && why == NULL) g->missing++;
     if (text != NULL) {
         file->hash = hash_text(text, len);
     } else if (why != NULL) {
@@ -119,15 +121,22 @@ static bool read_whole(char **text, size_t *len, const char *path, bool *missing
     return false;
 }
 
-/* Reads a file into g. NULL: out of memory. The mutex is held, or nobody else knows g. */
-static generation_file *read_file(generation *g, const char *path)
+/* Reads a file into g. missing_max: when so many are not there, one more is not noted. NULL: that, or out of memory. The mutex is
+ * held, or nobody else knows g. */
+static generation_file *read_file(generation *g, const char *path, uint32_t missing_max)
 {
     char why[128];
     char *text = NULL;
     size_t len = 0;
     bool missing = false;
     if (read_whole(&text, &len, path, &missing, why, sizeof(why))) return add(g, path, text, len, NULL);
-    return add(g, path, NULL, 0, missing ? NULL : why);
+    if (!missing) return add(g, path, NULL, 0, why);
+    if (g->missing < missing_max) return add(g, path, NULL, 0, NULL);
+    static log_cause cause;
+    log_rarely(&cause, LOG_WARN, "a module is not there, and not watched for",
+               "%s is not there, like %" PRIu32 " other files of modules: it will not be noticed when it comes", path,
+               g->missing);
+    return NULL;
 }
 
 /* What old knows by path and g does not is read into g. False: out of memory. */
@@ -137,7 +146,7 @@ static bool read_known(generation *g, const generation *old)
     if (old == NULL) return true;
     os_mutex_lock(old->mutex);
     for (const generation_file *file = old->files; ok && file != NULL; file = file->next) {
-        if (find(g, file->path) == NULL) ok = read_file(g, file->path) != NULL;
+        if (find(g, file->path) == NULL) ok = read_file(g, file->path, UINT32_MAX) != NULL;
     }
     os_mutex_unlock(old->mutex);
     return ok;
@@ -162,8 +171,8 @@ const generation_file *generation_module(generation *g, const char *path)
     os_mutex_lock(g->mutex);
     generation_file *file = find(g, path);
     if (file == NULL) { /* what was missing once stays so: all have the same files, and its coming is a change */
-        file = read_file(g, path);
-        if (!atomic_exchange(&g->found, true)) os_news_post(OS_NEWS_WAKE);
+        file = read_file(g, path, GENERATION_MISSING_MAX);
+        if (file != NULL && !atomic_exchange(&g->found, true)) os_news_post(OS_NEWS_WAKE);
     }
     os_mutex_unlock(g->mutex);
     return file == NULL || (file->text == NULL && file->why == NULL) ? NULL : file;

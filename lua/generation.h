@@ -16,7 +16,8 @@
 
 enum {
     GENERATION_HASH_TEXT = 13, /* bytes of "3f2a91c0d4e7" with its end */
-    GENERATION_REASON_BYTES = 512
+    GENERATION_REASON_BYTES = 512,
+    GENERATION_MISSING_MAX = 1000 /* files that were looked for in vain: more are not remembered */
 };
 
 /* Kept as long as the generation. */
@@ -34,6 +35,7 @@ typedef struct generation {
     uint64_t number;               /* the first is 1 */
     const generation_file *script; /* its path is "" when it was no file: embedded, standard input, a pipe */
     generation_file *files;        /* the script and what it required so far; guarded by mutex */
+    uint32_t missing;              /* of them, so many are not there; guarded by mutex */
     struct os_mutex *mutex;
     atomic_uint users;         /* hosts, and the one who made it */
     atomic_ullong errors;      /* handlers that raised */
@@ -62,7 +64,7 @@ generation *generation_read_again(uint64_t number, const generation *like, const
                                   size_t error_size);
 
 /* The module in the file of that path: as it is known, else it is read now, and the main thread is woken, which has one file
- * more to watch. NULL: there is no such file. Its text, or why it has none, stays. */
+ * more to watch; but of peers may come the names, so there is an end to remembering what is not there. NULL: there is no such file. Its text, or why it has none, stays. */
 const generation_file *generation_module(generation *g, const char *path);
 
 /* True when every file that old knew is in g with the same content. */

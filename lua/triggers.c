@@ -146,8 +146,10 @@ static void watch_paths(triggers *t)
     path_list list = {.complete = true};
     reload_paths(t->reload, add_path, &list);
     bool set = list.complete && watch_set(t->files, list.paths, list.count);
+    static log_cause cause;
     if (!set)
-        log_write(LOG_WARN, "saved modules will not all be noticed: out of memory, or more than %d", WATCH_FILES_MAX);
+        log_rarely(&cause, LOG_WARN, "saved modules will not all be noticed",
+                   "saved modules will not all be noticed: out of memory, or more than %d", WATCH_FILES_MAX);
     mem_free(list.paths);
 }
 

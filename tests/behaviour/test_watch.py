@@ -347,6 +347,20 @@ def test_a_module_that_comes_after_it_was_looked_for_is_noticed(server):
         wait_mark(client, "here")
 
 
+def test_names_of_modules_that_peers_choose_are_remembered_up_to_a_bound(server):
+    asks = """return { on_message = function(conn, data)
+      for i = 1, 6000 do pcall(require, "no" .. i) end
+      return "aaaa" end }"""
+    one = server(asks, "--workers", "1", watch=("--watch",))
+    with one.connect() as client:
+        assert ask(client) == "aaaa"
+        write(one.directory / "script.lua", text("bbbb"))
+        wait_mark(client, "bbbb")
+    assert one.log(r"warn .*no\d+\.lua is not there, like 1000 other files of modules: it will not be noticed when it comes")
+    assert len(one.log("warn")) < 20, one.text()
+    assert not one.log("saved modules will not all be noticed")
+
+
 def test_a_stop_after_a_reload_refuses_none(server):
     """What the watch looks at once more by itself is nothing to warn of."""
     one = server(text("aaaa"), watch=("--watch",))
