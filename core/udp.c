@@ -31,6 +31,7 @@ struct udp {
     size_t queue_bytes; /* with UDP_QUEUE_COST each */
     timer retry;
     io_socket socket;
+    bool again; /* the head has met the error of a datagram before it, and is sent once more */
     bool paused;
     bool drained; /* a listener's: what comes is dropped */
     bool closing;
@@ -141,7 +142,11 @@ static void on_received(udp *u, const io_packet *packet)
 
 static void on_sent(udp *u, const io_packet *packet)
 {
-    if (u->head != NULL) pop(u);
+    /* That nobody has the port comes back from an earlier datagram, and a send that meets the news has sent nothing: udp(7),
+     * ip(7). Having told it, the system takes the same datagram. */
+    bool again = packet->status == IO_REFUSED && !u->again && u->head != NULL;
+    u->again = again;
+    if (u->head != NULL && !again) pop(u);
     if (packet->status == IO_OK) u->set->sent++;
     else if (!u->closing) u->events->on_error(u, packet->status);
 }

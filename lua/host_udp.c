@@ -27,10 +27,11 @@ struct host_udp {
     uint8_t *stash;     /* a datagram that has come for them, or for the next; else NULL */
     size_t stash_len;
     net_addr from;    /* who sent it */
-    io_status status; /* why they were woken without one */
+    io_status status; /* why they were woken without one; what went wrong last */
     net_addr peer;    /* none: it is not connected */
     int ref;          /* LUA_NOREF: not anchored */
     bool has_handler;
+    bool has_error; /* status is of a receive or a send, and the script has not been told yet */
 };
 
 /* What scripts see of who sent a datagram. */
@@ -216,13 +217,19 @@ static net_addr check_address(lua_State *L, int arg)
 
 static int socket_send(lua_State *L)
 {
-    const host_udp *s = check_socket(L);
+    host_udp *s = check_socket(L);
     net_addr to = s->peer;
     luaL_checkstring(L, 2);
     if (!is_connected(s)) to = check_address(L, 3);
     else luaL_argcheck(L, lua_isnoneornil(L, 3), 3, "this socket sends to its peer only: no address expected");
     lua_settop(L, 2);
-    return send_strings(L, udp_of(s), is_connected(s) ? NULL : &to, 2, 2);
+    bool has_news = s->has_handler && s->has_error; /* else recv() tells */
+    int results = send_strings(L, udp_of(s), is_connected(s) ? NULL : &to, 2, 2);
+    if (!has_news || results > 1) return results;
+    s->has_error = false;
+    lua_pushstring(L, io_status_text(s->status));
+    lua_pushstring(L, io_status_name(s->status));
+    return 3; /* true, message, code */
 }
 
 /* Pushes the datagram that has come, and its sender. raises */
@@ -237,10 +244,19 @@ static int take_stash(lua_State *L, host_udp *s)
     return 2;
 }
 
+/* Tells what went wrong before; a datagram that is there, too, is for who comes next. raises */
+static int take_error(lua_State *L, host_udp *s)
+{
+    s->has_error = false;
+    if (s->stash != NULL && s->waiters.woken == 0) host_queue_wake(&s->waiters);
+    return host_push_failure(L, io_status_text(s->status), io_status_name(s->status));
+}
+
 static int received(lua_State *L, int yielded, lua_KContext context)
 {
     host_udp *s = (host_udp *)context;
     (void)yielded;
+    if (s->has_error && host_of(L)->task->woken) return take_error(L, s);
     if (s->stash != NULL && host_of(L)->task->woken) return take_stash(L, s);
     io_status status = host_of(L)->task->woken ? s->status : IO_TIMEOUT;
     return host_push_failure(L, io_status_text(status), io_status_name(status));
@@ -253,6 +269,7 @@ static int socket_recv(lua_State *L)
     int64_t timeout_ns = host_check_timeout(L, 2);
     if (s->has_handler) return luaL_error(L, "recv is not for sockets with on_message");
     if (u == NULL) return host_push_failure(L, "closed", "closed");
+    if (s->has_error && s->waiters.woken == 0) return take_error(L, s);
     if (s->stash != NULL && s->waiters.woken == 0) return take_stash(L, s);
     host_check_wait(L, "recv");
     if (s->stash == NULL) udp_resume(u);
@@ -264,7 +281,7 @@ static void left(host_queue *q, host_task *t)
 {
     const host_udp *s = container_of(q, host_udp, waiters);
     (void)t;
-    if (s->stash != NULL && q->woken == 0) host_queue_wake(q);
+    if ((s->stash != NULL || s->has_error) && q->woken == 0) host_queue_wake(q);
 }
 
 static void forget_anchor(host *h, host_udp *s)
@@ -289,6 +306,7 @@ static int socket_close(lua_State *L)
     shut(s);
     forget_anchor(s->host, s);
     s->status = IO_CLOSED;
+    s->has_error = false;
     while (host_queue_wake(&s->waiters)) continue;
     lua_pushboolean(L, true);
     return 1;
@@ -379,8 +397,8 @@ static void on_listener_error(udp *u, io_status status)
 static void on_socket_error(udp *u, io_status status)
 {
     host_udp *s = udp_user(u);
-    if (s->stash != NULL) return;
     s->status = status;
+    s->has_error = true; /* until the next recv(), when nobody waits in one; or with on_message, the next send() */
     host_queue_wake(&s->waiters);
 }
 

@@ -449,6 +449,62 @@ def test_nobody_there_is_refused(server):
       """, f"127.0.0.1:{port}") == ["nil connection refused refused"]
 
 
+# What the clients of a listener tell it to do with a socket of its own, to one peer.
+SPEAKER = SAY + """
+local s
+return { on_message = function(conn, data)
+  local verb, rest = data:match("(%%w+) ?(.*)")
+  if verb == "open" then s = assert(portico.udp("127.0.0.1:" .. rest%s))
+  elseif verb == "send" then say("send", s:send(rest))
+  elseif verb == "recv" then local text, _, code = s:recv(5) say("recv", text, code) end
+  return "done"
+end }"""
+
+
+def speak(one, client, *words):
+    for word in words:
+        assert client.send(word).take(4) == b"done"
+
+
+def refused_peer(client, one):
+    """Has the socket send to a port that nobody has; returns one that has it now."""
+    peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    peer.bind(("127.0.0.1", 0))
+    address = peer.getsockname()
+    peer.close()
+    speak(one, client, f"open {address[1]}", "send lost", "then")  # which by now has been
+    peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    peer.settimeout(10 * Settings.patience)
+    peer.bind(address)
+    return peer
+
+
+@pytest.mark.no_wine("Wine 8 forgets the error when no receive is pending")
+def test_what_follows_a_datagram_that_met_nobody_is_sent_and_the_next_recv_tells(server):
+    one = server(SPEAKER % "", "--workers", "1")
+    with one.connect() as client, refused_peer(client, one) as peer:
+        speak(one, client, "send first", "send second")
+        assert [peer.recvfrom(100)[0] for _ in range(2)] == [b"first", b"second"]
+        speak(one, client, "send third")
+        text, where = peer.recvfrom(100)
+        assert text == b"third"
+        peer.sendto(b"answer", where)
+        speak(one, client, "recv", "recv")
+        assert one.wait_said(6) == ["send true"] * 4 + ["recv nil refused", "recv answer nil"]
+
+
+@pytest.mark.no_wine("Wine 8 forgets the error when no receive is pending")
+def test_with_a_handler_the_next_send_tells_that_a_datagram_met_nobody(server):
+    one = server(SPEAKER % ", { on_message = function(_, data) say('got', data) end }", "--workers", "1")
+    with one.connect() as client, refused_peer(client, one) as peer:
+        speak(one, client, "send first")
+        text, where = peer.recvfrom(100)
+        assert text == b"first"
+        peer.sendto(b"answer", where)
+        said = one.wait_said(3)
+        assert sorted(said) == ["got answer", "send true", "send true connection refused refused"]
+
+
 def test_a_datagram_that_comes_too_late_waits_for_the_next_recv(server):
     assert client(server, """
       local s = portico.udp { bind = "udp://127.0.0.1:0" }
