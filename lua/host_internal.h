@@ -187,6 +187,12 @@ static inline bool host_is_candidate(const host *h)
     return h == h->seat->candidate;
 }
 
+/* It was in force and will not be again: what of it still runs may go on, and nothing new begins. */
+static inline bool host_is_retired(const host *h)
+{
+    return h != h->seat->current && h != h->seat->fallback && h != h->seat->candidate;
+}
+
 /* ---- Threads ---- */
 
 static inline host *host_of(lua_State *L)

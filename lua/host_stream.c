@@ -99,7 +99,7 @@ static finding look(lua_State *L, host_wish *w, const host_task *t)
 int host_push_over(lua_State *L, const conn *c)
 {
     if (c != NULL && c->reason == CONN_RESET) return host_push_failure(L, "connection reset", "reset");
-    if (c != NULL && c->reason == CONN_SHUTDOWN) return host_push_failure(L, "the server is stopping", "shutdown");
+    if (c != NULL && c->reason == CONN_SHUTDOWN) return host_push_failure(L, host_why_over(host_of(L)), "shutdown");
     return host_push_failure(L, "closed", "closed");
 }
 

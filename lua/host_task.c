@@ -3,6 +3,8 @@
  */
 #include "host_internal.h"
 
+#include "server.h"
+
 #include <assert.h>
 
 /* ---- Protected calls of the host's own ---- */
@@ -284,6 +286,12 @@ bool host_task_start(host *h, host_task *t)
 
 /* ---- Waiting ---- */
 
+const char *host_why_over(const host *h)
+{
+    return server_stopping(h->worker->server) ? "the server is stopping"
+                                              : "this version of the script has been replaced";
+}
+
 void host_check_wait(lua_State *L, const char *function)
 {
     host *h = host_of(L);
@@ -291,7 +299,7 @@ void host_check_wait(lua_State *L, const char *function)
     if (h->task == NULL) {
         why = "no handler runs; at load time leave it to portico.after(0, function() ... end)";
     } else if (h->cut) {
-        why = "the server is stopping at once";
+        why = host_why_over(h);
     } else if (h->loading) {
         why = "on_load and on_check end before the server starts; leave it to portico.after(0, function() ... end)";
     } else if (h->task->kind == HOST_ON_UNLOAD) {

@@ -181,6 +181,8 @@ host_task *host_task_take(host *h, host_kind kind, conn *c);
 bool host_task_start(host *h, host_task *t);
 /* on_close has run, or there is none. */
 void host_end_conn(host *h, conn *c);
+/* Why a host that is cut, or being closed, begins nothing any more. */
+const char *host_why_over(const host *h);
 /* A function that waits calls this first. raises unless the task can be suspended from here. */
 void host_check_wait(lua_State *L, const char *function);
 /* Then it sets the task's waiting, and yields. This goes on with it. */

@@ -3,6 +3,7 @@
 
 #include "log.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 /* User value 1 is the function, the others are its arguments. Anchored in the registry while it runs or its function
@@ -167,7 +168,14 @@ static int to_string(lua_State *L)
 static int begin(lua_State *L, int64_t delay_ns, int64_t interval_ns, int arguments)
 {
     host *h = host_of(L);
-    if (h->closing) return luaL_error(L, "no timer can be started while the server ends");
+    static log_cause cause;
+    if (h->closing) return luaL_error(L, "no timer can be started in the end: %s", host_why_over(h));
+    if (host_is_retired(h)) return host_push_failure(L, host_why_over(h), "closed");
+    if (h == h->seat->fallback)
+        log_rarely(&cause, LOG_WARN, "a timer was started by a version that has been replaced",
+                   "generation %" PRIu64
+                   " starts a timer, though it has been replaced: it runs only if that version comes back",
+                   h->generation->number);
     int values = interval_ns > 0 ? 1 : arguments;
     host_timer *ht = lua_newuserdatauv(L, sizeof(*ht), 1 + values);
     *ht = (host_timer){.tag = &timer_tag,

@@ -82,6 +82,43 @@ def test_a_name_is_for_one_timer(server):
         assert "a timer named 'x' runs already" in say(client, "x")
 
 
+LATE = SAY + """
+local mark = '%s'
+return { on_unload = function() say(mark, "unload", portico.after(0, print)) end,
+  on_message = function(conn, data) """ + ASK + """
+    if data == "go" then return "gone" end
+    portico.sleep(0.01)
+    while portico.shared("t"):get("go") ~= mark do portico.sleep(0.01) end
+    local timer, message, code = portico.after(0, function() say(mark, "fires") end)
+    say(mark, "after", timer and "timer", message, code)
+    timer, message, code = portico.every(1, print)
+    say(mark, "every", timer and "timer", message, code)
+    return "done" end }"""
+GO = "return { on_message = function(conn, data) " + ASK + "portico.shared('t'):set('go', data) return 'gone' end }"
+
+
+@pytest.mark.parametrize("probation", ["0", "1000"])
+def test_a_handler_of_a_replaced_version_starts_no_timer_and_is_told(server, probation):
+    one = server(LATE % "a", "--workers", "1", "--reload-probation", probation, "--drain-timeout", "0.3")
+    with one.connect() as client, one.connect() as late:
+        late.send("x")
+        save(one, GO)
+        reload(one, client)
+        assert say(client, "a") == "gone"
+        assert late.take(4) == b"done"
+        replaced = "this version of the script has been replaced"
+        if probation == "0":
+            said = [f"a {name} nil {replaced} closed" for name in ("after", "every", "unload")]
+        else:
+            said = ["a after timer nil nil", "a every timer nil nil"]
+            assert one.log("warn .*generation 1 starts a timer, though it has been replaced: it runs only if that version comes back")
+        assert one.wait_said(len(said)) == said
+        save(one, GO.replace("'gone'", "'still'"))  # which ends the probation
+        reload(one, client)
+        assert one.wait_said(3)[2] == f"a unload nil {replaced} closed"
+        assert not one.log("fires")
+
+
 # ---- Handlers that wait ----
 
 SLEEPER = GONE + """on_message = function(conn, data)
