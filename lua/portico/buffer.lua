@@ -14,6 +14,8 @@
 
 local find, sub, concat = string.find, string.sub, table.concat
 
+local JOIN_MAX <const> = 4096 -- bytes; longer pieces are not worth copying
+
 local buffer = {}
 
 function buffer.new()
@@ -63,6 +65,16 @@ function buffer.want_mark(b, mark, limit)
   release(b)
   b.wanted, b.mark, b.limit = 0, mark, limit
   return false
+end
+
+-- Adds a piece to a list of pieces. Small ones are joined as they come: a place in a list and a string of its own cost 40 bytes,
+-- and a peer may send its bytes one by one.
+function buffer.gather(list, piece)
+  local n = #list
+  while n > 0 and #piece < JOIN_MAX and #list[n] <= #piece do
+    list[n], piece, n = nil, list[n] .. piece, n - 1
+  end
+  list[n + 1] = piece
 end
 
 -- How many bytes are unread, joined or not.

@@ -23,6 +23,7 @@ local LIMITS <const> = { max_head = 16384, max_headers = 100, max_body = 1 << 20
 local OPTIONS <const> = { role = "string", max_head = "number", max_headers = "number", max_body = "number" }
 local CHUNK_LINE_MAX <const> = 256 -- bytes of a chunk's size and extensions
 local CHUNK_DIGITS_MAX <const> = 8
+local EMPTY_LINES_MAX <const> = 4 -- before a message
 
 local TOKEN <const> = "[%w!#$%%&'*+%-.^_`|~]+"
 local HEADER <const> = "^(" .. TOKEN .. "): ?([^%c]*)\r\n"
@@ -111,11 +112,12 @@ local function read_headers(d, message, pos, stop)
       headers[name] = value
     elseif name == "host" or name == "content-length" then
       return fail(d, 400, "more than one " .. name)
-    elseif name == "set-cookie" and message then -- the one list whose items may contain commas
-      message.cookies = message.cookies or { before }
-      message.cookies[#message.cookies + 1] = value
-    else
+    elseif name ~= "set-cookie" or not message then
       headers[name] = before .. (name == "cookie" and "; " or ", ") .. value
+    end
+    if name == "set-cookie" and message then -- the one list whose items may contain commas
+      message.cookies = message.cookies or {}
+      message.cookies[#message.cookies + 1] = value
     end
     pos = last + 1
   end
@@ -257,11 +259,15 @@ local function read_head(d)
       end
       return want(d, 2)
     end
-    d.pos = d.pos + 2
+    d.pos, d.empty_lines = d.pos + 2, (d.empty_lines or 0) + 1
+    if d.empty_lines > EMPTY_LINES_MAX then
+      return fail(d, 400, "nothing but empty lines")
+    end
   end
   local data, pos = d.data, d.pos
   local stop = find(data, "\r\n\r\n", pos, true)
   if stop and stop + 4 - pos <= d.max_head then
+    d.empty_lines = nil
     if d.role == "request" then
       return read_request(d, stop + 2)
     end

@@ -7,6 +7,7 @@
 -- code. It waits, so it is for handlers, timers and tasks. Redirects are not followed; https is not spoken.
 
 local http1 = require "portico.http1"
+local gather = require("portico.buffer").gather
 
 local TIMEOUT <const>, BODY_MAX <const> = 30, 16 << 20
 
@@ -49,7 +50,7 @@ local function receive(conn, d)
     if what == "head" then
       response = not value.interim and value or response
     elseif what == "data" then
-      parts[#parts + 1] = value
+      gather(parts, value)
     elseif what == "end" and response then
       response.body, response.trailers = table.concat(parts), value
       for _, name in ipairs(PASSING) do
@@ -78,8 +79,11 @@ return function(url, options)
     if not conn then
       return nil, message, code
     end
-    if conn:send(http1.request(method, target, headers, options.body)) == false then
-      conn:flush()
+    local sent, why, cause = conn:send(http1.request(method, target, headers, options.body))
+    if sent == false then
+      conn:flush() -- if the server closes meanwhile, it may have said why
+    elseif not sent then
+      return nil, why, cause
     end
     local d = http1.decoder { role = "response", max_body = options.max_body or BODY_MAX }
     http1.sent(d, method)

@@ -20,7 +20,7 @@ local note = require "portico.http_headers"
 local options_of = require "portico.options"
 
 local format, concat = string.format, table.concat
-local feed, next_part = buffer.feed, http1.next
+local feed, gather, next_part = buffer.feed, buffer.gather, http1.next
 local file_type = io and io.type or function() end -- with --sandbox strict there are no files
 
 local PATIENCE <const>, RATE <const> = 20, 500 -- seconds, and bytes a second: who sends its head byte by byte holds a place
@@ -122,8 +122,8 @@ end
 -- The head of an answer whose body follows.
 local function begin_answer(res, status, headers, noted)
   local conn, d, req = res.conn, res.d, res.req
-  d.chunked = false
-  if not noted["content-length"] and not has_no_body(req, status) then
+  d.chunked, d.bodiless, d.unwritten = false, has_no_body(req, status), noted["content-length"]
+  if not noted["content-length"] and not d.bodiless then
     d.chunked = req.minor > 0
     d.closes = d.closes or not d.chunked
   end
@@ -138,7 +138,7 @@ local function deliver(res, status, body, headers, noted)
   end
   begin_answer(res, status, headers, noted)
   local done, message, code = true, nil, nil
-  if not has_no_body(res.req, status) then
+  if not res.d.bodiless then
     done, message, code = res:stream(body, noted["content-length"])
   end
   if file_type(body) then
@@ -190,6 +190,9 @@ function Response:stream(source, size)
       break
     end
     left = left - #piece
+    if left < 0 then
+      break
+    end
     local done, message, code = self:write(piece)
     if not done then
       return nil, message, code
@@ -215,13 +218,20 @@ function Response:start(status, headers)
 end
 
 -- Sends a piece of the body, and waits if the peer is slow. True; or nil, message, code: the connection is over.
+-- The answers to HEAD and those of 204 and 304 have no body, and it goes nowhere.
 function Response:write(bytes)
   local d = self.d
-  if not d.started or d.finished then
+  bytes = plain(bytes)
+  if type(bytes) ~= "string" then
+    error("res:write: string expected, got " .. type(bytes), 2)
+  elseif not d.started or d.finished then
     error("res:write: " .. (d.finished and "the answer has ended" or "res:start comes first"), 2)
-  elseif self.req.method == "HEAD" then
+  elseif d.bodiless then
     return true
+  elseif d.unwritten and #bytes > d.unwritten then
+    error(format("res:write: %d bytes, and the Content-Length leaves room for %d", #bytes, d.unwritten), 2)
   end
+  d.unwritten = d.unwritten and d.unwritten - #bytes
   return put(self.conn, d, d.chunked and http1.chunk(bytes) or bytes)
 end
 
@@ -231,8 +241,11 @@ function Response:finish(trailers)
   if not d.started or d.finished then
     error("res:finish: " .. (d.finished and "the answer has ended" or "res:start comes first"), 2)
   end
+  if d.unwritten and d.unwritten > 0 and not d.bodiless and not d.broken then
+    error(format("res:finish: %d bytes of the Content-Length have not been written", d.unwritten), 2)
+  end
   d.finished = true
-  return put(self.conn, d, d.chunked and self.req.method ~= "HEAD" and http1.last_chunk(trailers) or "")
+  return put(self.conn, d, d.chunked and http1.last_chunk(trailers) or "")
 end
 
 -- ---- The server ---------------------------------------------------------------------------------
@@ -312,7 +325,7 @@ return function(options)
   -- The end of a request's answer. False: the connection ends.
   local function over(conn, d)
     d.req = nil
-    if not conn.state then
+    if d.broken or not conn.state then -- nobody is there for the next answer
       return false
     elseif not d.closes then
       return true
@@ -341,14 +354,14 @@ return function(options)
   end
 
   -- More is needed of what was sent so far: does it take too long?
-  local function is_late(d)
+  local function check_pace(conn, d)
     if d.req and on_body or not d.req and buffer.unread(d) == 0 then
       d.since = nil
-      return false
     elseif not d.since then
       d.since, d.came = portico.monotonic(), 0
+    elseif portico.monotonic() - d.since > patience + d.came / RATE then
+      refuse(conn, d, 408, "the request comes too slowly")
     end
-    return portico.monotonic() - d.since > patience + d.came / RATE
   end
 
   -- Answers what is there.
@@ -364,9 +377,8 @@ return function(options)
         if on_body then
           on_body(d.req, value)
         else
-          local pieces = d.pieces or {}
-          pieces[#pieces + 1] = value
-          d.pieces = pieces
+          d.pieces = d.pieces or {}
+          gather(d.pieces, value)
         end
       elseif what == "end" then
         local req = d.req
@@ -387,11 +399,26 @@ return function(options)
           return
         end
       elseif what == false then
-        return is_late(d) and refuse(conn, d, 408, "the request comes too slowly")
+        return check_pace(conn, d)
       else
         return refuse(conn, d, value, text)
       end
     end
+  end
+
+  -- What a connection was upgraded to. Nil: a version before this one had it, and the connection ends.
+  local has_warned = false
+  local function protocol_of(conn, d)
+    local protocol = upgrades[d.protocol]
+    if not protocol then
+      if not has_warned then
+        has_warned = true
+        portico.log.warn(format("http1.server: connections that were upgraded to %s are closed: this version has no upgrade of that name",
+          d.protocol))
+      end
+      conn:close()
+    end
+    return protocol
   end
 
   local script = {}
@@ -410,18 +437,21 @@ return function(options)
       d = http1.decoder(options.decoder)
       state.http1 = d
     elseif d.protocol then
-      return upgrades[d.protocol].on_message(conn, data)
+      local protocol = protocol_of(conn, d)
+      return protocol and protocol.on_message(conn, data)
     end
     d.came = d.since and d.came + #data
     if feed(d, data) then
       return serve(conn, d)
     end
+    return check_pace(conn, d)
   end
 
   function script.on_close(conn, reason, err)
     local d = conn.state.http1
-    if d and d.protocol and upgrades[d.protocol].on_close then
-      upgrades[d.protocol].on_close(conn, reason, err)
+    local protocol = d and upgrades[d.protocol]
+    if protocol and protocol.on_close then
+      protocol.on_close(conn, reason, err)
     end
     if options.on_close then
       options.on_close(conn, reason, err)
@@ -433,7 +463,7 @@ return function(options)
     local d = conn and conn.state.http1
     if d and d.protocol then
       local protocol = upgrades[d.protocol]
-      return protocol.on_error and protocol.on_error(conn, err)
+      return protocol and protocol.on_error and protocol.on_error(conn, err)
     elseif d and d.req and not d.started then
       refuse(conn, d, 500, "internal error")
       return "keep"

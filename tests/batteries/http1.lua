@@ -76,6 +76,8 @@ local REQUESTS <const> = {
   { "GET /" .. H },
   { "POST /" .. H .. "Content-Length: 5\r\n\r\nab", "…" },
   -- not HTTP
+  { ("\r\n"):rep(5), 400 },
+  { "GET /" .. H .. "\r\n" .. ("\r\n"):rep(4) .. "GET /" .. H .. "\r\n" .. ("\r\n"):rep(4), "GET /", "GET /" },
   { "\22\3\1\2\0\1\0\1\252\3\3", 400 },
   { "GET /\r\n\r\n", 400 },
   { "GET  /" .. H .. "\r\n", 400 },

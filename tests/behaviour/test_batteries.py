@@ -1,6 +1,8 @@
 """What the modules of lua/portico/ promise as parts of the program: they are found first, and their connections survive a reload."""
 
 import re
+import select
+import time
 
 import pytest
 
@@ -427,3 +429,104 @@ def test_a_handler_that_takes_too_long_is_answered(server):
     with one.connect() as client:
         assert client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").rest().startswith(b"HTTP/1.1 500 ")
     one.wait_log("callback budget")
+
+
+@pytest.mark.parametrize("use,wanted,log", [
+    ("res:start(200, { ['Content-Length'] = 3 }) res:write('abcd')", None, "res:write: 4 bytes, and the Content-Length leaves room for 3"),
+    ("res:start(200, { ['Content-Length'] = 3 }) res:write('ab') res:finish()", None, "res:finish: 1 bytes of the Content-Length"),
+    ("res:start(200) res:write {}", None, "res:write: string expected, got table"),
+    ("res:start(200, { ['Content-Length'] = 3 }) res:write('ab') res:write(1) res:finish()", b"ab1", None),
+    ("res:start(204) res:write('body') res:finish()", b"", None),
+    ("res:start(304, { ['Content-Length'] = 4 }) res:write('body') res:finish()", b"", None),
+    ("return 200, function() return 'abcd' end, { ['Content-Length'] = 3 }", None, "has not finished"),
+])
+def test_a_body_has_the_length_that_was_announced(server, use, wanted, log):
+    one = server(ANSWERS % use)
+    with one.connect() as client:
+        client.send("GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        if log:
+            one.wait_log(log)
+            assert client.is_reset()
+        else:
+            assert client.rest().split(b"\r\n\r\n", 1)[1] == wanted
+
+
+def test_requests_of_a_peer_that_has_gone_are_not_served(server):
+    one = server("""
+local http1 = require "portico.http1"
+return http1.server {
+  on_request = function(req, res)
+    portico.log.info("asked " .. req.target)
+    res:start(200)
+    while res:write("piece") and req.target == "/1" do portico.sleep(0.001) end
+    res:finish()
+  end,
+}""", "--workers", "1")
+    with one.connect() as client:
+        client.send("".join(f"GET /{i} HTTP/1.1\r\nHost: h\r\n\r\n" for i in (1, 2, 3)))
+        one.wait_log("asked /1")
+        client.reset()
+    one.stop()
+    assert len(one.log("asked")) == 1, one.text()
+
+
+def test_patience_ends_a_head_that_drips(server):
+    """Also where not a single line has come."""
+    one = server("return require('portico.http1').server { patience = 0.05, on_request = function() return '' end }")
+    with one.connect() as client:
+        deadline = time.monotonic() + 20
+        while not select.select([client.socket], [], [], 0.02)[0]:
+            assert time.monotonic() < deadline
+            client.send("x")
+        assert client.line().startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_version_without_the_upgrade_of_the_one_before(server):
+    both = """
+local http1 = require "portico.http1"
+return http1.server { on_request = function() return "%s" end, %s }"""
+    upgrade = 'upgrade = { websocket = require("portico.websocket").protocol { on_message = function(ws, text) return text end } }'
+    one = server(both % ("a", upgrade), watch=WATCH)
+    with one.connect() as client, one.connect() as silent:
+        for peer in (client, silent):
+            peer.send("GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+                      "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+            assert head_of(peer)[0].startswith("HTTP/1.1 101 ")
+        reload(one, both % ("b", ""))
+        client.send(b"\x81\x81\0\0\0\0x")
+        assert client.rest() == b""
+        silent.close()
+        one.wait_log("this version has no upgrade of that name")
+        with one.connect() as other:
+            assert other.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").finish().rest().endswith(b"b")
+    one.stop()
+    assert not one.log("error"), one.text()
+
+
+def test_a_body_that_comes_byte_by_byte_costs_little_more_than_its_size(server):
+    one = server("""
+return require("portico.http1").server { on_request = function(req) return #req.body .. " " .. collectgarbage("count") * 1024 // 1 end }""",
+                 "--workers", "1", "--lua-memory", "6M")
+    with one.connect() as client:
+        client.send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" + "1\r\nx\r\n" * 1_000_000 + "0\r\n\r\n")
+        assert client.finish().rest().split(b"\r\n\r\n", 1)[1].startswith(b"1000000 ")
+
+
+def test_fetch_of_a_body_that_is_too_large(server):
+    one = server("""
+local http1 = require "portico.http1"
+return http1.server { on_request = function(req)
+  if req.path == "/small" then return 200, "x", { ["Set-Cookie"] = "a=1, 2" } end
+  if req.path == "/pieces" or req.path == "/big" then
+    local n = 0
+    return 200, function() n = n + 1 return n <= 17 and ("x"):rep(1 << 20) or nil end,
+      { ["Content-Length"] = req.path == "/big" and 17 << 20 or nil }
+  end
+  local got, message, code = http1.fetch("http://" .. req.headers.host .. req.query, { body = req.query == "/" and ("x"):rep(17 << 20) or nil })
+  return got and table.concat(got.cookies, "|") or message .. " " .. code
+end }""")
+    for path, wanted in (("/small", "a=1, 2"), ("/", "overflow overflow"), ("/big", "body too large protocol"),
+                         ("/pieces", "body too large protocol")):
+        with one.connect() as client:
+            client.send(f"GET /?{path} HTTP/1.1\r\nHost: 127.0.0.1:{one.port}\r\nConnection: close\r\n\r\n")
+            assert client.rest().decode().split("\r\n\r\n", 1)[1] == wanted
