@@ -192,19 +192,70 @@ static int take_error(lua_State *L, host *h, host_task *t, int status)
     return host_wants_on_error(h, t) ? 1 : 0;
 }
 
-/* Protected: sends the message at 1. */
+/* Where the function on top begins; takes it. Returns text. */
+static const char *place_of(lua_State *L, char *text, size_t size)
+{
+    lua_Debug place;
+    lua_getinfo(L, ">S", &place);
+    snprintf(text, size, "%s:%d", place.short_src, place.linedefined);
+    return text;
+}
+
+/* A handler returns what does not go to a peer. It may be no mistake, as of one that ends with `return object:method()`. */
+static void note_unsent(lua_State *L, host_task *t)
+{
+    static log_cause cause;
+    char place[LUA_IDSIZE + 16];
+    const char *type = luaL_typename(L, -1);
+    push_handler(L, t);
+    log_rarely(&cause, LOG_WARN, "a handler returned what cannot be sent",
+               "%s: %s returned a %s, which is not sent: a string or a number is", place_of(L, place, sizeof(place)),
+               host_kind_name((host_kind)t->kind), type);
+}
+
+/* What a handler of messages returned, on top: is it to be sent? */
+static inline bool is_message(lua_State *L, host_task *t)
+{
+    switch (lua_type(L, -1)) {
+    case LUA_TSTRING:
+    case LUA_TNUMBER:
+        return true;
+    case LUA_TNIL:
+    case LUA_TBOOLEAN: /* `return conn:send(…)` */
+        return false;
+    case LUA_TTABLE:
+        if (t->c != NULL && host_frame_encodes(L, t->c)) return true;
+        break;
+    default:
+        break;
+    }
+    note_unsent(L, t);
+    return false;
+}
+
+/* Protected: sends the message at 1, which the handler at 2 has returned. */
 static int reply(lua_State *L)
 {
     conn *c = host_of(L)->task->c;
-    host_message_send_any(L, c, 1);
-    return 0;
+    char place[LUA_IDSIZE + 16];
+    size_t len;
+    io_status sent;
+    place_of(L, place, sizeof(place));
+    if (c->limits->frame.type == FRAME_CUSTOM) {
+        host_message_send_any(L, c, 1);
+        return 0;
+    }
+    const char *bytes = lua_tolstring(L, 1, &len);
+    const char *wrong = host_message_send(&sent, c, bytes, len);
+    return wrong == NULL ? 0 : luaL_error(L, "%s: what on_message returned cannot be sent: %s", place, wrong);
 }
 
-/* Sends the string that on_message returned, on top. Returns a status of Lua's; if it is not LUA_OK, the error is on top. */
-static int send_reply(lua_State *L, conn *c)
+/* Sends what on_message returned, on top. Returns a status of Lua's; if it is not LUA_OK, the error is on top. */
+static int send_reply(lua_State *L, host_task *t)
 {
+    conn *c = t->c;
     size_t len;
-    const char *bytes = lua_tolstring(L, -1, &len);
+    const char *bytes = lua_tolstring(L, -1, &len); /* NULL: a table, for a frame that encodes it */
     io_status sent;
     if (c->state != CONN_OPEN) return LUA_OK; /* closed meanwhile: nobody to tell */
     switch (c->limits->frame.type) {
@@ -220,7 +271,8 @@ static int send_reply(lua_State *L, conn *c)
     lua_pushcfunction(L, host_make_error);
     lua_pushcfunction(L, reply);
     lua_pushvalue(L, -3);
-    return lua_pcall(L, 1, 0, -3);
+    push_handler(L, t);
+    return lua_pcall(L, 2, 0, -4);
 }
 
 /* The handler has returned, its first result or the error on top. */
@@ -234,12 +286,12 @@ static int take_result(lua_State *L, int status, lua_KContext context)
     }
     switch ((host_kind)t->kind) {
     case HOST_ON_MESSAGE:
-        if (lua_type(L, -1) == LUA_TSTRING) status = send_reply(L, t->c);
+        if (is_message(L, t)) status = send_reply(L, t);
         if (status != LUA_OK && status != LUA_YIELD) return take_error(L, t->host, t, status);
         break;
     case HOST_ON_DATAGRAM:
     case HOST_DATAGRAM:
-        if (lua_type(L, -1) == LUA_TSTRING) {
+        if (is_message(L, t)) {
             size_t len;
             const char *bytes = lua_tolstring(L, -1, &len);
             host_udp_reply(t, bytes, len);

@@ -511,6 +511,15 @@ static void encode_pack(lua_State *L, const host_custom *custom, int message)
     lua_concat(L, 2);
 }
 
+bool host_frame_encodes(lua_State *L, const conn *c)
+{
+    if (c->limits->frame.type != FRAME_CUSTOM) return false;
+    const host_custom *custom = push_custom(L, c);
+    bool encodes = lua_getiuservalue(L, -1, 2) != LUA_TNIL && custom->header == 0;
+    lua_pop(L, 2);
+    return encodes;
+}
+
 void host_frame_encode(lua_State *L, const conn *c, int message)
 {
     const host_custom *custom = push_custom(L, c);

@@ -48,6 +48,8 @@ frame_status host_frame_decode(lua_State *L, const conn *c, frame_found *found, 
 int host_frame_push_fields(lua_State *L, const conn *c, const uint8_t *data);
 /* With FRAME_CUSTOM: makes of the values from index message to the top a string to be sent, on top. raises */
 void host_frame_encode(lua_State *L, const conn *c, int message);
+/* Whether messages of the connection are what a script's function makes of any values. */
+bool host_frame_encodes(lua_State *L, const conn *c);
 
 /* ---- host_listen.c: what is listened on ---- */
 void host_listen_library(lua_State *L); /* raises */

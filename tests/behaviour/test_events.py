@@ -29,6 +29,28 @@ def test_events_of_a_connection_come_in_order(server):
     assert one.said() == ["1 connect", "1 message a", "1 message b", "1 close eof"]
 
 
+@pytest.mark.parametrize("value,sent", [("5", b"5"), ("2.5", b"2.5"), ("'s'", b"s"), ("nil", b""), ("true", b""), ("false", b"")])
+def test_what_a_handler_returns_is_sent(server, value, sent):
+    one = server(f"return {{ frame = 'line', on_message = function() return {value} end }}")
+    with one.connect() as client:
+        assert client.send("x\n").finish().rest() == (sent + b"\n" if sent else b"")
+    one.stop()
+    assert not one.log("warn"), one.text()
+
+
+@pytest.mark.parametrize("value,name", [("{}", "table"), ("print", "function"), ("conn", "userdata")])
+@pytest.mark.parametrize("frame", ["raw", "line"])
+def test_what_cannot_be_sent_is_told(server, frame, value, name):
+    one = server(f"""return {{ frame = "{frame}",
+
+      on_message = function(conn) return {value} end }}""")
+    with one.connect() as client:
+        assert client.send("x\n").finish().rest() == b""
+    one.wait_log(rf"script\.lua:3: on_message returned a {name}, which is not sent: a string or a number is")
+    one.stop()
+    assert not one.log("error"), one.text()
+
+
 def test_handlers_may_be_globals(server):
     one = server(SAY + """
       function on_connect(conn) say("connect") end

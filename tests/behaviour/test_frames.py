@@ -119,6 +119,18 @@ def test_pack_sends_the_other_values_of_its_header(switch):
     assert talk(switch, "echo", one, b"\x00\x00\x00\x03abc") == (b"\x00\x00\x00\x03abc", "eof -")
 
 
+def test_encode_makes_what_is_sent_of_a_table(server):
+    one = server("""
+return {
+  frame = { type = "function", decode = function(b) return (b:find(";")) end, encode = function(t) return table.concat(t, "+") .. "!" end },
+  on_message = function(conn, m) return { m, 2 } end,
+}""")
+    with one.connect() as client:
+        assert client.send("a;b;").finish().rest() == b"a;+2!b;+2!"
+    one.stop()
+    assert not one.log("warn"), one.text()
+
+
 def test_encode_makes_what_is_sent(switch):
     declared = '{type="function", decode=function(b) return b:find(";") end, encode=function(m) return m:upper() .. "!" end}'
     assert talk(switch, "echo", declared, b"a;b;") == (b"A;!B;!", "eof -")
@@ -392,9 +404,9 @@ def test_a_frame_function_that_fails_ends_its_connection(switch, declared, probl
 
 
 @pytest.mark.parametrize("declared,data,problem", [
-    ('{type="fixed", size=3}', b"abc", "send: the message has not the fixed size"),
-    ('{type="length", size=1}', b"\x03abc", "send: the message is too long for its length field"),
-    ('{type="length", size=1, offset=1}', b"T\x03abc", "send: the message is shorter than its header"),
+    ('{type="fixed", size=3}', b"abc", "script.lua:2: what on_message returned cannot be sent: the message has not the fixed size"),
+    ('{type="length", size=1}', b"\x03abc", "script.lua:2: what on_message returned cannot be sent: the message is too long for its length field"),
+    ('{type="length", size=1, offset=1}', b"T\x03abc", "script.lua:2: what on_message returned cannot be sent: the message is shorter than its header"),
     ('{type="pack", header="BB"}', b"\x00\x03abc", "send: behind the message 1 of the header's values expected, all but the length, got 0"),
     ('{type="pack", header="B"}', b"\x03abc", "bad argument"),
     ('{type="function", decode=function() return 3 end, encode=function() end}', b"abc", "frame.encode: it returned a nil: a string expected"),

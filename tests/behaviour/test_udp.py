@@ -624,3 +624,12 @@ def test_multicast_is_joined(server):
         peer.settimeout(10 * Settings.patience)
         peer.sendto(b"to all", (group, one.port))
         assert peer.recv(100) == b"to all"
+
+
+def test_a_number_is_sent_back_and_a_table_is_told(server):
+    one = server("return { on_datagram = function(peer, data) return data == 'n' and 7 or {} end }", listen=ANY)
+    with peer_of(one) as peer:
+        assert peer.ask(b"n") == b"7"
+        peer.send(b"t")
+        one.wait_log(r"script\.lua:1: on_datagram returned a table, which is not sent")
+        assert peer.ask(b"n") == b"7"
