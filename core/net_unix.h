@@ -38,7 +38,7 @@ io_status net_unix_set_mode(const net_uri *uri, const net_unix_file *file, int16
 void net_unix_remove(const net_uri *uri, net_unix_file *file);
 
 /* Connects at once: a Unix socket knows no waiting for the network. The socket is fit for io_attach().
- * result  IO_OK; IO_REFUSED: nobody listens; IO_NOT_FOUND: there is no such file; IO_AGAIN: the listener's queue is full,
+ * result  IO_OK; IO_REFUSED: the file is there, and nobody listens; IO_NOT_FOUND: there is no such file or name; IO_AGAIN: the listener's queue is full,
  *         and the system does not tell when it is no more; IO_DENIED; IO_UNSUPPORTED. */
 io_status net_unix_connect(io_socket *opened, const net_uri *uri, int *native);
 

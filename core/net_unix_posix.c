@@ -202,5 +202,6 @@ io_status net_unix_connect(io_socket *opened, const net_uri *uri, int *native)
     *native = fd < 0 ? errno : connect_to(fd, uri);
     if (*native == 0) *opened = fd;
     else if (fd >= 0) (void)close(fd);
+    if (*native == ECONNREFUSED && is_abstract(uri)) return IO_NOT_FOUND; /* it ends with its socket: there is none */
     return map(*native);
 }

@@ -213,6 +213,7 @@ def test_a_script_connects(server, path):
 @no_wine
 def test_connecting_fails_in_words(server, path):
     for uri, words in ((f"unix:{path}", "there is nothing of that name not_found"),
+                       (f"unix:@portico-nobody-{os.getpid()}", "there is nothing of that name not_found"),
                        ("unix:" + "x" * 108, "the path has 108 bytes: a Unix socket's has 107 at most invalid")):
         one = server(CLIENT, "--workers", "1", args=[uri], listen=[], ready=False)
         one.check_end()
