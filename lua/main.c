@@ -314,6 +314,9 @@ static void dump_arrivals(const server *s)
               refused);
 }
 
+/* Workers that are to write their counters and have not done so yet. */
+static atomic_uint dumping;
+
 static void dump_worker(worker *w, worker_message *message)
 {
     const conn_set *conns = &w->conns;
@@ -330,6 +333,7 @@ static void dump_worker(worker *w, worker_message *message)
     }
     if (w->id == 0) dump_arrivals(w->server);
     mem_free(message);
+    if (atomic_fetch_sub(&dumping, 1) == 1) os_news_post(OS_NEWS_WAKE);
 }
 
 /* The counters belong to the workers' threads, so each is asked. */
@@ -339,6 +343,7 @@ static void dump(server *s)
         worker_message *message = mem_zalloc(sizeof *message);
         if (message == NULL) return;
         message->run = dump_worker;
+        atomic_fetch_add(&dumping, 1);
         worker_post(server_worker(s, i), message);
     }
 }
@@ -381,11 +386,13 @@ static void watch(server *s, reload *r, triggers *t, int64_t grace_ns)
             break;
         case OS_NEWS_DUMP:
             dump(s);
+            triggers_dump_begun(t);
             break;
         case OS_NEWS_WAKE:
             break;
         }
         triggers_step(t);
+        if (atomic_load(&dumping) == 0) triggers_dump_done(t);
     }
 }
 

@@ -22,6 +22,10 @@ struct triggers {
     watch *files;            /* NULL: not watched */
     control *commands;       /* NULL: none are taken */
     atomic_bool files_saved; /* since the main thread last looked */
+    struct {
+        control_request *request; /* NULL: none */
+        bool begun;
+    } dumps[CONTROL_CLIENTS_MAX]; /* who wants to know that the counters are in the log */
 };
 
 /* ---- Commands ---- */
@@ -56,9 +60,26 @@ static void do_stop(triggers *t, control_request *request)
 
 static void do_dump(triggers *t, control_request *request)
 {
-    (void)t;
+    size_t i = 0;
+    while (i < CONTROL_CLIENTS_MAX && t->dumps[i].request != NULL) i++;
+    if (i == CONTROL_CLIENTS_MAX) {
+        control_reply(request, false, "too many ask at a time");
+        return;
+    }
+    t->dumps[i].request = request;
+    t->dumps[i].begun = false;
     os_news_post(OS_NEWS_DUMP);
-    control_reply(request, true, "the counters are in the server's log");
+}
+
+/* Answers who waits for a dump; not_begun: also those for whom none has begun. */
+static void answer_dumps(triggers *t, bool not_begun, bool ok, const char *text)
+{
+    for (size_t i = 0; i < CONTROL_CLIENTS_MAX; i++) {
+        control_request *request = t->dumps[i].request;
+        if (request == NULL || (!t->dumps[i].begun && !not_begun)) continue;
+        t->dumps[i].request = NULL;
+        control_reply(request, ok, text);
+    }
 }
 
 static const struct {
@@ -194,6 +215,16 @@ void triggers_follow(triggers *t)
     if (reload_paths_changed(t->reload)) watch_paths(t);
 }
 
+void triggers_dump_begun(triggers *t)
+{
+    for (size_t i = 0; t != NULL && i < CONTROL_CLIENTS_MAX; i++) t->dumps[i].begun = true;
+}
+
+void triggers_dump_done(triggers *t)
+{
+    if (t != NULL) answer_dumps(t, false, true, "the counters are in the server's log");
+}
+
 void triggers_abandon(triggers *t)
 {
     if (t == NULL) return;
@@ -204,6 +235,7 @@ void triggers_abandon(triggers *t)
 void triggers_close(triggers *t)
 {
     if (t == NULL) return;
+    answer_dumps(t, true, false, "the server has stopped");
     watch_close(t->files);
     control_close(t->commands);
     mem_free(t);

@@ -25,6 +25,10 @@ void triggers_step(triggers *t);
  * may be up to who saves one of these files. */
 void triggers_follow(triggers *t);
 
+/* A dump of the counters has begun, which answers who asked for one until now; and none is under way any more. */
+void triggers_dump_begun(triggers *t);
+void triggers_dump_done(triggers *t);
+
 /* Only removes what of it others can see, instead of triggers_close(), when the process ends without its workers. NULL is fine. */
 void triggers_abandon(triggers *t);
 /* After reload_close(), by which everything that was asked for has its answer. NULL is fine. */

@@ -155,6 +155,28 @@ def test_dump_is_logged(server, control):
     assert one.wait_log(r"worker 0: 0 connections, 0 opened")
 
 
+@pytest.mark.no_wine("Unix sockets")
+def test_a_dump_is_answered_when_all_workers_have_written_their_counters(server, control):
+    one = server(SAY + """local shared = portico.shared("t") return { on_message = function(conn, data)
+      if data == "go" then shared:set("go", true) return end
+      say("busy", portico.worker.id)
+      while not shared:get("go") do end end }""", "--control", control, "--workers", "2")
+    with one.connect() as client, one.connect() as other, socket.socket(socket.AF_UNIX) as link:
+        client.send("wait")
+        idle = {"busy 0": 1, "busy 1": 0}[one.wait_said(1)[0]]
+        link.connect(control)
+        link.sendall(b"dump\n")
+        one.wait_log(f"worker {idle}: 1 connection,")
+        assert speak(control, b"an answer that comes behind it\n").startswith(b"failed")
+        link.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            link.recv(1)
+        other.send("go")
+        link.settimeout(20 * Settings.patience)
+        assert link.recv(100).startswith(b"ok ")
+        one.wait_log(f"worker {1 - idle}: 1 connection,")
+
+
 def test_a_dump_tells_who_waits_for_room(server, control):
     one = server(ECHO, "--control", control, "--max-connections", "1")
     with one.connect() as first, one.connect(), one.connect():
