@@ -1,6 +1,7 @@
 /* server.c - order of starting and stopping. Listeners live on worker 0's port, on every system alike: there the dealer has
- * their sockets. Stopping runs backwards: first the listeners, and only when nothing
- * more can be dealt, the workers. Each worker serves its port until all are done, so that a message never meets a closed one.
+ * their sockets. Stopping runs backwards: first the listeners, and only when nothing more can be dealt, worker 0. The others drain
+ * at once, since worker 0 may hang; who is still dealt to them is refused. Each worker serves its port until all are done, so that a
+ * message never meets a closed one.
  */
 #include "server.h"
 
@@ -48,7 +49,7 @@ struct server {
     slot *accepting;    /* worker 0: listeners that are started and not stopped yet */
     bool stopping;      /* worker 0: all listeners are to stop */
     bool started;       /* main thread: server_start() */
-    bool draining;      /* worker 0: the workers have been told to drain */
+    bool draining;      /* worker 0: it drains */
     bool cut_wanted;    /* worker 0: a second server_stop() */
     worker_message stop_message;
     worker_message now_message;
@@ -139,22 +140,12 @@ static void on_short(void *context)
     (void)dealer_want_news(&of->server->dealer);
 }
 
-/* Workers that have all ended get no more messages: their ports may be closed. */
-static void cut_all(server *s)
-{
-    os_mutex_lock(s->mutex);
-    for (uint32_t i = 0; i < s->options.workers && !atomic_load(&s->ended); i++) {
-        worker_post(&s->workers[i], &s->workers[i].cut_message);
-    }
-    os_mutex_unlock(s->mutex);
-}
-
 /* When nothing more can be accepted. */
-static void drain_all(server *s)
+static void drain_first(server *s)
 {
-    for (uint32_t i = 0; i < s->options.workers; i++) worker_post(&s->workers[i], &s->workers[i].drain_message);
     s->draining = true;
-    if (s->cut_wanted) cut_all(s);
+    worker_drain(&s->workers[0], s->options.drain_ns);
+    if (s->cut_wanted) worker_cut(&s->workers[0]);
 }
 
 static void on_stopped(void *context, listener *l)
@@ -167,7 +158,7 @@ static void on_stopped(void *context, listener *l)
     *link = from->accepts_next;
     from->accepts = false;
     atomic_store(&from->stopped, true);
-    if (s->stopping && s->accepting == NULL) drain_all(s);
+    if (s->stopping && s->accepting == NULL) drain_first(s);
 }
 
 static const listener_events events_of_listeners = {on_arrival, on_short, on_stopped};
@@ -231,7 +222,7 @@ static void run_stop(worker *w, worker_message *message)
     server *s = w->server;
     (void)message;
     s->stopping = true;
-    if (s->accepting == NULL) drain_all(s);
+    if (s->accepting == NULL) drain_first(s);
     slot *next;
     for (slot *l = s->accepting; l != NULL; l = next) {
         next = l->accepts_next; /* it may leave the list at once */
@@ -244,7 +235,7 @@ static void run_now(worker *w, worker_message *message)
     server *s = w->server;
     (void)message;
     s->cut_wanted = true;
-    if (s->draining) cut_all(s);
+    if (s->draining) worker_cut(w);
 }
 
 static void run_drain(worker *w, worker_message *message)
@@ -338,11 +329,15 @@ static void free_server(server *s)
     mem_free(s);
 }
 
-/* The index-th call of server_stop(). */
+/* The index-th call of server_stop(). Each worker is told for itself: one may hang. */
 static void post_stop(server *s, uint32_t index)
 {
-    if (index == 0) worker_post(&s->workers[0], &s->stop_message);
-    if (index == 1) worker_post(&s->workers[0], &s->now_message);
+    if (index > 1) return;
+    worker_post(&s->workers[0], index == 0 ? &s->stop_message : &s->now_message);
+    for (uint32_t i = 1; i < s->options.workers; i++) {
+        worker *w = &s->workers[i];
+        worker_post(w, index == 0 ? &w->drain_message : &w->cut_message);
+    }
 }
 
 server *server_open(const server_options *options, const worker_app *app, void *app_context, bool *app_failed)
@@ -564,7 +559,6 @@ server_end server_wait(server *s)
     return SERVER_CLEAN;
 }
 
-/* While worker 0 hangs it tells the others nothing: they only wait for it, and it comes first here. */
 worker *server_abandon(server *s)
 {
     worker *hangs = NULL;

@@ -290,6 +290,22 @@ def test_a_worker_that_hangs_is_left_at_a_second_stop(server, tmp_path):
     check_cut(one)
 
 
+@pytest.mark.budget
+def test_while_the_first_worker_hangs_the_others_drain(server):
+    """Though it is the one that accepts."""
+    one = server(SAY + """return { on_message = function(conn, data)
+      if data == "hang" then say("stuck") while true do end end
+      return tostring(portico.worker.id) end }""", "--workers", "2", "--callback-budget", "0", "--drain-timeout", "600")
+    clients = [one.connect() for _ in range(2)]
+    first, second = sorted(clients, key=lambda client: client.send("x").take(1))
+    first.send("hang")
+    one.wait_said(1)
+    one.signal()
+    assert second.rest() == b""
+    one.signal()
+    check_cut(one)
+
+
 @pytest.mark.no_wine("Unix sockets are refused on Windows")
 def test_a_worker_that_hangs_leaves_no_sockets_behind(server, tmp_path):
     names = [tmp_path / "s", tmp_path / "c"]
