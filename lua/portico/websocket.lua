@@ -21,10 +21,11 @@ local websocket = {}
 local GUID <const> = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 local MESSAGE_MAX <const> = 1 << 20
 local CONTROL_MAX <const> = 125
+local REASON_MAX <const> = CONTROL_MAX - 2 -- the code is before it
 local PARTS_MAX <const> = 4096 -- pieces of a message that are kept apart
 local FAREWELL <const> = 5 -- seconds for the peer to answer a close
 
-local OPCODES <const> = { text = 1, binary = 2, close = 8, ping = 9, pong = 10 }
+local OPCODES <const> = { continuation = 0, text = 1, binary = 2, close = 8, ping = 9, pong = 10 }
 local CONTROLS <const> = { [8] = "close", [9] = "ping", [10] = "pong" }
 
 -- ---- Decoding -----------------------------------------------------------------------------------
@@ -171,21 +172,25 @@ end
 
 -- ---- Encoding -----------------------------------------------------------------------------------
 
--- A frame as bytes. kind: "text", "binary", "ping", "pong", "close", or "continuation". options: masked (true
--- for a client), last (false when a continuation will follow).
-function websocket.frame(kind, payload, options)
-  local opcode = OPCODES[kind] or kind == "continuation" and 0
+-- Raises when that is nothing to send. where: the function that the script has called; is_part: more of the message is to follow.
+local function check_frame(where, kind, payload, is_part)
+  local opcode = OPCODES[kind]
   if not opcode then
-    error("websocket.frame: kind: text, binary, ping, pong, close or continuation expected, got " .. tostring(kind), 2)
-  elseif opcode >= 8 and #payload > CONTROL_MAX then
-    error("websocket.frame: at most 125 bytes expected in a control frame", 2)
+    error(where .. ": kind: text, binary, ping, pong, close or continuation expected, got " .. tostring(kind), 3)
+  elseif type(payload) ~= "string" then
+    error(where .. ": payload: string expected, got " .. type(payload), 3)
+  elseif opcode >= 8 and (is_part or #payload > CONTROL_MAX) then
+    error(where .. ": at most 125 bytes expected in a control frame, in one part", 3)
+  elseif opcode == 1 and not is_part and not utf8.len(payload) then
+    error(where .. ": a text is UTF-8; other bytes are sent as binary", 3)
+  elseif opcode == 8 and not take_close({}, payload) then
+    error(where .. ": payload: one as of websocket.close_payload expected", 3)
   end
-  local size, first = #payload, opcode + 128
-  local bit = 0
-  if options then
-    first = options.last == false and opcode or first
-    bit = options.masked and 128 or 0
-  end
+end
+
+-- A frame that has been checked.
+local function encode(kind, payload, is_masked, is_part)
+  local size, first, bit = #payload, OPCODES[kind] + (is_part and 0 or 128), is_masked and 128 or 0
   local head
   if size < 126 then
     head = pack("BB", first, bit + size)
@@ -194,16 +199,35 @@ function websocket.frame(kind, payload, options)
   else
     head = pack(">BBI8", first, bit + 127, size)
   end
-  if bit == 0 then
+  if not is_masked then
     return head .. payload
   end
   local key = codec.random(4)
   return head .. key .. mask(payload, key)
 end
 
--- The payload of a close frame.
+-- A frame as bytes. kind: "text", "binary", "ping", "pong", "close", or "continuation". options: masked (true
+-- for a client), last (false when a continuation will follow). Raises for what a peer would refuse.
+function websocket.frame(kind, payload, options)
+  local is_part = options and options.last == false
+  check_frame("websocket.frame", kind, payload, is_part)
+  return encode(kind, payload, options and options.masked, is_part)
+end
+
+local function close_payload(where, code, reason)
+  if code == nil then
+    return ""
+  elseif math.type(code) ~= "integer" or not is_code(code) then
+    error(where .. ": code: one that may be sent expected (1000, 1001, 3000 to 4999, …), got " .. tostring(code), 3)
+  elseif reason ~= nil and (type(reason) ~= "string" or #reason > REASON_MAX or not utf8.len(reason)) then
+    error(where .. ": reason: at most 123 bytes of UTF-8 expected", 3)
+  end
+  return pack(">I2", code) .. (reason or "")
+end
+
+-- The payload of a close frame. Raises for a code or a reason that may not be sent.
 function websocket.close_payload(code, reason)
-  return code and pack(">I2", code) .. (reason or "") or ""
+  return (close_payload("websocket.close_payload", code, reason))
 end
 
 -- What Sec-WebSocket-Accept must be for a key.
@@ -275,16 +299,17 @@ function websocket.connect(url, options)
   return setmetatable({ conn = conn, decoder = d }, Client)
 end
 
-local MASKED <const> = { masked = true }
-
 -- Sends a message. kind: "text" (the default), "binary", "ping". Result as of conn:send.
 function Client:send(data, kind)
-  return self.conn:send(websocket.frame(kind or "text", data, MASKED))
+  kind = kind or "text"
+  check_frame("client:send", kind, data)
+  return self.conn:send(encode(kind, data, true))
 end
 
--- Waits for the next message: the data, and "text" or "binary"; or nil, message, code: "timeout", "closed"
--- with the close code and reason behind it, or what conn:read says. Pings are answered.
+-- Waits for the next message, and at most so many seconds: the data, and "text" or "binary"; or nil, message, code: "timeout", "closed"
+-- with the close code and reason behind it, or what conn:read says. Pings are answered meanwhile.
 function Client:receive(timeout)
+  local deadline, left = timeout and portico.monotonic() + timeout, timeout
   while true do
     local what, value, reason = websocket.next(self.decoder)
     if what == "text" or what == "binary" then
@@ -298,20 +323,25 @@ function Client:receive(timeout)
       self:close(value)
       return nil, reason, "protocol"
     elseif not what then
-      local data, message, code = self.conn:read(-65536, timeout)
+      if left and left < 0 then
+        return nil, "timeout", "timeout"
+      end
+      local data, message, code = self.conn:read(-65536, left)
       if not data then
         return nil, message, code
       end
       feed(self.decoder, data)
+      left = deadline and deadline - portico.monotonic()
     end
   end
 end
 
 -- Says farewell, and closes.
 function Client:close(code, reason)
+  local payload = close_payload("client:close", code, reason)
   if not self.closed then
     self.closed = true
-    self.conn:send(websocket.frame("close", websocket.close_payload(code, reason), MASKED))
+    self.conn:send(encode("close", payload, true))
     self.conn:close()
   end
 end
@@ -349,7 +379,7 @@ local function send(ws, kind, data)
   if not d or d.closing then
     return nil, "closed", "closed"
   end
-  local is_low, message, code = ws.conn:send(websocket.frame(kind, data))
+  local is_low, message, code = ws.conn:send(encode(kind, data))
   d.full = is_low == false or nil
   return is_low, message, code
 end
@@ -363,29 +393,29 @@ function Socket:send(text)
 end
 
 function Socket:send_binary(bytes)
+  check_frame("ws:send_binary", "binary", bytes)
   return send(self, "binary", bytes)
 end
 
 function Socket:ping(payload)
-  return send(self, "ping", payload or "")
+  payload = payload or ""
+  check_frame("ws:ping", "ping", payload)
+  return send(self, "ping", payload)
 end
 
 -- Begins the closing handshake: nothing more is sent, and what comes is no longer told.
 function Socket:close(code, reason)
   code = code or 1000
-  if math.type(code) ~= "integer" or not is_code(code) then
-    error("ws:close: code: one that may be sent expected (1000, 1001, 3000 to 4999, …), got " .. tostring(code), 2)
-  end
+  local payload = close_payload("ws:close", code, reason)
   local conn = self.conn
-  if not send(self, "close", websocket.close_payload(code, reason)) and not conn.state then
+  if not send(self, "close", payload) and not conn.state then
     return nil, "closed", "closed"
   end
   local d = conn.state.websocket
   if not d.closing then
     d.closing, d.close_code, d.close_reason = true, code, reason or ""
-    portico.after(FAREWELL, function()
-      conn:close()
-    end)
+    d.close_by = portico.monotonic() + FAREWELL -- for who goes on sending; no timer, since that ends with this version of the script
+    conn:set { idle = FAREWELL } -- for who is silent
   end
   return true
 end
@@ -406,7 +436,8 @@ end
 -- The end: with the peer's code, or for a fault of the peer's with ours.
 local function finish(conn, d, code, reason, is_fault)
   if not d.closing then
-    conn:send(websocket.frame("close", websocket.close_payload(code ~= 1005 and code or nil, is_fault and reason or "")))
+    local payload = close_payload("websocket", code ~= 1005 and code or nil, is_fault and reason or "")
+    conn:send(encode("close", payload))
     d.closing, d.close_code, d.close_reason = true, code, reason
   end
   conn:close()
@@ -493,7 +524,9 @@ local function make_protocol(options)
 
   function protocol.on_message(conn, data)
     local d = conn.state.websocket
-    if feed(d, data) then
+    if d.close_by and portico.monotonic() > d.close_by then
+      conn:close()
+    elseif feed(d, data) then
       serve(conn, d)
     end
   end

@@ -127,6 +127,22 @@ return check.run(function()
   check.equal(#websocket.frame("binary", ("x"):rep(65536)), 65546, "a long frame")
   check.raises("kind: text", "a frame of no kind", websocket.frame, "txt", "a")
   check.raises("125 bytes", "a long ping", websocket.frame, "ping", ("x"):rep(126))
+  check.raises("in one part", "a part of a ping", websocket.frame, "ping", "x", { last = false })
+  check.raises("payload: string expected, got number", "a number", websocket.frame, "text", 5)
+  check.raises("a text is UTF%-8", "a text that is none", websocket.frame, "text", "\xff")
+  check.equal(websocket.frame("text", "\xc3", { last = false }), "\1\1\xc3", "half a character before the last part")
+  check.equal(websocket.frame("continuation", "\xb6"), "\x80\1\xb6", "the other half")
+  check.equal(websocket.frame("close", websocket.close_payload(1000, ("x"):rep(123))):sub(1, 4), "\x88\125\3\232", "a long reason")
+  check.equal(websocket.frame("close", websocket.close_payload()), "\x88\0", "a close without a code")
+  for _, payload in ipairs { "\3", "\3\237", "\3\232\xff" } do
+    check.raises("close_payload expected", "a wrong close", websocket.frame, "close", payload)
+  end
+  for _, code in ipairs { 999, 1004, 1005, 1006, 1015, 2000, 5000, 1000.5, "1000", 66536 } do
+    check.raises("close_payload: code: one that may be sent expected", "a wrong code", websocket.close_payload, code)
+  end
+  for _, reason in ipairs { ("x"):rep(124), "\xff", 5 } do
+    check.raises("close_payload: reason: at most 123 bytes of UTF%-8", "a wrong reason", websocket.close_payload, 1000, reason)
+  end
 
   check.linear(function(n)
     local text = websocket.frame("binary", ("x"):rep(n), { masked = true })

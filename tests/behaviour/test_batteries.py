@@ -530,3 +530,85 @@ end }""")
         with one.connect() as client:
             client.send(f"GET /?{path} HTTP/1.1\r\nHost: 127.0.0.1:{one.port}\r\nConnection: close\r\n\r\n")
             assert client.rest().decode().split("\r\n\r\n", 1)[1] == wanted
+
+
+HANDSHAKE = ("GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+             "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+
+
+def test_who_does_not_answer_a_close_goes_also_after_a_reload(server):
+    script = """
+-- %s
+return require("portico.websocket").server {
+  on_message = function(ws) ws:close(4000, "enough") end,
+  on_close = function(_, code, reason) portico.log.info("gone:", code, reason) end,
+}"""
+    one = server(script % "a", watch=WATCH)
+    with one.connect() as silent, one.connect() as talking:
+        for peer in (silent, talking):
+            assert head_of(peer.send(HANDSHAKE))[0].startswith("HTTP/1.1 101 ")
+            assert peer.send(b"\x81\x81\0\0\0\0x").take(10) == b"\x88\x08\x0f\xa0enough"
+        reload(one, script % "b")
+        assert silent.rest() == b""
+        deadline = time.monotonic() + 20
+        while not select.select([talking.socket], [], [], 0.05)[0]:
+            assert time.monotonic() < deadline
+            talking.send(b"\x82\x80\0\0\0\0")
+    one.wait_log("gone: 4000 enough", 2)
+
+
+WEBSOCKET_CLIENT = """
+local websocket = require "portico.websocket"
+return { on_message = function(conn, port)
+  local ws = assert(websocket.connect("ws://127.0.0.1:" .. port))
+  local function tell(...)
+    conn:send(table.concat({ ... }, " "), "\\n")
+  end
+  %s
+end }"""
+
+
+def test_receive_has_one_deadline(server):
+    """Pings, and parts of a message, do not make it longer."""
+    behind = server("""
+return require("portico.websocket").server { on_message = function() end, on_open = function(ws)
+  portico.spawn(function() while ws:ping("x") do portico.sleep(0.02) end end)
+end }""", "--workers", "1")
+    one = server(WEBSOCKET_CLIENT % """
+  local began = portico.monotonic()
+  local data, message, code = ws:receive(0.2)
+  tell(tostring(data), message, code)
+  data, message, code = ws:receive(0)
+  tell(tostring(data), message, code)""")
+    with one.connect() as client:
+        client.send(str(behind.port))
+        assert [client.line(), client.line()] == [b"nil timeout timeout\n"] * 2
+
+
+def test_a_client_refuses_what_may_not_be_sent(server):
+    behind = server("""
+return require("portico.websocket").server { on_message = function(ws, text)
+  for _, call in ipairs { { "close", 1000, ("x"):rep(124) }, { "close", 1005 }, { "ping", ("x"):rep(126) }, { "send_binary", 5 } } do
+    ws:send(select(2, pcall(ws[call[1]], ws, table.unpack(call, 2))))
+  end
+  ws:send(text)
+end, on_close = function(_, code, reason) portico.log.info("gone:", code, reason) end }""")
+    one = server(WEBSOCKET_CLIENT % """
+  tell(select(2, pcall(ws.send, ws, "\\xff")))
+  tell(select(2, pcall(ws.close, ws, 1000, ("x"):rep(124))))
+  tell(select(2, pcall(ws.close, ws, 1006)))
+  ws:send("still here")
+  for _ = 1, 5 do tell((ws:receive(5))) end
+  ws:close(4001, "bye")""")
+    with one.connect() as client:
+        client.send(str(behind.port))
+        assert [client.line().decode().strip() for _ in range(8)] == [
+            "client:send: a text is UTF-8; other bytes are sent as binary",
+            "client:close: reason: at most 123 bytes of UTF-8 expected",
+            "client:close: code: one that may be sent expected (1000, 1001, 3000 to 4999, …), got 1006",
+            "ws:close: reason: at most 123 bytes of UTF-8 expected",
+            "ws:close: code: one that may be sent expected (1000, 1001, 3000 to 4999, …), got 1005",
+            "ws:ping: at most 125 bytes expected in a control frame, in one part",
+            "ws:send_binary: payload: string expected, got number",
+            "still here"]
+    behind.wait_log("gone: 4001 bye")
