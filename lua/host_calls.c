@@ -171,7 +171,7 @@ static bool keep_error(lua_State *L, host_task *t)
     const service *s = t->subject;
     answer *a = s->answer->data;
     if (lua_type(L, -1) == LUA_TTABLE) lua_getfield(L, -1, "message");
-    else host_push_error_text(L, L, -1);
+    else host_push_error_text(L, -1);
     if (!host_value_encode(L, -1, "message", &a->value)) lua_pop(L, 1);
     a->code = s->is_unknown ? "not_found" : "error";
     lua_pop(L, 1);

@@ -352,8 +352,8 @@ void host_push_overrun_error(lua_State *L, const host_task *t);
 void host_report_memory(host *h, host_kind kind, const conn *c);
 /* Logs the error on top of the stack of a coroutine of a task's that was closed. */
 void host_report_close(host *h, const host_task *t, lua_State *co);
-/* Pushes an error value as text, without calling metamethods. From and to may be the same. raises */
-void host_push_error_text(lua_State *to, lua_State *from, int index);
+/* Pushes an error value as text, without calling metamethods. raises */
+void host_push_error_text(lua_State *L, int index);
 /* Pushes the traceback of a thread, without the host's own frames at its end. raises */
 void host_push_traceback(lua_State *L, lua_State *of, int level);
 

@@ -15,12 +15,22 @@ enum {
     ERROR_BURST = 20
 };
 
+/* The error object at 1 may say itself what it is. False, and nothing is pushed: it does not. */
+static bool push_own_text(lua_State *L)
+{
+    if (!luaL_getmetafield(L, 1, "__tostring")) return false;
+    lua_pushvalue(L, 1);
+    if (lua_pcall(L, 1, 1, 0) == LUA_OK && lua_type(L, -1) == LUA_TSTRING) return true;
+    lua_pop(L, 1);
+    return false;
+}
+
 int host_add_traceback(lua_State *L)
 {
-    if (!host_push_overrun(L, host_slice(host_of(L)))) {
-        host_push_error_text(L, L, 1);
-        host_push_traceback(L, L, 1);
-    } /* stack: error, message, traceback */
+    if (!push_own_text(L)) host_push_error_text(L, 1);
+    if (host_push_overrun(L, host_slice(host_of(L)))) lua_remove(L, 2);
+    else host_push_traceback(L, L, 1);
+    /* stack: error, message, traceback */
     lua_pushliteral(L, "\n");
     lua_insert(L, -2);
     lua_concat(L, 3);
@@ -51,21 +61,21 @@ static char *describe(char *text, size_t size, host_kind kind, const conn *c)
     return text;
 }
 
-void host_push_error_text(lua_State *to, lua_State *from, int index)
+void host_push_error_text(lua_State *L, int index)
 {
-    switch (lua_type(from, index)) {
+    size_t len;
+    switch (lua_type(L, index)) {
     case LUA_TSTRING: {
-        size_t len;
-        const char *text = lua_tolstring(from, index, &len);
-        lua_pushlstring(to, text, len);
+        const char *text = lua_tolstring(L, index, &len);
+        lua_pushlstring(L, text, len);
         break;
     }
     case LUA_TNUMBER:
-        if (lua_isinteger(from, index)) lua_pushfstring(to, "%I", (LUAI_UACINT)lua_tointeger(from, index));
-        else lua_pushfstring(to, "%f", lua_tonumber(from, index));
+        if (lua_isinteger(L, index)) lua_pushfstring(L, "%I", (LUAI_UACINT)lua_tointeger(L, index));
+        else lua_pushfstring(L, "%f", lua_tonumber(L, index));
         break;
     default:
-        lua_pushfstring(to, "(error object is a %s value)", luaL_typename(from, index));
+        lua_pushfstring(L, "(error object is a %s value)", luaL_typename(L, index));
     }
 }
 
@@ -105,9 +115,11 @@ static void make_table(lua_State *L, const host_task *t)
 int host_make_error(lua_State *L)
 {
     host *h = host_of(L);
+    if (!push_own_text(L)) lua_pushnil(L); /* the script's: without the reserve, and it may be what takes too long */
     host_reserve(h, true);
     if (!host_push_overrun(L, host_slice(h))) {
-        host_push_error_text(L, L, 1);
+        if (lua_isnil(L, 2)) host_push_error_text(L, 1);
+        else lua_pushvalue(L, 2);
         host_push_traceback(L, L, 1);
     }
     make_table(L, h->task);
@@ -164,7 +176,7 @@ void host_report(lua_State *L, const host_task *t)
     host_reserve(h, true);
     luaL_buffinit(L, &text);
     if (is_table) lua_getfield(L, error, "message");
-    else host_push_error_text(L, L, error); /* an error while the error was handled */
+    else host_push_error_text(L, error); /* an error while the error was handled */
     luaL_addvalue(&text);
     luaL_addchar(&text, '\n');
     luaL_addstring(&text, describe(place, sizeof(place), (host_kind)t->kind, t->c));

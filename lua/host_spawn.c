@@ -99,7 +99,7 @@ static bool keep_error(lua_State *L, host_task *t)
 {
     host_spawn *s = t->subject;
     if (lua_type(L, -1) == LUA_TTABLE) lua_getfield(L, -1, "message");
-    else host_push_error_text(L, L, -1);
+    else host_push_error_text(L, -1);
     set_outcome(L, s);
     return s->joiners.count > 0;
 }

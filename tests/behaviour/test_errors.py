@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from rig import SAY, Settings
+from rig import SAY, Settings, run
 
 pytestmark = pytest.mark.packets("received")
 
@@ -109,7 +109,7 @@ def test_an_error_on_a_connection_resets_it(server):
 @pytest.mark.parametrize("thing", [
     "{}", "nil", "42", "setmetatable({}, {__tostring = function() while true do end end})"])
 def test_error_values_of_any_kind_are_survived(server, thing):
-    one = server("return { on_message = function(conn, data) " + GOOD + f"error({thing}) end }}")
+    one = server("return { on_message = function(conn, data) " + GOOD + f"error({thing}) end }}", "--callback-budget", "0.2")
     with one.connect() as client:
         client.send("bad")
         assert client.is_over()
@@ -343,3 +343,43 @@ def test_with_debug_the_log_says_how_each_connection_ended(server):
             if message:
                 client.send(message)
             assert one.wait_log(rf"conn \d+ \(127\.0\.0\.1:{client.socket.getsockname()[1]}\): closed: {reason}")
+
+
+OBJECT = """
+local Mishap = {}
+Mishap.__index = Mishap
+function Mishap:__tostring() %s end
+%s
+return {
+  on_message = function(conn, data)
+    if data == "good" then return data end
+    error(setmetatable({ what = "too much", cause = "rain" }, Mishap))
+  end,
+  on_error = function(conn, err) %s end,
+}"""
+
+
+@pytest.mark.parametrize("body,text", [
+    ("return self.what .. ' of ' .. self.cause", "too much of rain"),
+    ("error('no')", "(error object is a table value)"),
+    ("error(self)", "(error object is a table value)"),
+    ("return {}", "(error object is a table value)"),
+    ("portico.sleep(1) return 'slept'", "(error object is a table value)"),
+    ("return ('x'):rep(1 << 30)", "(error object is a table value)"),
+])
+def test_an_error_object_says_what_it_is(server, body, text):
+    one = server(SAY + OBJECT % (body, "", "say(err.message)"), "--workers", "1", "--lua-memory", "8M")
+    with one.connect() as client:
+        client.send("bad")
+        assert client.is_over()
+    assert one.wait_said(1) == [text]
+    one.wait_log(re.escape(text) + r"\n?")
+    good(one)
+    one.stop()
+
+
+def test_an_error_object_that_ends_the_load_says_what_it_is(tmp_path):
+    script = tmp_path / "script.lua"
+    script.write_text(OBJECT % ("return 'too much of ' .. self.cause", "error(setmetatable({ cause = 'rain' }, Mishap))", ""))
+    one = run("--check", script)
+    assert one.returncode == 3 and "too much of rain" in one.stderr, one.stderr
