@@ -34,6 +34,7 @@ local feed, want, want_mark = buffer.feed, buffer.want, buffer.want_mark
 local resp = {}
 
 local LINE_MAX <const> = 65536 -- bytes of an inline command, or of a line of a reply
+local ELEMENT_SIZE <const> = 16 -- bytes that an element of a reply counts, and an array, whatever is in it
 local DIGITS_MAX <const> = 32 -- … of the number in a line that says how many follow
 local LIMITS <const> = { max_bulk = 8 << 20, max_args = 65536, max_command = 16 << 20, max_depth = 32 }
 local OPTIONS <const> = { max_bulk = "number", max_args = "number", max_command = "number", max_depth = "number" }
@@ -149,10 +150,15 @@ local function inline(d, pos)
     d.pos = pos
     return want_mark(d, "\n", LINE_MAX)
   end
+  if stop - pos > d.max_command then
+    return fail(d, "too big command")
+  end
   d.pos = stop + 1
   local args = split(sub(d.data, pos, stop - 1))
   if not args then
     return fail(d, "unbalanced quotes in request")
+  elseif #args > d.max_args then
+    return fail(d, "too many words in an inline request")
   end
   return args
 end
@@ -355,6 +361,10 @@ local function read(d, stack)
   end
   if aggregate == "map" or aggregate == "attribute" then
     count = count * 2
+  end
+  d.size = d.size + ELEMENT_SIZE * (count + 1)
+  if d.size > d.max_command then
+    return fail(d, "too big reply")
   end
   stack[#stack + 1] = { kind = aggregate, size = count, have = 0, list = {} }
   d.pos = after

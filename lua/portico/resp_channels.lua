@@ -70,8 +70,12 @@ function channels.publish(name, message)
   if portico.worker.count == 1 then
     return deliver(name, message)
   end
+  local counts, problem, code = portico.worker.each(CALL, name, message)
+  if not counts then
+    return nil, problem, code
+  end
   local total = 0
-  for _, count in pairs((portico.worker.each(CALL, name, message))) do
+  for _, count in pairs(counts) do
     total = total + count
   end
   return total

@@ -5,6 +5,8 @@
 
 local resp = require "portico.resp"
 
+local PUSHED_MAX <const> = 1000
+
 -- A question that has no reply yet. However its call ends, by a timeout or a cancelled task as well, the connection
 -- goes with it: a reply that comes later would be taken for that to the next.
 local Question = {}
@@ -17,8 +19,9 @@ end
 local Client = {}
 Client.__index = Client
 
--- Waits for the next reply, or what the server pushes: true, value; nil, message, code.
-function Client:receive(timeout)
+-- The next value that the server sends: true, value; nil, message, code.
+local function next_value(self, timeout)
+  local deadline = portico.monotonic() + timeout
   while true do
     local got, value = resp.next_reply(self.decoder)
     if got then
@@ -27,12 +30,41 @@ function Client:receive(timeout)
       self.conn:abort()
       return nil, value, "protocol"
     end
-    local data, message, code = self.conn:read(-65536, timeout or self.timeout)
+    local data, message, code = self.conn:read(-65536, math.max(deadline - portico.monotonic(), 0))
     if not data then
       return nil, message, code
     end
     resp.feed(self.decoder, data)
   end
+end
+
+-- Is this what a server answers, or does it push it, whatever it has been asked? That a subscription has begun or ended
+-- is pushed in RESP3, too, and answers the command.
+local function is_reply(value, command)
+  local push = type(value) == "table" and value.push
+  return not push or type(push[1]) == "string" and push[1]:lower() == command:lower()
+end
+
+-- Waits for the reply to a command; what is pushed meanwhile is set aside for receive(). True, value; nil, message, code.
+local function answer(self, command)
+  local deadline = portico.monotonic() + self.timeout
+  while true do
+    local got, value, code = next_value(self, deadline - portico.monotonic())
+    if not got or is_reply(value, command) then
+      return got, value, code
+    elseif #self.pushed == PUSHED_MAX then
+      return nil, PUSHED_MAX .. " pushes that nobody has received", "limit"
+    end
+    table.insert(self.pushed, value)
+  end
+end
+
+-- Waits for what the server pushes, or for a reply: true, value; nil, message, code.
+function Client:receive(timeout)
+  if #self.pushed > 0 then
+    return true, table.remove(self.pushed, 1)
+  end
+  return next_value(self, timeout or self.timeout)
 end
 
 -- Sends a command and waits for its reply. Returns the value: a string, number, list, …, nil for null; the
@@ -43,7 +75,7 @@ function Client:call(...)
   local turn <close> = self.turn:acquire()
   local open <close> = setmetatable({ conn = self.conn }, Question)
   self.conn:send(request)
-  local got, value, code = self:receive()
+  local got, value, code = answer(self, tostring(...))
   if not got then
     return nil, value, code
   end
@@ -76,5 +108,6 @@ return function(uri, options)
   if not conn then
     return nil, message, code
   end
-  return setmetatable({ conn = conn, decoder = decoder, timeout = timeout, turn = portico.semaphore(1) }, Client)
+  return setmetatable({ conn = conn, decoder = decoder, timeout = timeout, turn = portico.semaphore(1), pushed = {} },
+    Client)
 end

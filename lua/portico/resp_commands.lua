@@ -1,6 +1,6 @@
 -- resp_commands.lua - what every server of resp_server.lua answers, whatever it is for: what clients ask when they come and
 -- go, and transactions. By usage, as options.commands; here f(conn, args, state, server), where server has name; known,
--- the commands by their names; find(name); and failure(message, code).
+-- the commands by their names; call(conn, args, state); and failure(message, code).
 
 local resp = require "portico.resp"
 
@@ -13,8 +13,13 @@ local commands = {}
 -- ---- Coming and going ---------------------------------------------------------------------------
 
 commands["HELLO [version] [option ...]"] = function(_, args, state, server)
-  local version = args[2] and math.tointeger(tonumber(args[2])) or state.protocol
-  if args[2] and version ~= 2 and version ~= 3 then
+  local version = state.protocol
+  if args[2] then
+    version = math.tointeger(tonumber(args[2]))
+  end
+  if not version then
+    return refuse "Protocol version is not an integer or out of range"
+  elseif version ~= 2 and version ~= 3 then
     return { err = "NOPROTO unsupported protocol version" }
   elseif args[3] and (args[3]:upper() ~= "SETNAME" or #args ~= 4) then
     return refuse "syntax error in HELLO: only the protocol version and SETNAME are known"
@@ -118,7 +123,7 @@ commands["EXEC"] = function(conn, _, state, server)
   end
   local replies = { n = #queue }
   for i, args in ipairs(queue) do
-    local reply, problem, code = server.find(args[1]).f(conn, args, state, server)
+    local reply, problem, code = server.call(conn, args, state)
     if problem then
       replies[i] = server.failure(problem, code)
     elseif reply ~= resp.NO_REPLY then
@@ -134,7 +139,8 @@ commands["SUBSCRIBE channel [channel ...]"] = require("portico.resp_channels").s
 commands["UNSUBSCRIBE [channel ...]"] = require("portico.resp_channels").unsubscribe
 
 commands["PUBLISH channel message"] = function(_, args)
-  return resp.publish(args[2], args[3])
+  local count, problem = resp.publish(args[2], args[3]) -- not its code, by which Redis would speak of the memory of keys
+  return count, problem
 end
 
 return commands

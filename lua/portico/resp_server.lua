@@ -105,9 +105,6 @@ return function(options)
   end
   define(known, options.commands or {})
 
-  local function find(name) return known[name] or known[upper(name)] end
-  server.find = find
-
   local function unknown(_, args, state)
     if state.resp.queue then
       state.resp.queue.failed = true
@@ -133,6 +130,10 @@ return function(options)
       return enqueue(d, d.queue, args, name)
     end
     return command.f(conn, args, state, server)
+  end
+
+  function server.call(conn, args, state)
+    return call(conn, args, state, state.resp)
   end
 
   -- Answers what is there.
@@ -190,7 +191,7 @@ return function(options)
   end
 
   script.on_error = options.on_error or function(conn)
-    if conn then
+    if conn and conn.state.resp then -- one that the script has opened itself speaks something else
       conn:send("-ERR internal error\r\n")
       conn:close()
       return "keep"

@@ -76,6 +76,8 @@ local COMMANDS <const> = {
   { "*" .. ("1"):rep(40), { wrong = "Protocol error: invalid multibulk length" } },
   { "*1\r\n$" .. ("1"):rep(40), { wrong = "Protocol error: invalid bulk length" } },
   { "*3\r\n" .. ("$900\r\n" .. ("x"):rep(900) .. "\r\n"):rep(3), { wrong = "Protocol error: too big command" } },
+  { ("a "):rep(101) .. "\r\n", { wrong = "Protocol error: too many words in an inline request" } },
+  { ("a"):rep(2001) .. "\r\n", { wrong = "Protocol error: too big command" } },
   { "*1\r\n$4\r\nPING\r\n*1\r\nx", { { "PING" }, wrong = "Protocol error: expected '$', got 'x'" } },
 }
 
@@ -106,6 +108,7 @@ local REPLIES <const> = {
   { "=2\r\nab\r\n", { n = 0, wrong = "Protocol error: a verbatim string without a format" } },
   { ("*1\r\n"):rep(5), { n = 0, wrong = "Protocol error: too deep" } },
   { "*3\r\n" .. ("$900\r\n" .. ("x"):rep(900) .. "\r\n"):rep(3), { n = 0, wrong = "Protocol error: too big reply" } },
+  { "*100\r\n" .. ("*10\r\n" .. (":1\r\n"):rep(10)):rep(9), { n = 0, wrong = "Protocol error: too big reply" } },
 }
 
 local ENCODED <const> = { -- value, RESP2, RESP3

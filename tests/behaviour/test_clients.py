@@ -85,6 +85,62 @@ def test_resp(server, scripts):
     assert said[6].endswith("refused")
 
 
+def test_what_a_server_pushes_answers_no_call(server, scripts):
+    kv = server(scripts / "kv.lua", "--workers", "1")
+    one = ask(server, """
+  local redis <close> = assert(resp.connect("127.0.0.1:" .. port))
+  local other <close> = assert(resp.connect("127.0.0.1:" .. port))
+  redis:call("HELLO", 3)
+  local is_there = redis:call("subscribe", "news")
+  say(is_there.push[1], is_there.push[2], is_there.push[3])
+  say(other:call("PUBLISH", "news", "one"), other:call("PUBLISH", "news", "two"))
+  say(redis:call("SET", "a", 1))
+  say(redis:call("GET", "a"))
+  for i = 1, 2 do
+    local got, value = redis:receive()
+    say(got, table.concat(value.push, " "))
+  end
+  say(redis:receive(0.01))
+  other:call("PUBLISH", "news", "three")
+  say(select(2, redis:receive()).push[3])
+""", kv.port)
+    assert one.wait_said(8) == ["subscribe news 1", "1 1", "OK", "1", "true message news one", "true message news two",
+                                "nil timeout timeout", "three"]
+
+
+def test_the_time_for_a_reply_is_that_for_all_of_it(server):
+    """However slowly, and whatever else comes meanwhile."""
+    dripping = server("""
+return { on_message = function(conn, data)
+  while conn:send(data:find("PUSH") and ">1\\r\\n+x\\r\\n" or "+") ~= nil do portico.sleep(0.01) end
+end }""")
+    one = ask(server, """
+  for _, what in ipairs { "DRIP", "PUSH" } do
+    local redis <close> = assert(resp.connect("127.0.0.1:" .. port, { timeout = 0.2 }))
+    say(redis:call(what))
+  end
+""", dripping.port)
+    assert one.wait_said(2) == ["nil timeout timeout"] * 2
+
+
+def test_an_error_in_an_outbound_connection_is_no_reply(server):
+    """What a server of RESP has opened itself need not speak RESP."""
+    other = server("return { on_message = function(conn, data) portico.log.info('got ' .. data) conn:send('x') end }")
+    one = server("""
+local uri = ...
+return require("portico.resp").server { commands = { GO = function()
+  local conn = assert(portico.connect(uri, { on_message = function() error("mishap") end }))
+  conn:send("hello")
+  return { ok = "OK" }
+end } }""", args=[f"127.0.0.1:{other.port}"])
+    with one.connect() as client:
+        assert client.send("GO\r\n").line() == b"+OK\r\n"
+        one.wait_log("mishap")
+    one.stop()
+    other.stop()
+    assert "got hello" in other.text() and "internal error" not in other.text()
+
+
 def test_a_reply_to_a_call_that_was_cut_off_is_nobody_elses(server):
     slow = server("""
 return require("portico.resp").server {

@@ -139,12 +139,20 @@ def test_what_is_stored_survives_a_reload(server, scripts):
         client.send("SUBSCRIBE news\r\n")
         client.take(len(b"*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n"))
         assert other.send("MULTI\r\nINCR a\r\n").line() == b"+OK\r\n" and other.line() == b"+QUEUED\r\n"
-        reloads.save(kv, text.replace('["INCR key"]', '["MORE key"]').replace('["DECR key"]', '["INCR key"]'))
+        for command in ("GET a", "APPEND a 1", "STRLEN a"):
+            assert other.send(command + "\r\n").line() == b"+QUEUED\r\n"
+        assert '["APPEND key value"]' in text and '["STRLEN key"]' in text
+        other_names = text.replace('["INCR key"]', '["MORE key"]').replace('["DECR key"]', '["INCR key"]')
+        other_names = other_names.replace('["APPEND key value"]', '["APPEND key value more"]').replace('["STRLEN key"]', '["LEN key"]')
+        reloads.save(kv, other_names)
         kv.wait_log(reloads.TAKEN, 1, 20)
         assert script(kv, "GET a\nMORE a\nLRANGE l 0 -1\nHGET h f\nTTL h\n")[:5] == ["1", "2", "x", "y", "v"]
         assert cli(kv, "PUBLISH", "news", "hi") == ["1"]
         assert client.take(len(b"*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$2\r\nhi\r\n")).endswith(b"hi\r\n")
-        assert other.send("EXEC\r\n").line() == b"*1\r\n" and other.line() == b":1\r\n"
+        other.send("EXEC\r\n")
+        assert [other.line() for _ in range(6)] == [
+            b"*4\r\n", b":1\r\n", b"$1\r\n", b"1\r\n", b"-ERR wrong number of arguments for 'append' command\r\n",
+            b"-ERR unknown command 'STRLEN'\r\n"]
     rig.until(lambda: cli(kv, "PUBLISH", "news", "hi") == ["0"], what="the end of the subscription")
 
 
@@ -261,6 +269,15 @@ def test_messages_reach_subscribers_of_all_workers(server):
             assert client.take(len(b"*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$2\r\nhi\r\n")).endswith(b"hi\r\n")
 
 
+def test_a_message_that_is_too_large_for_the_other_workers(server):
+    one = server('return require("portico.resp").server {}', "--workers", "2")
+    with one.connect() as client:
+        client.send(b"*3\r\n$7\r\nPUBLISH\r\n$1\r\na\r\n$%d\r\n%s\r\nPING\r\n" % (8 << 20, b"x" * (8 << 20)))
+        assert client.line().startswith((b":0", b"-ERR ")) and client.line() == b"+PONG\r\n"
+    one.stop()
+    assert not one.log("error"), one.text()
+
+
 def test_resp3(kv):
     done = subprocess.run(["redis-cli", "-3", "-p", str(kv.port)], input="HSET h f v\nHGETALL h\n", stdout=subprocess.PIPE,
                           encoding="utf-8", timeout=20)
@@ -281,6 +298,7 @@ def test_publish_reaches_subscribers(kv):
 
 
 def test_mistakes_of_the_client(kv):
+    assert cli(kv, "HELLO", "abc") == ["ERR Protocol version is not an integer or out of range", ""]
     assert cli(kv, "BOGUS", "x") == ["ERR unknown command 'BOGUS'", ""]
     assert cli(kv, "GET") == ["ERR wrong number of arguments for 'get' command", ""]
     with kv.connect() as client:
