@@ -14,14 +14,16 @@ local TYPES <const> = {
   png = "image/png", jpg = "image/jpeg", gif = "image/gif", webp = "image/webp", pdf = "application/pdf", wasm = "application/wasm",
 }
 
--- The file's path for that of a request; nil for one that leads elsewhere, in the ways of any system.
+-- Whether a name may be asked for: it is not hidden, and leads nowhere else, in the ways of any system.
+local function is_served(name)
+  return utf8.len(name) and not name:find("[%c\\:*?\"<>|]") and not name:find("^%.") and not name:find("[. ]$")
+end
+
+-- The file's path for that of a request, or nil; and that of the request in plain text.
 local function file_path(path)
   local text = http1.unescape(path)
-  if not text or not utf8.len(text) or text:find("[%c\\:*?\"<>|]") then
-    return nil
-  end
-  for part in text:gmatch("[^/]+") do
-    if part:find("^%.") or part:find("[. ]$") then
+  for name in (text or "."):gmatch("[^/]+") do
+    if not is_served(name) then
       return nil
     end
   end
@@ -36,8 +38,8 @@ local function listing(path, name)
   local rows, names = {}, portico.files.list(path) or {}
   table.sort(names)
   for _, entry in ipairs(names) do
-    local info = entry:sub(1, 1) ~= "." and portico.files.stat(path .. "/" .. entry)
-    if info then
+    local info = is_served(entry) and portico.files.stat(path .. "/" .. entry)
+    if info and info.type ~= "other" then
       local shown = entry .. (info.type == "directory" and "/" or "")
       rows[#rows + 1] = ('<tr><td><a href="%s">%s</a><td align="right">%s<td>%s\n'):format(http1.escape(shown, "/"), html(shown),
         info.type == "file" and info.size or "", os.date("!%Y-%m-%d %H:%M:%S", math.tointeger(info.modified // 1)))
@@ -47,17 +49,17 @@ local function listing(path, name)
     html(name), html(name), name ~= "/" and '<tr><td><a href="../">../</a>\n' or "", table.concat(rows))
 end
 
--- The first and last byte of a "bytes=…" range, 0 for the file's first. Nil: there is none, or several, and
--- all is sent; false: it lies outside.
+-- The first and last byte of a "bytes=…" range, 0 for the file's first. Nil: there is none, or several, or its end is before
+-- its beginning, and all is sent; false: it lies outside.
 local function range(header, size)
   local first, last = (header or ""):match("^bytes=(%d*)%-(%d*)$")
-  if not first or first == "" and last == "" then
+  first, last = tonumber(first), tonumber(last)
+  if not first and not last or first and last and first > last then
     return nil
-  end
-  if first == "" then -- the last bytes
-    first, last = math.max(size - tonumber(last), 0), size - 1
+  elseif not first then -- the last bytes
+    first, last = math.max(size - last, 0), size - 1
   else
-    first, last = tonumber(first), math.min(tonumber(last ~= "" and last or size), size - 1)
+    last = math.min(last or size, size - 1)
   end
   if first > last or first >= size then
     return false
@@ -73,17 +75,20 @@ local function send_file(req, res, path, info)
     ["Accept-Ranges"] = "bytes",
   }
   local known = req.headers["if-none-match"]
-  if known and known:find(headers.ETag, 1, true) or not known and req.headers["if-modified-since"] == headers["Last-Modified"] then
+  if known and (known == "*" or known:find(headers.ETag, 1, true)) or not known and req.headers["if-modified-since"] == headers["Last-Modified"] then
     return res:send(304, "", headers)
   end
-  local first, last = range(req.headers.range, info.size)
+  -- A range is for GET, and of the file as the client knows it, if it says so.
+  local only_of = req.headers["if-range"]
+  local is_ranged = req.method == "GET" and (not only_of or only_of == headers.ETag or only_of == headers["Last-Modified"])
+  local first, last = range(is_ranged and req.headers.range, info.size)
   if first == false then
     headers["Content-Range"] = "bytes */" .. info.size
     return res:send(416, "", headers)
   end
-  local file, message = io.open(path, "rb")
+  local file = io.open(path, "rb")
   if not file then
-    return res:send(403, message .. "\n")
+    return res:send(403, "This file cannot be read.\n")
   end
   if first then
     file:seek("set", first)
@@ -105,7 +110,7 @@ return http1.server {
     elseif info.type == "file" then
       return send_file(req, res, path, info)
     elseif name:sub(-1) ~= "/" then -- relative links need it
-      return 301, "", { Location = req.path .. "/" }
+      return 301, "", { Location = req.path:gsub("^/+", "/") .. "/" } -- "//name" would be another host
     end
     local index = portico.files.stat(path .. "/index.html")
     if index and index.type == "file" then

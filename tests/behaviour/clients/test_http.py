@@ -2,6 +2,7 @@
 
 import asyncio
 import http.client
+import os
 import re
 import shutil
 import subprocess
@@ -211,6 +212,51 @@ def test_files(server, scripts, tmp_path):
                  "//etc/passwd", "/sub%20dir/..", "/a.txt%20", "/a.txt.", "/%ff", "/C:/windows", "/nothing"):
         answer = curl(one, "--path-as-is", url(one, path), "-w", "%{http_code}")
         assert answer.endswith(b"404") and b"secret" not in answer, path
+
+
+def test_files_by_the_letter_of_the_standard(server, scripts, tmp_path):
+    (tmp_path / "a.txt").write_text("0123456789")
+    (tmp_path / "example.com").mkdir()
+    one = server(scripts / "http_files.lua", args=[tmp_path])
+
+    def ask(method, path, **headers):
+        client = http.client.HTTPConnection("127.0.0.1", one.port, timeout=10)
+        client.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        answer = client.getresponse()
+        return answer.status, answer.read(), answer.headers
+
+    known = ask("GET", "/a.txt")[2]
+    for name in ("ETag", "Last-Modified"):
+        assert ask("GET", "/a.txt", Range="bytes=2-3", If_Range=known[name])[:2] == (206, b"23")
+    for wrong in ('"x"', "W/" + known["ETag"], "Sun, 06 Nov 1994 08:49:37 GMT"):
+        assert ask("GET", "/a.txt", Range="bytes=2-3", If_Range=wrong)[:2] == (200, b"0123456789")
+    for header in ("bytes=5-2", "bytes=-", "bytes=0-1,3-4", "lines=1-2"):
+        assert ask("GET", "/a.txt", Range=header)[:2] == (200, b"0123456789"), header
+    for header, body in (("bytes=0-0", b"0"), ("bytes=8-99999999999999999999", b"89"), ("bytes=-99999999999999999999", b"0123456789")):
+        assert ask("GET", "/a.txt", Range=header)[:2] == (206, body), header
+    for header in ("bytes=10-", "bytes=-0", "bytes=99999999999999999999-"):
+        assert ask("GET", "/a.txt", Range=header)[0] == 416, header
+    status, _, headers = ask("HEAD", "/a.txt", Range="bytes=2-3")
+    assert (status, headers["Content-Length"]) == (200, "10")
+    assert ask("GET", "/a.txt", If_None_Match="*")[0] == 304
+    for path in ("//example.com", "///example.com"):
+        assert ask("GET", path)[2]["Location"] == "/example.com/"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_a_listing_has_only_what_can_be_asked_for(server, scripts, tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    for name in (b"a b.txt", "ö".encode(), b"a:b", b"a?", b"dot.", b"line\nfeed", b"\xff"):
+        (root / os.fsdecode(name)).write_text("x")
+    os.mkfifo(root / "pipe")
+    one = server(scripts / "http_files.lua", args=[root])
+    with one.connect() as client:
+        listing = head_and_body(client.send(f"GET / {H}\r\n"))[1].decode()
+        links = re.findall('href="([^"]+)"', listing)
+        assert links == ["a%20b.txt", "%C3%B6"]
+        for link in links:
+            assert head_and_body(client.send(f"GET /{link} {H}\r\n"))[1] == b"x"
 
 
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed (./dev setup test)")
