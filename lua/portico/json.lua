@@ -6,13 +6,14 @@
 --
 -- dkjson (https://dkolf.de/dkjson-lua, MIT licence) builds and writes the values. It reads more than JSON,
 -- such as comments and lists without commas, and deeper than a server should; so what it is to read is looked
--- through before. And it would write numbers with 14 digits.
+-- through before. And it would write numbers with 14 digits, and take any number n for a list's length.
 
 local byte, find, format, match, sub = string.byte, string.find, string.format, string.match, string.sub
 local abs, huge = math.abs, math.huge
-local plain_text = tostring
+local plain_text, plain_pairs = tostring, pairs
 
 local DEPTH_MAX <const> = 100
+local HOLES_MAX <const> = 10 -- and as many as there are values: a peer's {"n":1000000000} is not to become so many nulls
 local DIGITS_SAFE <const> = 300 -- so many digits without an exponent are no infinite number
 
 -- A number with as many digits as it takes to read the same back.
@@ -27,15 +28,46 @@ local function number_text(value)
   return find(text, "[%.eEn]") and text or text .. ".0"
 end
 
--- dkjson takes its functions while it is loaded, and then its tostring is to be ours. Who requires it gets one of his own.
+local function is_no_number(value)
+  return math.type(value) == "float" and (value ~= value or abs(value) == huge)
+end
+
+-- Whether the number in a table's field n is its length, as that of table.pack.
+local function is_length(t, n)
+  local meta = getmetatable(t)
+  if math.type(n) ~= "integer" or n < 0 or type(meta) == "table" and meta.__jsontype == "object" then
+    return false
+  end
+  local count = 0
+  for key in plain_pairs(t) do
+    count = count + (type(key) == "number" and 1 or 0)
+  end
+  return n - count <= math.max(HOLES_MAX, count)
+end
+
+-- pairs for dkjson, to which a number n is a list's length: another is shown as a value that is none, and so makes an object.
+local function pairs_of_json(t)
+  local n = rawget(t, "n")
+  local step, state, first = plain_pairs(t)
+  if type(n) ~= "number" or is_length(t, n) then
+    return step, state, first
+  end
+  local shown = setmetatable({}, { __tojson = function() return is_no_number(n) and "null" or number_text(n) end })
+  return function(_, key)
+    local next_key, value = step(state, key)
+    return next_key, next_key == "n" and shown or value
+  end, state, first
+end
+
+-- dkjson takes its functions while it is loaded, and then these are to be ours. Who requires it gets one of his own.
 local function load_dkjson()
-  tostring = number_text
+  tostring, pairs = number_text, pairs_of_json
   return require "portico.dkjson"
 end
 local theirs = package.loaded["portico.dkjson"]
 package.loaded["portico.dkjson"] = nil
 local loaded, dkjson = pcall(load_dkjson)
-tostring, package.loaded["portico.dkjson"] = plain_text, theirs
+tostring, pairs, package.loaded["portico.dkjson"] = plain_text, plain_pairs, theirs
 if not loaded then
   error(dkjson, 0)
 end
@@ -206,10 +238,6 @@ local function find_wrong(value, is_wrong, way, seen)
   return nil
 end
 
-local function is_no_number(value)
-  return math.type(value) == "float" and (value ~= value or abs(value) == huge)
-end
-
 local function is_no_text(value)
   return type(value) == "string" and not utf8.len(value)
 end
@@ -226,7 +254,7 @@ local function refuse(_, _, state, message)
   return nil, message
 end
 
--- A value as JSON. A table is a list if its keys are 1, 2, 3, … (or it is empty), else an object;
+-- A value as JSON. A table is a list if its keys are 1, 2, 3, … (or it is empty), perhaps with their number n, else an object;
 -- json.object(t) makes it one. What JSON cannot say (functions, circles, keys that are tables, numbers that are infinite or none,
 -- strings that are not UTF-8) raises. options: indent = true for people; order, a list of names that come first.
 function json.encode(value, options)

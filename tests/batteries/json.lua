@@ -57,6 +57,15 @@ return check.run(function()
   check.raises("reference cycle", "encode a circle", json.encode, circle)
   local own = setmetatable({ 1 / 0 }, { __tojson = function() return "null" end })
   check.equal(json.encode { own, json.null, "null", n = 4 }, '[null,null,"null",null]', "encode null")
+  local nils = table.pack(nil, 1, nil, nil)
+  check.equal(json.encode { nils, { n = 2 }, { n = 0 } }, "[[null,1,null,null],[null,null],[]]", "encode table.pack")
+  for _, text in ipairs { '{"n":7.5}', '{"n":-1}', '{"n":1000000000}', '{"n":5.0}', '[[{"n":11}]]' } do
+    check.equal(json.encode(json.decode(text)), text, "a name n that is no length")
+    check.equal(json.encode(json.decode(text), { order = { "n" } }), text, "a name n that is no length, in order")
+  end
+  check.equal(json.encode({ n = -1 }, { indent = true }), '{\n  "n":-1\n}', "a name n, for people")
+  check.equal(json.encode(json.object { n = 2 }) .. json.encode(json.object { n = 0 }), '{"n":2}{"n":0}', "an object with n")
+  check.raises("json.encode: value.n: a number that is infinite", "an infinite n", json.encode, { n = 1 / 0 })
   for _, case in ipairs {
     { print, "value: type 'function' is not supported" }, { { print }, "value%[1%]: type 'function' is not supported" },
     { { a = { 1, { ["b c"] = io.stderr } } }, "value%.a%[2%]%.b c: type 'userdata' is not supported" },
