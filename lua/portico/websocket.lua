@@ -241,19 +241,35 @@ function websocket.request(host, target, headers)
   local all = { Host = host, Upgrade = "websocket", Connection = "Upgrade", ["Sec-WebSocket-Key"] = key,
     ["Sec-WebSocket-Version"] = "13" }
   for name, value in pairs(headers or {}) do
+    for own in pairs(all) do
+      name = tostring(name):lower() == own:lower() and own or name
+    end
     all[name] = value
   end
   return http1.request("GET", target, all), key
 end
 
--- True when a response (of http1) accepts the handshake; else nil and why.
-function websocket.check_response(response, key)
+local function is_among(name, list)
+  for item in list:gmatch("[^%s,]+") do
+    if item == name then
+      return true
+    end
+  end
+  return false
+end
+
+-- True when a response (of http1) accepts the handshake; else nil and why. offered: the names of protocols that were asked for,
+-- separated by commas; without it the server's choice is not looked at.
+function websocket.check_response(response, key, offered)
+  local protocol = response.headers["sec-websocket-protocol"]
   if response.status ~= 101 or response.upgrade ~= "websocket" then
     return nil, "the server does not upgrade: " .. response.status .. " " .. response.reason
   elseif response.headers["sec-websocket-accept"] ~= websocket.accept_key(key) then
     return nil, "the server's key is wrong"
   elseif response.headers["sec-websocket-extensions"] then
     return nil, "the server wants an extension"
+  elseif protocol and offered and not is_among(protocol, offered) then
+    return nil, "the server wants a protocol that was not offered: " .. protocol
   end
   return true
 end
@@ -263,7 +279,17 @@ end
 local Client = {}
 Client.__index = Client
 
--- Connects to "ws://HOST:PORT/PATH" and shakes hands. Returns a client, or nil, message, code. options:
+-- The protocols that a request's headers offer.
+local function offered_in(headers)
+  for name, value in pairs(headers or {}) do
+    if name:lower() == "sec-websocket-protocol" then
+      return type(value) == "table" and concat(value, ",") or value
+    end
+  end
+  return ""
+end
+
+-- Connects to "ws://HOST:PORT/PATH" and shakes hands. Returns a client, with the protocol that the server has chosen, if any, or nil, message, code. options:
 -- headers, timeout in seconds (10), max_message (1 MiB).
 function websocket.connect(url, options)
   options = options or {}
@@ -278,7 +304,7 @@ function websocket.connect(url, options)
   end
   local request, key = websocket.request(authority, target:find("^/") and target or "/" .. target, options.headers)
   conn:send(request)
-  local head
+  local head, protocol
   head, message, code = conn:read_until("\r\n\r\n", { max = 16384, timeout = options.timeout or 10 })
   local ok = false
   if head then
@@ -287,7 +313,8 @@ function websocket.connect(url, options)
     local what, response = http1.next(d)
     ok, message = nil, "the server does not speak HTTP"
     if what == "head" then
-      ok, message = websocket.check_response(response, key)
+      ok, message = websocket.check_response(response, key, offered_in(options.headers))
+      protocol = response.headers["sec-websocket-protocol"]
     end
     code = "protocol"
   end
@@ -296,7 +323,7 @@ function websocket.connect(url, options)
     return nil, message, code
   end
   local d = websocket.decoder { role = "client", max_message = options.max_message }
-  return setmetatable({ conn = conn, decoder = d }, Client)
+  return setmetatable({ conn = conn, decoder = d, protocol = protocol }, Client)
 end
 
 -- Sends a message. kind: "text" (the default), "binary", "ping". Result as of conn:send.
@@ -311,6 +338,9 @@ end
 function Client:receive(timeout)
   local deadline, left = timeout and portico.monotonic() + timeout, timeout
   while true do
+    if self.closed then -- what comes behind a close does not count
+      return nil, "closed", "closed"
+    end
     local what, value, reason = websocket.next(self.decoder)
     if what == "text" or what == "binary" then
       return value, what

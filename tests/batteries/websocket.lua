@@ -115,6 +115,13 @@ return check.run(function()
   check.equal({ request.upgrade, request.headers["sec-websocket-key"], request.target }, { "websocket", key, "/x" }, "a request")
   local response = { status = 101, reason = "", upgrade = "websocket", headers = { ["sec-websocket-accept"] = websocket.accept_key(key) } }
   check.equal(websocket.check_response(response, key), true, "an answer")
+  response.headers["sec-websocket-protocol"] = "b"
+  check.equal(websocket.check_response(response, key), true, "a protocol, not looked at")
+  check.equal(websocket.check_response(response, key, "a, b"), true, "a protocol that was offered")
+  check.equal({ websocket.check_response(response, key, "a, B") }, { nil, "the server wants a protocol that was not offered: b" }, "another")
+  response.headers["sec-websocket-protocol"] = nil
+  check.equal(select(2, websocket.request("h", "/", { host = "other" }):lower():gsub("host: other\r\n", "")), 1, "a host of one's own")
+  check.equal(select(2, websocket.request("h", "/", { host = "other" }):lower():gsub("host:", "")), 1, "one host")
   response.headers["sec-websocket-accept"] = "x"
   check.equal(websocket.check_response(response, key), nil, "a wrong answer")
 

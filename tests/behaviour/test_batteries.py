@@ -612,3 +612,29 @@ end, on_close = function(_, code, reason) portico.log.info("gone:", code, reason
             "ws:send_binary: payload: string expected, got number",
             "still here"]
     behind.wait_log("gone: 4001 bye")
+
+
+def test_a_client_and_the_protocols(server):
+    """One that was not offered is refused, and nothing counts behind a close."""
+    behind = server("""
+local websocket = require "portico.websocket"
+return { on_stream = function(conn)
+  local head = conn:read_until("\\r\\n\\r\\n")
+  conn:send("HTTP/1.1 101 x\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\nSec-WebSocket-Protocol: b\\r\\nSec-WebSocket-Accept: ",
+    websocket.accept_key(head:match("Sec%-WebSocket%-Key: (%S+)")), "\\r\\n\\r\\n",
+    websocket.frame("close", ""), websocket.frame("text", "behind"))
+end }""")
+    one = server("""
+local websocket = require "portico.websocket"
+return { on_message = function(conn, port)
+  local url = "ws://127.0.0.1:" .. port
+  local ws, message, code = websocket.connect(url, { headers = { ["sec-websocket-protocol"] = "a, c" } })
+  conn:send(tostring(ws), " ", message, " ", code, "\\n")
+  ws = websocket.connect(url, { headers = { ["sec-websocket-protocol"] = { "a", "b" } } })
+  conn:send(ws.protocol, "\\n")
+  for _ = 1, 2 do conn:send(tostring(ws:receive(5)), " ", select(3, ws:receive(5)), "\\n") end
+end }""")
+    with one.connect() as client:
+        client.send(str(behind.port))
+        assert client.line() == b"nil the server wants a protocol that was not offered: b protocol\n"
+        assert [client.line() for _ in range(3)] == [b"b\n", b"nil closed\n", b"nil closed\n"]
