@@ -283,8 +283,10 @@ function readers.suback(body, _, packet)
   if #body < 3 then
     return "truncated"
   end
-  packet.id, packet.codes = unpack(">I2", body), { byte(body, 3, 256) }
-  for _, code in ipairs(packet.codes) do
+  packet.id, packet.codes = unpack(">I2", body), {}
+  for i = 3, #body do
+    local code = byte(body, i)
+    packet.codes[i - 2] = code
     if code > 2 and code ~= 128 then
       return "wrong code"
     end

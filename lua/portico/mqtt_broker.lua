@@ -22,6 +22,7 @@ local check_server = require("portico.options").check_server
 local encode, next_packet = mqtt.encode, mqtt.next
 
 local FIRST_PACKET <const> = 10 -- seconds in which a client must connect
+local PATIENCE <const> = 1.5 -- times the keep-alive: section 3.1.2.10
 local IN_FLIGHT_MAX <const> = 100 -- messages of a client that wait for its acknowledgement
 
 local MESSAGE_BYTES <const> = 200 -- of memory for a message, topic and payload not counted
@@ -99,8 +100,17 @@ return function(options)
     end
   end
 
+  -- Has the client been silent for longer than it said it would be? What it is sent hides that from the limit of idleness.
+  local function is_gone(conn)
+    local d = conn.state and conn.state.mqtt
+    return d and d.keep_alive > 0 and portico.monotonic() - d.heard > d.keep_alive * PATIENCE
+  end
+
   local function deliver(id, message, qos, retain)
     local session, conn = sessions[id], conns[id]
+    if conn and is_gone(conn) then
+      conn:abort()
+    end
     if qos == 0 then
       local state = conn and conn.state
       if state and not state.mqtt_full then -- a slow client misses what it was not promised
@@ -212,7 +222,8 @@ return function(options)
     session.clean, session.will, missing[id] = packet.clean, packet.will, nil
     conn.state.mqtt_session = session
     adopt(session, conn)
-    conn:set { idle = packet.keep_alive * 1.5, first_byte = 0 } -- 0: never
+    conn.state.mqtt.keep_alive = packet.keep_alive
+    conn:set { idle = packet.keep_alive * PATIENCE, first_byte = 0 } -- 0: never
     conn:send(encode { type = "connack", session_present = is_present, code = 0 })
     for _, message in ipairs(mqtt_store.in_order(session.unacknowledged)) do
       message.dup = true
@@ -308,7 +319,7 @@ return function(options)
 
   -- What a client has sent wrong.
   local function complain(conn, text)
-    portico.log.info("mqtt:", conn, text)
+    portico.log.debug("mqtt:", conn, text) -- as many as peers want
     conn:close()
   end
 
@@ -362,8 +373,10 @@ return function(options)
     local d = state.mqtt
     if not d then
       d = mqtt.decoder(options)
+      d.keep_alive = 0
       state.mqtt = d
     end
+    d.heard = portico.monotonic()
     if mqtt.feed(d, data) then
       serve(conn, state, d)
     end

@@ -110,6 +110,22 @@ def test_silence_ends_a_connection(broker):
         assert client.rest() == b""
 
 
+def test_a_client_is_not_kept_alive_by_what_it_is_sent(broker):
+    with broker.connect() as listener, broker.connect() as speaker:
+        assert listener.send(connect_packet(b"listener", keep_alive=1) + b"\x82\x06\0\1\0\1t\0").take(4) == CONNACK
+        assert listener.take(5) == b"\x90\x03\0\1\0"
+        assert speaker.send(connect_packet(b"speaker")).take(4) == CONNACK
+
+        def is_over():
+            speaker.send(b"\x30\x04\0\1tx")
+            try:
+                return listener.socket.recv(1 << 16) == b""
+            except ConnectionError:
+                return True
+
+        rig.until(is_over, what="the end of the listener's connection")
+
+
 @pytest.mark.parametrize("data, answer", [
     (b"GET / HTTP/1.1\r\n\r\n", b""),
     (b"\xc0\0", b""),
