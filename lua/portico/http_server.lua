@@ -334,13 +334,24 @@ return function(options)
     return false
   end
 
+  -- The first of the protocols that a request would rather speak and that we know: its name; or nil.
+  local function wanted_protocol(req)
+    for name in req.upgrade:gmatch("[^,%s]+") do
+      if upgrades[name] then
+        return name
+      end
+    end
+    return nil
+  end
+
   local function upgrade(conn, d, req)
-    local protocol = req.upgrade and upgrades[req.upgrade]
-    if not protocol or req.length or req.chunked then
+    local name = req.upgrade and wanted_protocol(req)
+    if not name or req.chunked or (req.length or 0) > 0 then
       return false
     end
+    local protocol = upgrades[name]
     local res = setmetatable({ conn = conn, d = d, req = req }, Response)
-    d.protocol = req.upgrade
+    d.protocol = name
     if not protocol.accept(conn, req, res) then
       d.protocol = nil
     else

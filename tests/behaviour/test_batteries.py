@@ -503,6 +503,17 @@ return http1.server { on_request = function() return "%s" end, %s }"""
     assert not one.log("error"), one.text()
 
 
+@pytest.mark.parametrize("headers", ["Upgrade: foo, websocket", "Upgrade: WebSocket\r\nContent-Length: 0", "Upgrade: x/1\r\nUpgrade: websocket"])
+def test_the_protocol_may_be_one_of_several(server, headers):
+    one = server("""return require("portico.websocket").server { on_message = function(ws, text) ws:send(text) end }""")
+    with one.connect() as client:
+        client.send(f"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\n{headers}\r\nSec-WebSocket-Version: 13\r\n"
+                    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+        lines = head_of(client)
+        assert lines[0].startswith("HTTP/1.1 101 ") and "Upgrade: websocket" in lines
+        assert client.send(b"\x81\x81\0\0\0\0x").take(3) == b"\x81\x01x"
+
+
 def test_a_body_that_comes_byte_by_byte_costs_little_more_than_its_size(server):
     one = server("""
 return require("portico.http1").server { on_request = function(req) return #req.body .. " " .. collectgarbage("count") * 1024 // 1 end }""",
