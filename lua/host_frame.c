@@ -88,9 +88,9 @@ static void refuse(reading *r, const char *name, const char *expected)
     lua_State *L = r->L;
     int top = lua_gettop(L);
     if (r->wrong != NULL) return;
-    bool is_number = lua_type(L, -1) == LUA_TNUMBER;
-    const char *found =
-        is_number || lua_type(L, -1) == LUA_TSTRING ? luaL_tolstring(L, -1, NULL) : luaL_typename(L, -1);
+    const char *found = luaL_typename(L, -1);
+    if (lua_type(L, -1) == LUA_TNUMBER) found = luaL_tolstring(L, -1, NULL);
+    else if (lua_type(L, -1) == LUA_TSTRING) found = lua_pushfstring(L, "'%s'", lua_tostring(L, -1));
     r->wrong = lua_pushfstring(L, "frame.%s: %s expected, got %s", name, expected, found);
     lua_replace(L, r->table + 1); /* anchored */
     lua_settop(L, top);

@@ -73,7 +73,11 @@ static void read_limits(lua_State *L, host *h, int index)
     uint32_t given = 0;
     int key = lua_gettop(L) + 1;
     for (lua_pushnil(L); lua_next(L, index); lua_settop(L, key)) {
-        const char *name = lua_type(L, key) == LUA_TSTRING ? lua_tostring(L, key) : luaL_typename(L, key);
+        if (lua_type(L, key) != LUA_TSTRING) {
+            lua_pushfstring(L, "limits: names like 'idle' expected, got a %s as one", luaL_typename(L, key));
+            fail(L);
+        }
+        const char *name = lua_tostring(L, key);
         uint32_t bit = host_limit_set(L, &limits, name, key + 1);
         if (bit == 0) {
             host_push_hint(L, name, host_limit_names);

@@ -554,7 +554,8 @@ static void choose(reload *r)
         if (atomic_load(&g->move_failed))
             snprintf(r->undo_reason, sizeof(r->undo_reason), "a connection that could not be moved to it");
         else if (is_failing(r))
-            snprintf(r->undo_reason, sizeof(r->undo_reason), "%" PRIu64 " errors in its handlers", errors);
+            snprintf(r->undo_reason, sizeof(r->undo_reason), "%" PRIu64 " %s in its handlers", errors,
+                     errors == 1 ? "error" : "errors");
         else snprintf(r->undo_reason, sizeof(r->undo_reason), "a command");
         r->undo_asked = false;
         begin_step(r, UNDOING, undo);

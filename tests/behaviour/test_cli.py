@@ -145,6 +145,8 @@ def test_options_behind_the_script_are_the_scripts(server):
     ("return 5\n", r"script\.lua"),
     ("return { listen = 'tcp://nowhere' }\n", r"script\.lua.*tcp://nowhere"),
     ("return { on_message = 5 }\n", r"on_message"),
+    ("return { limits = { 5 } }\n", r"limits: names like 'idle' expected, got a number as one"),
+    ("return { limits = { idel = 5 } }\n", r"unknown limit 'idel': did you mean 'idle'"),
 ])
 def test_a_broken_script_is_exit_3_and_says_where(tmp_path, text, place):
     error = refused(3, "--listen", "tcp://127.0.0.1:0", script(tmp_path, text))
