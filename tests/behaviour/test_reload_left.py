@@ -111,7 +111,7 @@ def test_a_handler_of_a_replaced_version_starts_no_timer_and_is_told(server, pro
             said = [f"a {name} nil {replaced} closed" for name in ("after", "every", "unload")]
         else:
             said = ["a after timer nil nil", "a every timer nil nil"]
-            assert one.log("warn .*generation 1 starts a timer, though it has been replaced: it runs only if that version comes back")
+            one.wait_log("warn .*generation 1 starts a timer, though it has been replaced: it runs only if that version comes back")
         assert one.wait_said(len(said)) == said
         save(one, GO.replace("'gone'", "'still'"))  # which ends the probation
         reload(one, client)
