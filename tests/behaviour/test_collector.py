@@ -113,5 +113,5 @@ def test_a_version_that_fills_its_heap_beside_the_one_in_force_is_collected_in_i
     one = server(FILLS % (4 * MIB, ASK), "--workers", "1", "--sandbox", "off")
     with one.connect() as client:
         reload(one, client)
-    assert one.said() == ["generational", "incremental"]
+    assert one.wait_said(2) == ["generational", "incremental"]
     one.stop()

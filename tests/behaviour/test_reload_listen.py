@@ -138,7 +138,7 @@ def test_the_permissions_of_a_unix_socket_are_those_that_the_version_in_force_na
         path.unlink()
         save(one, version(""))
         assert "takes over" in reload(one, client)
-        assert len(one.log("cannot change the permissions of unix:.*a.sock: there is nothing of that name")) == 1
+        assert len(one.wait_log("cannot change the permissions of unix:.*a.sock: there is nothing of that name")) == 1
     assert default not in (0o600, 0o666)
 
 

@@ -356,7 +356,7 @@ def test_names_of_modules_that_peers_choose_are_remembered_up_to_a_bound(server)
         assert ask(client) == "aaaa"
         write(one.directory / "script.lua", text("bbbb"))
         wait_mark(client, "bbbb")
-    assert one.log(r"warn .*no\d+\.lua is not there, like 1000 other files of modules: it will not be noticed when it comes")
+    one.wait_log(r"warn .*no\d+\.lua is not there, like 1000 other files of modules: it will not be noticed when it comes")
     assert len(one.log("warn")) < 20, one.text()
     assert not one.log("saved modules will not all be noticed")
 
