@@ -48,7 +48,6 @@ host_outcome host_step(lua_State *L, lua_State *co, int arguments, int *results)
         return HOST_WAITS;
     }
     if (status != LUA_OK && status != LUA_YIELD) {
-        if (status == LUA_ERRMEM) host_memory_caught(h, L);
         lua_xmove(co, L, 1);
         return HOST_RAISED;
     }
@@ -108,6 +107,8 @@ static int resume_on(lua_State *L, lua_State *co, int arguments)
         return results + 1;
     case HOST_RAISED:
     default:
+        /* Caught here, as by pcall. Out of wrap() and portico.timeout() the error goes on. */
+        if (lua_status(co) == LUA_ERRMEM) host_memory_caught(host_of(L), L);
         lua_pushboolean(L, false);
         lua_insert(L, -2);
         return 2;

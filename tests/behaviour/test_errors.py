@@ -242,6 +242,20 @@ def test_the_memory_cap_ends_the_handler_and_not_the_process(server, body):
     assert one.log("not enough memory|resulting string too large|out of it")
 
 
+@pytest.mark.parametrize("through", ["coroutine.wrap(f)()", "portico.timeout(5, f)"])
+def test_a_lack_of_memory_that_passes_through_coroutines_is_caught_once(server, through):
+    one = server("""
+      local function fill() return string.rep("x", 1000000000) end
+      local function pass(f) return THROUGH end
+      return { on_message = function(conn)
+        local ok, message = pcall(pass, function() pass(function() pass(fill) end) end)
+        conn:send(tostring(ok), " ", tostring(message))
+      end }""".replace("THROUGH", through), "--lua-memory", "8M", "--workers", "1")
+    with one.connect() as peer:
+        wanted = b"false not enough memory"
+        assert peer.send("x").take(len(wanted)) == wanted
+
+
 def test_a_script_that_needs_more_memory_than_it_may_does_not_load(tmp_path):
     from rig import run
     path = tmp_path / "script.lua"
