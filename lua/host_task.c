@@ -292,9 +292,10 @@ const char *host_why_over(const host *h)
                                               : "this version of the script has been replaced";
 }
 
-void host_check_wait(lua_State *L, const char *function)
+/* NULL: it can. */
+static const char *why_not_wait(lua_State *L)
 {
-    host *h = host_of(L);
+    const host *h = host_of(L);
     const char *why = NULL;
     if (h->task == NULL) {
         why = "no handler runs; at load time leave it to portico.after(0, function() ... end)";
@@ -310,7 +311,18 @@ void host_check_wait(lua_State *L, const char *function)
         why =
             "it was called through a C function that cannot wait (table.sort, string.gsub, tostring, require, __gc, …)";
     }
+    return why;
+}
+
+void host_check_wait(lua_State *L, const char *function)
+{
+    const char *why = why_not_wait(L);
     if (why != NULL) luaL_error(L, "%s cannot wait here: %s", function, why);
+}
+
+bool host_can_wait(lua_State *L)
+{
+    return why_not_wait(L) == NULL;
 }
 
 void host_task_wake(host_task *t)

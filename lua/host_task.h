@@ -185,6 +185,7 @@ void host_end_conn(host *h, conn *c);
 const char *host_why_over(const host *h);
 /* A function that waits calls this first. raises unless the task can be suspended from here. */
 void host_check_wait(lua_State *L, const char *function);
+bool host_can_wait(lua_State *L);
 /* Then it sets the task's waiting, and yields. This goes on with it. */
 void host_task_wake(host_task *t);
 /* Ends all suspended tasks. */

@@ -271,8 +271,10 @@ static int socket_recv(lua_State *L)
     if (u == NULL) return host_push_failure(L, "closed", "closed");
     if (s->has_error && s->waiters.woken == 0) return take_error(L, s);
     if (s->stash != NULL && s->waiters.woken == 0) return take_stash(L, s);
-    host_check_wait(L, "recv");
+    if (timeout_ns != 0) host_check_wait(L, "recv");
     if (s->stash == NULL) udp_resume(u);
+    /* A timeout of 0 gives what lies in the system's buffer a turn to come. Without turns it comes for the next call. */
+    if (timeout_ns == 0 && !host_can_wait(L)) return host_push_failure(L, "timeout", "timeout");
     return host_wait_in(L, &s->waiters, timeout_ns, (lua_KContext)s, received);
 }
 
@@ -424,8 +426,8 @@ typedef struct udp_options {
 
 enum { OPTIONS_SLOT = 2, HANDLER_SLOT };
 
-/* raises */
-static udp_options read_options(lua_State *L)
+/* arg: which argument the script gave them as. raises */
+static udp_options read_options(lua_State *L, int arg)
 {
     static const char *const names[] = {"bind", "on_message", NULL};
     udp_options options = {.has_handler = false};
@@ -436,18 +438,18 @@ static udp_options read_options(lua_State *L)
     for (lua_pushnil(L); lua_next(L, OPTIONS_SLOT); lua_settop(L, HANDLER_SLOT + 1)) {
         const char *name = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : luaL_typename(L, -2);
         if (strcmp(name, "bind") == 0) {
-            options.bind = read_address(L, lua_gettop(L), OPTIONS_SLOT, "bind: ");
+            options.bind = read_address(L, lua_gettop(L), arg, "bind: ");
         } else if (strcmp(name, "on_message") == 0) {
             const char *found = luaL_typename(L, -1);
             if (lua_type(L, -1) != LUA_TFUNCTION) {
-                luaL_argerror(L, OPTIONS_SLOT, lua_pushfstring(L, "on_message: function expected, got %s", found));
+                luaL_argerror(L, arg, lua_pushfstring(L, "on_message: function expected, got %s", found));
             }
             lua_pushvalue(L, -1);
             lua_replace(L, HANDLER_SLOT);
             options.has_handler = true;
         } else {
             host_push_hint(L, name, names);
-            luaL_argerror(L, OPTIONS_SLOT, lua_pushfstring(L, "unknown option '%s'%s", name, lua_tostring(L, -1)));
+            luaL_argerror(L, arg, lua_pushfstring(L, "unknown option '%s'%s", name, lua_tostring(L, -1)));
         }
     }
     return options;
@@ -469,13 +471,14 @@ int host_api_udp(lua_State *L)
     net_addr peer = {{0}};
     int native = 0;
     io_socket socket;
-    if (lua_type(L, 1) == LUA_TTABLE) { /* options alone */
+    bool is_alone = lua_type(L, 1) == LUA_TTABLE;
+    if (is_alone) { /* options without an address */
         lua_settop(L, 1);
         lua_pushnil(L);
         lua_insert(L, 1);
     }
     if (!lua_isnoneornil(L, 1)) peer = check_address(L, 1);
-    const udp_options options = read_options(L);
+    const udp_options options = read_options(L, is_alone ? 1 : OPTIONS_SLOT);
     if (h->closing || h->worker->draining) return host_push_failure(L, "closed", "closed");
     host_udp *s = lua_newuserdatauv(L, sizeof(*s), 1);
     *s = (host_udp){.tag = &socket_tag,

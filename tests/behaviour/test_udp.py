@@ -609,6 +609,31 @@ def test_wrong_use_raises(server):
         assert words in line, (line, words)
 
 
+def test_the_argument_that_is_wrong_is_named_by_its_place(server):
+    assert client(server, """
+      local function try(...) say((select(2, pcall(...))):match("#%d")) end
+      try(portico.udp, { bind = 7 })
+      try(portico.udp, { bnid = 7 })
+      try(portico.udp, { on_message = 7 })
+      try(portico.udp, nil, { bind = 7 })
+      try(portico.udp, "127.0.0.1:9", { bnid = 7 })
+      """) == ["#1", "#1", "#1", "#2", "#2"]
+
+
+def test_recv_without_a_wait_works_where_nothing_can_wait(server):
+    assert client(server, """
+      local s = portico.udp { bind = "udp://127.0.0.1:0" }
+      local function look() local data, message, code; table.sort({ 2, 1 }, function() data, message, code = s:recv(0) end)
+        return data, message, code end
+      say(look())
+      portico.udp(s.addr):send("x")
+      local data
+      repeat data = look(); portico.sleep(0) until data
+      say(data)
+      say((select(2, pcall(table.sort, { 2, 1 }, function() s:recv(1) end))):match("cannot wait here"))
+      """) == ["nil timeout timeout", "x", "cannot wait here"]
+
+
 def test_multicast_is_joined(server):
     if Settings.wine:
         pytest.skip("which interface Wine takes is the host's affair")
