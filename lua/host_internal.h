@@ -116,6 +116,7 @@ struct host {
     host_task *task;              /* whose slice runs; NULL: none */
     host_task *idle;              /* the pool, through next */
     host_task *waiting;           /* suspended tasks, through next and prev */
+    host_task *doomed;            /* through next: to be ended by the outermost host_kill() */
     host_seat *seat;
     worker *worker; /* the seat's, and so is config */
     const host_config *config;
@@ -146,6 +147,7 @@ struct host {
     uint32_t handlers; /* HOST_BIT() of those that the script has */
     uint32_t idle_count;
     uint32_t datagrams;   /* handlers of datagrams that wait */
+    uint32_t kills;       /* host_kill()s that run, one inside the other */
     uint32_t busy;        /* waiting tasks that belong to a connection or a datagram */
     bool blocked;         /* waiting is impossible: between the task and here somebody cannot yield */
     bool cut;             /* the drain was cut off: nothing may wait any more */

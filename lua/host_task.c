@@ -331,12 +331,10 @@ void host_task_wake(host_task *t)
     run(t->host, t, 0);
 }
 
-void host_kill(host_task *t)
+/* It waits no more. */
+static void end_killed(host *h, host_task *t)
 {
-    host *h = t->host;
-    bool is_own = h->task == NULL; /* else this is part of somebody's slice */
-    host_wait_end(t);
-    unsuspend(h, t);
+    bool is_own = h->task == NULL && h->kills == 1; /* else this is part of somebody's slice */
     if (is_own) host_slice_begin(h, HOST_CLEANUP, 0, h->L);
     lua_State *from = is_own ? h->L : atomic_load_explicit(&h->running, memory_order_relaxed);
     int status = host_close_thread(from, t->co, t); /* runs pending __close */
@@ -346,6 +344,27 @@ void host_kill(host_task *t)
     t->keep = false;
     t->failed = LUA_YIELD; /* it has not come to its end */
     task_over(h, t);
+}
+
+void host_kill(host_task *t)
+{
+    enum { NESTED_MAX = 32 }; /* each takes some of the 200 calls that Lua lets C nest (LUAI_MAXCCALLS) */
+    host *h = t->host;
+    host_wait_end(t);
+    unsuspend(h, t);
+    if (h->kills == NESTED_MAX) { /* what a task closes cancels the next task, and so on: left to the outermost */
+        t->next = h->doomed;
+        h->doomed = t;
+        return;
+    }
+    h->kills++;
+    end_killed(h, t);
+    while (h->kills == 1 && h->doomed != NULL) {
+        t = h->doomed;
+        h->doomed = t->next;
+        end_killed(h, t);
+    }
+    h->kills--;
 }
 
 void host_kill_waiting(host *h)

@@ -118,6 +118,44 @@ def test_an_error_in_what_a_canceled_task_closes_is_logged(server):
     assert len(one.log("outer trouble")) == 1
 
 
+# Each of these tasks has one inside that it cancels, and goes to sleep after that has.
+NESTED = """
+      local closed = 0
+      local function nest(depth, ready)
+        local inner = portico.channel()
+        local child <close> = depth > 1 and portico.spawn(nest, depth - 1, inner) or nil
+        local count <close> = setmetatable({}, { __close = function() closed = closed + 1 end })
+        if child then inner:recv() end
+        ready:close()
+        portico.sleep(100)
+      end
+      local function nest_all(depth)
+        local ready = portico.channel()
+        local outermost = portico.spawn(nest, depth, ready)
+        ready:recv()
+        return outermost
+      end
+"""
+
+
+def test_tasks_that_cancel_tasks_are_all_canceled_however_many_there_are(server):
+    assert play(server, NESTED + """
+      local outermost = nest_all(1000)
+      say(outermost:cancel(), outermost, closed)
+      say("end")
+    """) == ["true task (canceled) 1000", "end"]
+
+
+def test_a_stop_cancels_tasks_that_cancel_tasks(server):
+    one = server(SAY + NESTED + """
+      portico.after(0, function() nest_all(20000) say("all wait") end)
+      return { on_unload = function() say("closed", closed) end }""", *ALONE)
+    assert one.wait_said(1) == ["all wait"]
+    one.stop()
+    assert one.said() == ["all wait", "closed 20000"]
+    assert not one.log("overflow")
+
+
 def test_who_waits_in_any_way_can_be_canceled(server):
     assert play(server, """
       local ch, full, sem = portico.channel(), portico.channel(1), portico.semaphore(1)
