@@ -15,6 +15,7 @@ local mqtt = {}
 
 local PACKET_MAX <const> = 1 << 18
 local STRING_MAX <const> = 65535
+local LENGTH_MAX <const> = (1 << 28) - 1 -- what four digits of seven bits say
 local LEVELS_MAX <const> = 128 -- of a topic
 
 local NAMES <const> = { "connect", "connack", "publish", "puback", "pubrec", "pubrel", "pubcomp", "subscribe", "suback", "unsubscribe",
@@ -356,6 +357,21 @@ local function text(value, what)
   return pack(">s2", value)
 end
 
+local function check_qos(qos, what)
+  if qos ~= 0 and qos ~= 1 and qos ~= 2 then
+    error("mqtt.encode: " .. what .. ": 0, 1 or 2 expected, got " .. tostring(qos), 0)
+  end
+  return qos
+end
+
+local function identifier(packet)
+  local id = packet.id
+  if math.type(id) ~= "integer" or id < 1 or id > 65535 then
+    error("mqtt.encode: id: an integer from 1 to 65535 expected, got " .. tostring(id), 0)
+  end
+  return pack(">I2", id)
+end
+
 -- Writers return flags and what follows the fixed header.
 local writers = {}
 
@@ -363,7 +379,7 @@ function writers.connect(packet)
   local will = packet.will
   local flags = (packet.clean ~= false and 2 or 0) | (packet.username and 128 or 0) | (packet.password and 64 or 0)
   if will then
-    flags = flags | 4 | (will.qos or 0) << 3 | (will.retain and 32 or 0)
+    flags = flags | 4 | check_qos(will.qos or 0, "will.qos") << 3 | (will.retain and 32 or 0)
   end
   return 0, concat { text("MQTT", ""), char(4, flags), pack(">I2", packet.keep_alive or 60), text(packet.client_id or "", "client_id"),
     will and text(will.topic, "will.topic") .. text(will.payload or "", "will.payload") or "",
@@ -375,30 +391,32 @@ function writers.connack(packet)
 end
 
 function writers.publish(packet)
-  local qos = packet.qos or 0
+  local qos = check_qos(packet.qos or 0, "qos")
   if not mqtt.is_topic(packet.topic) then
     error("mqtt.encode: topic: not one that can be published to: " .. tostring(packet.topic), 0)
+  elseif packet.dup and qos == 0 then
+    error("mqtt.encode: dup: nothing is sent again with a quality of service of 0", 0)
   end
   return (packet.dup and 8 or 0) | qos << 1 | (packet.retain and 1 or 0),
-    text(packet.topic, "topic") .. (qos > 0 and pack(">I2", packet.id) or "") .. packet.payload
+    text(packet.topic, "topic") .. (qos > 0 and identifier(packet) or "") .. packet.payload
 end
 
 local function write_id(packet)
-  return packet.type == "pubrel" and 2 or 0, pack(">I2", packet.id)
+  return packet.type == "pubrel" and 2 or 0, identifier(packet)
 end
 writers.puback, writers.pubrec, writers.pubrel, writers.pubcomp, writers.unsuback = write_id, write_id, write_id, write_id, write_id
 
 local function write_filters(packet)
-  local parts = { pack(">I2", packet.id) }
+  local parts = { identifier(packet) }
   for _, entry in ipairs(packet.filters) do
-    parts[#parts + 1] = text(entry.topic, "filters") .. (packet.type == "subscribe" and char(entry.qos or 0) or "")
+    parts[#parts + 1] = text(entry.topic, "filters") .. (packet.type == "subscribe" and char(check_qos(entry.qos or 0, "filters: qos")) or "")
   end
   return 2, concat(parts)
 end
 writers.subscribe, writers.unsubscribe = write_filters, write_filters
 
 function writers.suback(packet)
-  return 0, pack(">I2", packet.id) .. char(table.unpack(packet.codes))
+  return 0, identifier(packet) .. char(table.unpack(packet.codes))
 end
 
 local function write_nothing()
@@ -406,13 +424,19 @@ local function write_nothing()
 end
 writers.pingreq, writers.pingresp, writers.disconnect = write_nothing, write_nothing, write_nothing
 
--- A packet, as mqtt.next returns it, as bytes.
+-- A packet, as mqtt.next returns it, as bytes. Raises what mqtt.next would refuse.
 function mqtt.encode(packet)
   local number = NUMBERS[packet.type]
   if not number then
     error("mqtt.encode: type: one of " .. concat(NAMES, ", ") .. " expected, got " .. tostring(packet.type), 2)
   end
   local flags, body = writers[packet.type](packet)
+  local wrong = packet.type ~= "publish" and readers[packet.type](body, flags, {}) -- that has been checked, and may be large
+  if wrong then
+    error("mqtt.encode: " .. packet.type .. ": " .. wrong, 2)
+  elseif #body > LENGTH_MAX then
+    error("mqtt.encode: " .. packet.type .. ": too large, at most " .. LENGTH_MAX .. " bytes can be said", 2)
+  end
   local size, digits = #body, ""
   repeat
     local digit = size & 127

@@ -116,6 +116,24 @@ return check.run(function()
   check.equal(read { "\x10\x0d\0\4MQTT\5\2\0\60\0\0\0" }[1], { type = "connect", level = 5 }, "a connect of MQTT 5")
   check.raises("type: one of", "a packet of no type", mqtt.encode, { type = "x" })
   check.raises("topic", "publish to a wildcard", mqtt.encode, { type = "publish", topic = "#", payload = "" })
+  local refused = { -- by mqtt.next, too, or other packets than these
+    { "qos: 0, 1 or 2", { type = "publish", topic = "t", payload = "", qos = 8 } },
+    { "dup: nothing", { type = "publish", topic = "t", payload = "", dup = true } },
+    { "id: an integer", { type = "publish", topic = "t", payload = "", qos = 1 } },
+    { "id: an integer", { type = "puback", id = 0 } },
+    { "will.qos: 0, 1 or 2", { type = "connect", will = { topic = "t", qos = 4 } } },
+    { "wrong topic of the will", { type = "connect", will = { topic = "#" } } },
+    { "wrong flags", { type = "connect", password = "without a name" } },
+    { "wrong client identifier", { type = "connect", client_id = "\xff" } },
+    { "no filter", { type = "subscribe", id = 1, filters = {} } },
+    { "filters: qos: 0, 1 or 2", { type = "subscribe", id = 1, filters = { { topic = "t", qos = 3 } } } },
+    { "wrong filter", { type = "unsubscribe", id = 1, filters = { { topic = "\0" } } } },
+    { "truncated", { type = "suback", id = 1, codes = {} } },
+    { "wrong code", { type = "suback", id = 1, codes = { 3 } } },
+  }
+  for i, case in ipairs(refused) do
+    check.raises(case[1], "refused packet " .. i, mqtt.encode, case[2])
+  end
 
   for _, case in ipairs(MATCHES) do
     check.equal(mqtt.matches(case[1], case[2]), case[3], case[1] .. " and " .. case[2])
