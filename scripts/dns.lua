@@ -40,13 +40,27 @@ local ENCODE <const> = {
   TXT = function(text) return string.pack("s1", text) end,
 }
 
-local function find(name)
-  local entry = ZONE[name]
-  while not entry and name:find(".", 1, true) do
-    name = name:gsub("^[^.]*%.", "", 1)
-    entry = ZONE["*." .. name]
+-- All names that exist: those of the zone, and those above them, which may have nothing of their own.
+local NAMES <const> = { [""] = true }
+
+local function parent(name) return (name:gsub("^[^.]*%.?", "")) end
+
+for name in pairs(ZONE) do
+  while name ~= "" do
+    NAMES[name] = true
+    name = parent(name)
   end
-  return entry
+end
+
+-- What there is for a name; nil when it does not exist. A wildcard is only for names that do not (RFC 4592).
+local function find(name)
+  if NAMES[name] then
+    return ZONE[name] or {}
+  end
+  repeat
+    name = parent(name)
+  until NAMES[name]
+  return ZONE["*." .. name]
 end
 
 -- The question at byte 13: name, type, class, where it ends. Nil when it is malformed.

@@ -37,6 +37,20 @@ end
 
 local places = setmetatable({}, { __mode = "k" }) -- by connection: a semaphore
 
+-- By connection: how many requests have no answer yet, and 1 while its client may still ask. When nothing is left it is
+-- closed. All versions of this script share it: a request may be answered by the one before.
+local open = assert(portico.shared("rpc.open"))
+
+local function leave(conn)
+  local key = tostring(conn.id)
+  if open:incr(key, -1, 1) == 0 then
+    open:delete(key)
+    conn:close()
+  end
+end
+
+local Request = { __close = function(self) leave(self.conn) end } -- also when its task is ended
+
 local function answer(request)
   local method = methods[request.method]
   if not method then
@@ -63,17 +77,15 @@ return {
     end
     places[conn] = places[conn] or portico.semaphore(CALLS_MAX)
     local place = places[conn]:acquire() -- with all taken, this connection waits, and its client with it
+    assert(open:incr(tostring(conn.id), 1, 1))
     portico.spawn(function()
       local held <close> = place
+      local asked <close> = setmetatable({ conn = conn }, Request)
       conn:send(answer(request))
     end)
   end,
 
-  on_eof = function(conn) -- the client will ask no more: answer what it has asked
-    local place = places[conn]
-    for _ = 1, place and CALLS_MAX or 0 do
-      place:acquire()
-    end
-    conn:close()
-  end,
+  on_eof = leave, -- the client will ask no more: what it has asked is answered
+
+  on_close = function(conn) open:delete(tostring(conn.id)) end,
 }

@@ -84,6 +84,35 @@ def test_rpc(server, scripts):
     with one.connect() as client:  # what was asked before the end is answered
         call(client, id=6, method="sleep", params=[0.1])
         assert json.loads(client.finish().rest()[4:]) == {"id": 6, "result": "slept"}
+    with one.connect() as client:  # nothing was asked
+        assert client.finish().rest() == b""
+
+
+def test_rpc_answers_over_a_reload(server, scripts):
+    """The request was for one version, and the client's end of the stream is for the next."""
+    text = (scripts / "rpc.lua").read_text(encoding="utf-8")
+    text = text.replace("portico.sleep(math.min(seconds, 10))",
+                        'repeat portico.sleep(0.01) until portico.shared("test"):get("go")')
+    text = text.replace("return {", """function methods.go() portico.shared("test"):set("go", true) return portico.generation end
+
+return {""", 1)
+    one = server(text, watch=("--watch",))
+
+    def call(client, method):
+        request = json.dumps({"method": method}).encode()
+        client.send(struct.pack(">I", len(request)) + request)
+
+    with one.connect() as client, one.connect() as other:
+        call(client, "sleep")
+        call(client, "upper")  # fails, which is logged: the request before is under way
+        one.wait_log("method upper failed")
+        reloads.save(one, text + "-- changed\n")
+        one.wait_log(reloads.TAKEN, 1, 20)
+        client.finish()
+        call(other, "go")
+        assert json.loads(other.finish().rest()[4:]) == {"result": 2}
+        said = client.rest()
+        assert said.count(b"the method failed") == 1 and said.count(b"slept") == 1, said
 
 
 def test_chat(server, scripts):
@@ -168,6 +197,11 @@ def test_dns(server, scripts):
         assert dig(way, "alias.example.test") == ["192.0.2.2", "192.0.2.3", "www.example.test."]
         assert dig(way, "any.thing.wild.example.test") == ["192.0.2.5"]
         assert dig(way, "mail.example.test", "AAAA") == []
+    # What exists without such a record, or only above others, is no NXDOMAIN, and no wildcard stands for it (RFC 4592).
+    for name, status in {"mail.example.test": "NOERROR", "wild.example.test": "NOERROR", "test": "NOERROR", ".": "NOERROR",
+                         "x.wild.example.test": "NOERROR", "x.www.example.test": "NXDOMAIN"}.items():
+        said = run("dig", "@127.0.0.1", "-p", port, name, "AAAA")
+        assert f"status: {status}" in said and "ANSWER: 0" in said, said
     said = run("dig", "@127.0.0.1", "-p", port, "nothing.example.org")
     assert "NXDOMAIN" in said and "flags: qr aa rd" in said
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
