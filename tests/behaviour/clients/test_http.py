@@ -243,7 +243,7 @@ def test_files_by_the_letter_of_the_standard(server, scripts, tmp_path):
         assert ask("GET", path)[2]["Location"] == "/example.com/"
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+@pytest.mark.no_wine("which shows such names as others; Windows has none")
 def test_a_listing_has_only_what_can_be_asked_for(server, scripts, tmp_path):
     root = tmp_path / "root"
     root.mkdir()
