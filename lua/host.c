@@ -87,8 +87,8 @@ void host_close(host *h)
     host_kill_waiting(h);
     host_call_unload(h);
     log_write(LOG_DEBUG,
-              "worker %" PRIu32 ", generation %" PRIu64 ": %" PRIu64 " slices, %" PRIu64 " errors, %" PRIu64
-              " over budget, %zu KiB of Lua at most",
+              "worker %" PRIu32 ", generation %" PRIu64 ": slices: %" PRIu64 ", errors: %" PRIu64
+              ", over budget: %" PRIu64 ", %zu KiB of Lua at most",
               h->worker->id, h->generation->number, h->slices, h->errors, h->overruns, h->heap_peak >> 10);
     host_discard(h);
 }

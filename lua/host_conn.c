@@ -300,8 +300,7 @@ static conn_receive check_receive(lua_State *L, const conn *c, int index)
 static void read_setting(lua_State *L, settings *s, const conn *c)
 {
     int value = lua_gettop(L);
-    if (lua_type(L, -2) != LUA_TSTRING) luaL_argerror(L, 2, "names of settings expected as keys");
-    const char *name = lua_tostring(L, -2);
+    const char *name = host_option_name(L, 2, -2);
     uint32_t bit = host_limit_set(L, &s->limits, name, value);
     if (bit == HOST_LIMIT_WRONG) luaL_argerror(L, 2, lua_pushfstring(L, "%s: %s", name, lua_tostring(L, -1)));
     s->given |= bit;

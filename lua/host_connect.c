@@ -52,7 +52,7 @@ static const char *const option_names[] = {"timeout",  "on_connect",  "on_messag
 /* Reads one: its name at -2, its value at -1. raises */
 static void read_option(lua_State *L, host_attempt *a, int64_t *timeout_ns)
 {
-    const char *name = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : luaL_typename(L, -2);
+    const char *name = host_option_name(L, OPTIONS_SLOT, -2);
     host_kind kind = host_kind_find(name);
     if (strcmp(name, "timeout") == 0) {
         lua_Number seconds = lua_type(L, -1) == LUA_TNUMBER ? lua_tonumber(L, -1) : -1;
@@ -74,8 +74,7 @@ static void read_option(lua_State *L, host_attempt *a, int64_t *timeout_ns)
         lua_rawseti(L, HANDLERS_SLOT, (lua_Integer)kind);
         a->handlers |= HOST_BIT(kind);
     } else {
-        host_push_hint(L, name, option_names);
-        luaL_argerror(L, OPTIONS_SLOT, lua_pushfstring(L, "unknown option '%s'%s", name, lua_tostring(L, -1)));
+        host_option_unknown(L, OPTIONS_SLOT, "", name, option_names);
     }
 }
 

@@ -250,13 +250,17 @@ static void check_fields(reading *r, unsigned type)
     names[count] = NULL;
     int top = lua_gettop(L);
     for (lua_pushnil(L); lua_next(L, r->table) && r->wrong == NULL; lua_settop(L, top + 1)) {
-        const char *name = lua_type(L, top + 1) == LUA_TSTRING ? lua_tostring(L, top + 1) : luaL_typename(L, top + 1);
+        const char *name = lua_type(L, top + 1) == LUA_TSTRING ? lua_tostring(L, top + 1) : NULL;
         size_t i = 0;
-        while (i < count && strcmp(names[i], name) != 0) i++;
-        if (i < count) continue;
-        host_push_hint(L, name, names);
-        r->wrong = lua_pushfstring(L, "frame.%s: a frame of type '%s' has no such field%s", name, type_names[type],
-                                   lua_tostring(L, -1));
+        while (name != NULL && i < count && strcmp(names[i], name) != 0) i++;
+        if (name != NULL && i < count) continue;
+        if (name == NULL) {
+            r->wrong = lua_pushfstring(L, "frame: %s", host_push_nameless(L, top + 1));
+        } else {
+            host_push_hint(L, name, names);
+            r->wrong = lua_pushfstring(L, "frame.%s: a frame of type '%s' has no such field%s", name, type_names[type],
+                                       lua_tostring(L, -1));
+        }
         lua_replace(L, r->table + 1);
     }
     lua_settop(L, top);
@@ -409,7 +413,7 @@ static lua_Integer check_whole(lua_State *L, const char *who)
     int whole = 0;
     lua_Integer value = lua_type(L, -1) == LUA_TNUMBER ? lua_tointegerx(L, -1, &whole) : 0;
     if (!whole) {
-        const char *found = lua_type(L, -1) == LUA_TNUMBER ? luaL_tolstring(L, -1, NULL) : luaL_typename(L, -1);
+        const char *found = host_push_found(L, -1);
         luaL_error(L, "%s: a whole number of bytes expected, got %s", who, found);
     }
     return value;

@@ -41,7 +41,8 @@ static const char *read_wish(lua_State *L, int index, listening_wish *wish)
     size_t len;
     if (is_table) {
         for (lua_pushnil(L); lua_next(L, index); lua_pop(L, 1)) {
-            const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : luaL_typename(L, -2);
+            if (lua_type(L, -2) != LUA_TSTRING) return host_push_nameless(L, -2);
+            const char *key = lua_tostring(L, -2);
             if (strcmp(key, "uri") == 0 || strcmp(key, "name") == 0) continue;
             host_push_hint(L, key, option_names);
             return lua_pushfstring(L, "unknown option '%s'%s", key, lua_tostring(L, -1));

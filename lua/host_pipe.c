@@ -107,7 +107,7 @@ static options read_options(lua_State *L)
     luaL_checktype(L, OPTIONS_SLOT, LUA_TTABLE);
     int key = OPTIONS_SLOT + 1, value = key + 1;
     for (lua_pushnil(L); lua_next(L, OPTIONS_SLOT); lua_settop(L, key)) {
-        const char *name = lua_type(L, key) == LUA_TSTRING ? lua_tostring(L, key) : luaL_typename(L, key);
+        const char *name = host_option_name(L, OPTIONS_SLOT, key);
         const char *wrong = NULL;
         int whole = 0;
         lua_Integer count = lua_type(L, value) == LUA_TNUMBER ? lua_tointegerx(L, value, &whole) : 0;
@@ -118,11 +118,10 @@ static options read_options(lua_State *L)
             if (!whole || count < 0) wrong = "bytes, a whole number from 0, expected";
             o.count = (uint64_t)count;
         } else {
-            host_push_hint(L, name, names);
-            luaL_argerror(L, OPTIONS_SLOT, lua_pushfstring(L, "unknown option '%s'%s", name, lua_tostring(L, -1)));
+            host_option_unknown(L, OPTIONS_SLOT, "", name, names);
         }
         if (wrong == NULL) continue;
-        luaL_argerror(L, OPTIONS_SLOT, lua_pushfstring(L, "%s: %s, got %s", name, wrong, luaL_typename(L, value)));
+        luaL_argerror(L, OPTIONS_SLOT, lua_pushfstring(L, "%s: %s, got %s", name, wrong, host_push_found(L, value)));
     }
     if (o.both && o.count != UINT64_MAX) luaL_argerror(L, OPTIONS_SLOT, "count is for one way, and both are asked for");
     return o;

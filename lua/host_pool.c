@@ -42,7 +42,7 @@ void host_pool_read(lua_State *L, host_pool_options *options, int arg, int index
     }
     int key = lua_gettop(L) + 1;
     for (lua_pushnil(L); lua_next(L, index); lua_settop(L, key)) {
-        const char *name = lua_type(L, key) == LUA_TSTRING ? lua_tostring(L, key) : luaL_typename(L, key);
+        const char *name = host_option_name(L, arg, key);
         lua_Number value = lua_type(L, -1) == LUA_TNUMBER ? lua_tonumber(L, -1) : -1;
         if (strcmp(name, names[0]) == 0) {
             bool fits = lua_isinteger(L, -1) && value >= 1 && value <= TOTAL_MAX;
@@ -53,8 +53,7 @@ void host_pool_read(lua_State *L, host_pool_options *options, int arg, int index
             if (!fits) luaL_argerror(L, arg, "pool.idle: a number of seconds above 0 expected");
             options->idle_ns = (int64_t)ceil(value * 1e9);
         } else {
-            host_push_hint(L, name, names);
-            luaL_argerror(L, arg, lua_pushfstring(L, "unknown option 'pool.%s'%s", name, lua_tostring(L, -1)));
+            host_option_unknown(L, arg, "pool.", name, names);
         }
     }
 }

@@ -219,7 +219,7 @@ int host_api_broadcast(lua_State *L)
     if (!lua_isnil(L, 2)) {
         luaL_checktype(L, 2, LUA_TTABLE);
         for (lua_pushnil(L); lua_next(L, 2); lua_settop(L, 3)) {
-            const char *name = lua_type(L, 3) == LUA_TSTRING ? lua_tostring(L, 3) : luaL_typename(L, 3);
+            const char *name = host_option_name(L, 2, 3);
             if (strcmp(name, names[0]) == 0) {
                 if (lua_type(L, 4) != LUA_TSTRING) {
                     const char *found = luaL_typename(L, 4);
@@ -229,8 +229,7 @@ int host_api_broadcast(lua_State *L)
             } else if (strcmp(name, names[1]) == 0) {
                 except = check_except(L, 4);
             } else {
-                host_push_hint(L, name, names);
-                luaL_argerror(L, 2, lua_pushfstring(L, "unknown option '%s'%s", name, lua_tostring(L, -1)));
+                host_option_unknown(L, 2, "", name, names);
             }
         }
     }

@@ -62,6 +62,14 @@ const char *host_listen_read(lua_State *L, int index);
 const char *host_nearest(const char *name, const char *const *names);
 /* Pushes ": did you mean 'x'?", or, when nothing is near, ": there are x, y". raises */
 void host_push_hint(lua_State *L, const char *name, const char *const *names);
+/* The name of an option, whose key is at index key, in the table that is argument arg. raises luaL_argerror when it is no string */
+const char *host_option_name(lua_State *L, int arg, int key);
+/* There is no option of that name; its table is called prefix ("pool.") in what is said. raises luaL_argerror */
+void host_option_unknown(lua_State *L, int arg, const char *prefix, const char *name, const char *const *names);
+/* Pushes what is wrong with the key at an index: it is no name. Returns it. raises */
+const char *host_push_nameless(lua_State *L, int key);
+/* Pushes what stands in for a value in "…, got %s": a number itself, of others the type. Returns it. raises */
+const char *host_push_found(lua_State *L, int index);
 /* Seconds in a number, as ns. raises luaL_argerror for NaN, negative or huge ones. */
 int64_t host_check_seconds(lua_State *L, int arg);
 /* The same for an option: its value is at index, in the table that is argument arg. raises luaL_argerror, which names it */

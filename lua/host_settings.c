@@ -34,6 +34,32 @@ void host_push_hint(lua_State *L, const char *name, const char *const *names)
     luaL_pushresult(&text);
 }
 
+/* ---- Options ---- */
+
+const char *host_push_nameless(lua_State *L, int key)
+{
+    const char *text = luaL_tolstring(L, key, NULL);
+    return lua_pushfstring(L, "the key %s is no name: name = value expected", text);
+}
+
+const char *host_option_name(lua_State *L, int arg, int key)
+{
+    if (lua_type(L, key) != LUA_TSTRING) luaL_argerror(L, arg, host_push_nameless(L, key));
+    return lua_tostring(L, key);
+}
+
+void host_option_unknown(lua_State *L, int arg, const char *prefix, const char *name, const char *const *names)
+{
+    host_push_hint(L, name, names);
+    luaL_argerror(L, arg, lua_pushfstring(L, "unknown option '%s%s'%s", prefix, name, lua_tostring(L, -1)));
+}
+
+const char *host_push_found(lua_State *L, int index)
+{
+    return lua_type(L, index) == LUA_TNUMBER ? luaL_tolstring(L, index, NULL)
+                                             : lua_pushstring(L, luaL_typename(L, index));
+}
+
 /* ---- Seconds ---- */
 
 /* False for NaN, too. */
@@ -55,8 +81,7 @@ int64_t host_option_seconds(lua_State *L, int arg, const char *name, int index)
 {
     lua_Number seconds = lua_type(L, index) == LUA_TNUMBER ? lua_tonumber(L, index) : -1;
     if (!seconds_fit(seconds)) {
-        const char *found =
-            lua_type(L, index) == LUA_TNUMBER ? luaL_tolstring(L, index, NULL) : luaL_typename(L, index);
+        const char *found = host_push_found(L, index);
         luaL_argerror(L, arg,
                       lua_pushfstring(L, "%s: seconds from 0 to %d expected, got %s", name, HOST_SECONDS_MAX, found));
     }
@@ -111,10 +136,8 @@ uint32_t host_limit_set(lua_State *L, conn_limits *limits, const char *name, int
         }
         lua_pushfstring(L, "bytes, a whole number from %d to %d, expected", (int)known->least, BYTES_MAX);
     }
-    const char *value = lua_type(L, index) == LUA_TNUMBER ? luaL_tolstring(L, index, NULL) : luaL_typename(L, index);
-    lua_pushfstring(L, ", got %s", value);
-    if (lua_type(L, index) == LUA_TNUMBER) lua_remove(L, -2);
-    lua_concat(L, 2);
+    const char *expected = lua_tostring(L, -1);
+    lua_pushfstring(L, "%s, got %s", expected, host_push_found(L, index));
     return HOST_LIMIT_WRONG;
 }
 

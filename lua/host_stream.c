@@ -380,13 +380,14 @@ static int64_t read_until_options(lua_State *L, host_wish *w)
     luaL_checktype(L, 3, LUA_TTABLE);
     lua_settop(L, 3);
     for (lua_pushnil(L); lua_next(L, 3); lua_settop(L, 4)) {
-        const char *name = lua_type(L, 4) == LUA_TSTRING ? lua_tostring(L, 4) : luaL_typename(L, 4);
+        const char *name = host_option_name(L, 3, 4);
         const char *wrong = NULL;
         int whole = 0;
         lua_Integer max = lua_type(L, 5) == LUA_TNUMBER ? lua_tointegerx(L, 5, &whole) : 0;
         if (strcmp(name, "max") == 0) {
             if (!whole || max < 1 || max > (lua_Integer)w->rule.max)
-                wrong = "bytes, from 1 to limits.message, expected";
+                wrong = lua_pushfstring(L, "bytes, a whole number from 1 to %d (limits.message), expected",
+                                        (int)w->rule.max);
             else w->rule.max = (uint32_t)max;
         } else if (strcmp(name, "keep") == 0) {
             if (!lua_isboolean(L, 5)) wrong = "boolean expected";
@@ -394,10 +395,10 @@ static int64_t read_until_options(lua_State *L, host_wish *w)
         } else if (strcmp(name, "timeout") == 0) {
             timeout_ns = host_option_seconds(L, 3, name, 5);
         } else {
-            host_push_hint(L, name, names);
-            luaL_argerror(L, 3, lua_pushfstring(L, "unknown option '%s'%s", name, lua_tostring(L, -1)));
+            host_option_unknown(L, 3, "", name, names);
         }
-        if (wrong != NULL) luaL_argerror(L, 3, lua_pushfstring(L, "%s: %s, got %s", name, wrong, luaL_typename(L, 5)));
+        if (wrong != NULL)
+            luaL_argerror(L, 3, lua_pushfstring(L, "%s: %s, got %s", name, wrong, host_push_found(L, 5)));
     }
     return timeout_ns;
 }

@@ -220,15 +220,14 @@ static int64_t read_options(lua_State *L, int64_t interval_ns)
     int64_t first_ns = interval_ns;
     luaL_checktype(L, 3, LUA_TTABLE);
     for (lua_pushnil(L); lua_next(L, 3); lua_settop(L, 4)) {
-        const char *name = lua_type(L, 4) == LUA_TSTRING ? lua_tostring(L, 4) : luaL_typename(L, 4);
+        const char *name = host_option_name(L, 3, 4);
         if (strcmp(name, names[0]) == 0) {
             first_ns = host_option_seconds(L, 3, name, 5);
         } else if (strcmp(name, names[1]) == 0) {
             if (lua_type(L, 5) == LUA_TSTRING) continue;
             luaL_argerror(L, 3, lua_pushfstring(L, "name: string expected, got %s", luaL_typename(L, 5)));
         } else {
-            host_push_hint(L, name, names);
-            luaL_argerror(L, 3, lua_pushfstring(L, "unknown option '%s'%s", name, lua_tostring(L, -1)));
+            host_option_unknown(L, 3, "", name, names);
         }
     }
     lua_getfield(L, 3, "name");

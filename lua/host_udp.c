@@ -436,7 +436,7 @@ static udp_options read_options(lua_State *L, int arg)
     if (lua_isnil(L, OPTIONS_SLOT)) return options;
     luaL_checktype(L, OPTIONS_SLOT, LUA_TTABLE);
     for (lua_pushnil(L); lua_next(L, OPTIONS_SLOT); lua_settop(L, HANDLER_SLOT + 1)) {
-        const char *name = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : luaL_typename(L, -2);
+        const char *name = host_option_name(L, arg, -2);
         if (strcmp(name, "bind") == 0) {
             options.bind = read_address(L, lua_gettop(L), arg, "bind: ");
         } else if (strcmp(name, "on_message") == 0) {
@@ -448,8 +448,7 @@ static udp_options read_options(lua_State *L, int arg)
             lua_replace(L, HANDLER_SLOT);
             options.has_handler = true;
         } else {
-            host_push_hint(L, name, names);
-            luaL_argerror(L, arg, lua_pushfstring(L, "unknown option '%s'%s", name, lua_tostring(L, -1)));
+            host_option_unknown(L, arg, "", name, names);
         }
     }
     return options;

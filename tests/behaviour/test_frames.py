@@ -345,7 +345,7 @@ def test_an_outbound_connection_has_a_frame_of_its_own(server):
     ('{type="line", size=1}', "frame.size: a frame of type 'line' has no such field"),
     ('{type="line", seperator=1}', "frame.seperator: a frame of type 'line' has no such field"),
     ('{type="line", spe=";"}', "has no such field: did you mean 'sep'?"),
-    ('{type="line", "x"}', "frame.number: a frame of type 'line' has no such field"),
+    ('{type="line", "x"}', "frame: the key 1 is no name: name = value expected"),
     ('{type="line", sep=""}', "frame.sep: a string of 1 to 16 bytes expected, got "),
     ('{type="line", sep=("x"):rep(17)}', "frame.sep: a string of 1 to 16 bytes expected, got 'xxxxxxxxxxxxxxxxx'"),
     ('{type="line", keep=1}', "frame.keep: boolean expected, got 1"),

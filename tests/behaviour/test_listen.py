@@ -98,6 +98,7 @@ def test_from_on_load_it_is_the_same(server):
     ("portico.listen()", "a string like \"tcp://127.0.0.1:7777\""),
     ("portico.listen{uri='tcp://nowhere'}", "cannot use 'tcp://nowhere'"),
     ("portico.listen{uri='tcp://127.0.0.1:1', nam='x'}", "unknown option 'nam': did you mean 'name'?"),
+    ("portico.listen{uri='tcp://127.0.0.1:1', [2]='x'}", "the key 2 is no name: name = value expected"),
     ("portico.listen{uri='tcp://127.0.0.1:1', name=5}", "name: string expected, got number"),
     ("portico.listen{uri='tcp://127.0.0.1:1', name='a:b'}", "name: 1 to 64 bytes without blanks and colons expected"),
     ("return { listen = { { name = 'x' } } }", "listen: uri: a string like"),

@@ -447,6 +447,7 @@ def test_a_caller_that_gives_up_disturbs_nobody(server):
     ("portico.broadcast('x', 1)", "(table expected, got number)"),
     ("portico.broadcast('x', { excpt = 1 })", "(unknown option 'excpt': did you mean 'except'?)"),
     ("portico.broadcast('x', { except = 'x' })", "(except: conn expected, or its id, got string)"),
+    ("portico.broadcast('x', { 'listener' })", "(the key 1 is no name: name = value expected)"),
     ("portico.broadcast('x', { listener = 1 })", "(listener: string expected, got number)"),
     ("portico.publish()", "(string expected, got no value)"),
     ("portico.publish('')", "(a name of 1 to 4096 bytes expected)"),

@@ -67,6 +67,7 @@ def test_after_going_back_timers_go_on_with_what_was_left(server):
 
 @pytest.mark.parametrize("options, words", [
     ("{ name = 5 }", "name: string expected, got number"),
+    ("{ 'x' }", "the key 1 is no name: name = value expected"),
     ("{ nmae = 'x' }", "unknown option 'nmae': did you mean 'name'?"),
 ])
 def test_wrong_names_of_timers(server, options, words):
