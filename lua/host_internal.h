@@ -195,6 +195,12 @@ static inline bool host_is_retired(const host *h)
     return h != h->seat->current && h != h->seat->fallback && h != h->seat->candidate;
 }
 
+/* on_unload runs, or the state is being closed: nothing that begins now would ever run. */
+static inline bool host_is_ending(const host *h)
+{
+    return h->closing || (h->task != NULL && h->task->kind == HOST_ON_UNLOAD);
+}
+
 /* ---- Threads ---- */
 
 static inline host *host_of(lua_State *L)

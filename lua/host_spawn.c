@@ -124,7 +124,7 @@ int host_api_spawn(lua_State *L)
     luaL_checktype(L, 1, LUA_TFUNCTION);
     int arguments = lua_gettop(L) - 1;
     luaL_argcheck(L, arguments <= HOST_TIMER_ARGS_MAX, 2 + HOST_TIMER_ARGS_MAX, "too many arguments");
-    if (h->cut || h->closing) return host_push_failure(L, host_why_over(h), "closed");
+    if (h->cut || host_is_ending(h)) return host_push_failure(L, host_why_over(h), "closed");
     if (h->spawned == HOST_SPAWN_MAX) {
         lua_pushfstring(L, "too many tasks at a time: %d", HOST_SPAWN_MAX);
         return host_push_failure(L, lua_tostring(L, -1), "limit");

@@ -169,8 +169,7 @@ static int begin(lua_State *L, int64_t delay_ns, int64_t interval_ns, int argume
 {
     host *h = host_of(L);
     static log_cause cause;
-    if (h->closing) return luaL_error(L, "no timer can be started in the end: %s", host_why_over(h));
-    if (host_is_retired(h)) return host_push_failure(L, host_why_over(h), "closed");
+    if (host_is_ending(h) || host_is_retired(h)) return host_push_failure(L, host_why_over(h), "closed");
     if (h == h->seat->fallback)
         log_rarely(&cause, LOG_WARN, "a timer was started by a version that has been replaced",
                    "generation %" PRIu64

@@ -167,6 +167,13 @@ def test_on_unload_is_called_once_per_worker_at_the_end(server):
     assert sorted(one.said()) == ["load", "load", "unload", "unload"]
 
 
+def test_what_on_unload_begins_is_refused_since_it_would_never_run(server):
+    one = server(SAY + """return { on_unload = function()
+      say(portico.after(0, print)) say(portico.every(1, print)) say(portico.spawn(print)) end }""", "--workers", "1")
+    one.stop()
+    assert one.said() == ["nil the server is stopping closed"] * 3
+
+
 def test_a_stop_in_the_middle_of_traffic_loses_no_answer(server):
     """What a client has got back up to the end of stream is a prefix of what it sent."""
     one = server(ECHO)
