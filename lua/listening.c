@@ -259,6 +259,12 @@ static wish *find_same(listening *l, const listening_wish *wanted, uint32_t *pla
     for (wish *w = next_wish(l, NULL); w != NULL; w = next_wish(l, w)) {
         if (w->generation != wanted->generation) continue;
         bool same_uri = is_same_uri(&w->uri, &wanted->uri), same_name = strcmp(w->name, name) == 0;
+        if (same_uri && w->uri.mode != wanted->uri.mode) {
+            snprintf(error, error_size, "%s is listened on already, with other permissions (?mode=)",
+                     net_uri_format(&w->uri, text, sizeof(text)));
+            *outcome = LISTENING_CONTRADICTS;
+            return NULL;
+        }
         if (same_uri && same_name && (!open || *name != '\0')) return w;
         if (same_uri && same_name && wanted->loads && take_turn(w, wanted->worker)) return w;
         if (same_uri && same_name) ++*place;

@@ -62,6 +62,16 @@ def test_socat_speaks_to_it(server, path):
 
 
 @no_wine
+def test_two_modes_for_one_path_are_a_contradiction(tmp_path, path):
+    script = tmp_path / "script.lua"
+    script.write_text(f"return {{ listen = {{ 'unix:{path}?mode=0600', 'unix:{path}?mode=0660' }} }}")
+    result = run(script)
+    assert result.returncode == 3
+    assert f"listen: unix:{path} is listened on already, with other permissions (?mode=)" in result.stderr
+    assert not os.path.exists(path)
+
+
+@no_wine
 @pytest.mark.parametrize("mode", ["0660", "0600", "0777"])
 def test_the_file_has_the_mode_that_was_asked_for(server, path, mode):
     server(ECHO, listen=[f"unix:{path}?mode={mode}"])
