@@ -105,12 +105,13 @@ return http1.server {
     end
     local path, name = file_path(req.path)
     local info = path and portico.files.stat(path)
-    if not info or info.type == "other" then
+    if not info or info.type == "other" or info.type == "file" and name:sub(-1) == "/" then
       return 404, "There is nothing at this address.\n"
     elseif info.type == "file" then
       return send_file(req, res, path, info)
     elseif name:sub(-1) ~= "/" then -- relative links need it
-      return 301, "", { Location = req.path:gsub("^/+", "/") .. "/" } -- "//name" would be another host
+      local query = req.target:match("%?.*") or ""
+      return 301, "", { Location = req.path:gsub("^/+", "/") .. "/" .. query } -- "//name" would be another host
     end
     local index = portico.files.stat(path .. "/index.html")
     if index and index.type == "file" then

@@ -290,7 +290,7 @@ local function offered_in(headers)
 end
 
 -- Connects to "ws://HOST:PORT/PATH" and shakes hands. Returns a client, with the protocol that the server has chosen, if any, or nil, message, code. options:
--- headers, timeout in seconds (10), max_message (1 MiB).
+-- headers, timeout of both together in seconds (10), max_message (1 MiB).
 function websocket.connect(url, options)
   options = options or {}
   local authority, target = url:match("^ws://([^/?#]+)([^#]*)$")
@@ -298,14 +298,16 @@ function websocket.connect(url, options)
     return nil, "not a URL that begins with ws://: " .. url, "invalid"
   end
   local address = authority:find(":%d+$") and authority or authority .. ":80"
-  local conn, message, code = portico.connect("tcp://" .. address, { timeout = options.timeout })
+  local timeout = options.timeout or 10
+  local deadline = portico.monotonic() + timeout
+  local conn, message, code = portico.connect("tcp://" .. address, { timeout = timeout })
   if not conn then
     return nil, message, code
   end
   local request, key = websocket.request(authority, target:find("^/") and target or "/" .. target, options.headers)
   conn:send(request)
   local head, protocol
-  head, message, code = conn:read_until("\r\n\r\n", { max = 16384, timeout = options.timeout or 10 })
+  head, message, code = conn:read_until("\r\n\r\n", { max = 16384, timeout = math.max(deadline - portico.monotonic(), 0) })
   local ok = false
   if head then
     local d = http1.decoder { role = "response" }

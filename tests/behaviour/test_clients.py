@@ -1,5 +1,7 @@
 """The clients of lua/portico/, against the servers of lua/portico/ and against hand-made ones."""
 
+import socket
+
 import rig
 
 HTTP = """
@@ -161,6 +163,17 @@ return require("portico.resp").server {
   say(third:call("SLOW", 0, "mine"))
 """, slow.port)
     assert one.wait_said(4) == ["nil timeout timeout", "nil", "nil", "mine"]
+
+
+def test_the_time_to_connect_is_of_a_websockets_timeout(server):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        one = ask(server, """
+  local connect, begun = portico.connect, portico.monotonic()
+  portico.connect = function(...) portico.sleep(0.6) return connect(...) end
+  local _, _, code = websocket.connect("ws://127.0.0.1:" .. port, { timeout = 1 })
+  say(code, portico.monotonic() - begun < 1.5)
+""", silent.getsockname()[1])
+        assert one.wait_said(1) == ["timeout true"]
 
 
 def test_websocket(server):

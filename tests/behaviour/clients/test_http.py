@@ -241,6 +241,8 @@ def test_files_by_the_letter_of_the_standard(server, scripts, tmp_path):
     assert ask("GET", "/a.txt", If_None_Match="*")[0] == 304
     for path in ("//example.com", "///example.com"):
         assert ask("GET", path)[2]["Location"] == "/example.com/"
+    assert ask("GET", "/example.com?a=b?c")[2]["Location"] == "/example.com/?a=b?c"
+    assert ask("GET", "/a.txt/")[0] == 404
 
 
 @pytest.mark.no_wine("which shows such names as others; Windows has none")
