@@ -28,6 +28,7 @@ local EMPTY_LINES_MAX <const> = 4 -- before a message
 local TOKEN <const> = "[%w!#$%%&'*+%-.^_`|~]+"
 local HEADER <const> = "^(" .. TOKEN .. "): ?([^%c]*)\r\n"
 local REQUEST <const> = "^(" .. TOKEN .. ") ([\33-\126\128-\255]+) HTTP/1%.(%d)\r\n"
+local HOST <const> = "^[%w%-._~!$&'()*+,;=:%%%[%]]*$" -- RFC 3986, sections 3.2.2 and 3.2.3
 local RESPONSE <const> = "^HTTP/1%.(%d) (%d%d%d) ?([^%c]*)\r\n"
 
 -- The usual names in lower case, as they are looked up; others are changed one by one.
@@ -214,6 +215,8 @@ local function read_request(d, stop)
   end
   if not headers.host and request.minor > 0 then
     return fail(d, 400, "no Host")
+  elseif headers.host and not find(headers.host, HOST) then
+    return fail(d, 400, "malformed Host")
   end
   if headers.expect then
     if lower(headers.expect) ~= "100-continue" then

@@ -91,6 +91,10 @@ local REQUESTS <const> = {
   { "GET *" .. H .. "\r\n", 400 },
   { "GET / HTTP/1.1\r\n\r\n", 400 },
   { "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400 },
+  { "GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400 },
+  { "GET / HTTP/1.0\r\nHost: a/b\r\n\r\n", 400 },
+  { "GET / HTTP/1.1\r\nHost: \r\n\r\nGET /2 HTTP/1.1\r\nHost: [::1]:80\r\n\r\nGET /3 HTTP/1.1\r\nHost: x-y_z.example:8%30\r\n\r\n",
+    "GET /", "GET /2", "GET /3" },
   { "GET /" .. H .. "Expect: 200-ok\r\n\r\n", 417 },
   -- what has let requests be smuggled
   { "GET /" .. H .. "X : 1\r\n\r\n", 400 },
