@@ -8,9 +8,12 @@
 
 local http1 = require "portico.http1"
 local gather = require("portico.buffer").gather
+local check_all = require("portico.options").check_all
 
 local TIMEOUT <const>, BODY_MAX <const> = 30, 16 << 20
 
+local OPTIONS <const> = { method = "string", headers = "table", body = "string", timeout = "number", max_body = "number",
+  connect = "function" }
 local OURS <const> = { host = "Host", connection = "Connection" } -- headers that are there, and may be given, too
 local PASSING <const> = { "connection", "keep-alive", "proxy-connection", "transfer-encoding", "trailer" }
 
@@ -65,6 +68,10 @@ end
 
 return function(url, options)
   options = options or {}
+  if type(url) ~= "string" then
+    error("http1.fetch: url: string expected, got " .. type(url), 0)
+  end
+  check_all("http1.fetch", options, OPTIONS)
   local host, port, target, authority = parse(url)
   if not host then
     return nil, port, "invalid"
@@ -74,12 +81,13 @@ return function(url, options)
   for name, value in pairs(options.headers or {}) do
     headers[OURS[tostring(name):lower()] or name] = value
   end
+  local request = http1.request(method, target, headers, options.body)
   return portico.timeout(options.timeout or TIMEOUT, function()
     local conn <close>, message, code = (options.connect or portico.connect)("tcp://" .. host .. ":" .. port)
     if not conn then
       return nil, message, code
     end
-    local sent, why, cause = conn:send(http1.request(method, target, headers, options.body))
+    local sent, why, cause = conn:send(request)
     if sent == false then
       conn:flush() -- if the server closes meanwhile, it may have said why
     elseif not sent then

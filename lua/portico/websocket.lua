@@ -293,6 +293,7 @@ end
 -- headers, timeout of both together in seconds (10), max_message (1 MiB).
 function websocket.connect(url, options)
   options = options or {}
+  options_of.check_all("websocket.connect", options, { headers = "table", timeout = "number", max_message = "number" })
   local authority, target = url:match("^ws://([^/?#]+)([^#]*)$")
   if not authority then
     return nil, "not a URL that begins with ws://: " .. url, "invalid"

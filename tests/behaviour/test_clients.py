@@ -2,6 +2,8 @@
 
 import socket
 
+import pytest
+
 import rig
 
 HTTP = """
@@ -163,6 +165,34 @@ return require("portico.resp").server {
   say(third:call("SLOW", 0, "mine"))
 """, slow.port)
     assert one.wait_said(4) == ["nil timeout timeout", "nil", "nil", "mine"]
+
+
+def test_what_a_client_cannot_be_asked_raises_and_opens_no_connection(server):
+    with socket.create_server(("127.0.0.1", 0)) as untouched:
+        one = ask(server, """
+  local http, ws, redis = "http://127.0.0.1:" .. port, "ws://127.0.0.1:" .. port, "tcp://127.0.0.1:" .. port
+  local function try(...) say((select(2, pcall(...)))) end
+  try(http1.fetch, 5)
+  try(http1.fetch, http, { bdy = "x" })
+  try(http1.fetch, http, { body = 5 })
+  try(http1.fetch, http, { timeout = 0 })
+  try(http1.fetch, http .. "/a b", {})
+  try(http1.fetch, http, { method = "GE T" })
+  try(http1.fetch, http, { headers = { A = "x\\r\\nB: y" } })
+  try(websocket.connect, ws, { timout = 1 })
+  try(websocket.connect, ws, { headers = "x" })
+  try(resp.connect, redis, { timout = 1 })
+""", untouched.getsockname()[1])
+        wanted = ["http1.fetch: url: string expected, got number", "http1.fetch: unknown option 'bdy': there are body, ",
+                  "http1.fetch: body: string expected, got number", "http1.fetch: timeout: a number above 0 expected, got 0",
+                  "target: /a b is not possible there", "method: GE T is not possible there", "'A' has a line end in it",
+                  "websocket.connect: unknown option 'timout': there are headers, max_message, timeout",
+                  "websocket.connect: headers: table expected, got string", "unknown option 'timout'"]
+        for line, words in zip(one.wait_said(len(wanted)), wanted):
+            assert words in line, (line, words)
+        untouched.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            untouched.accept()
 
 
 def test_the_time_to_connect_is_of_a_websockets_timeout(server):
