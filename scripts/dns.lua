@@ -4,6 +4,7 @@
 --   dig @127.0.0.1 -p 5353 www.example.test
 
 local TTL <const> = 60
+local DATAGRAM_MAX <const> = 512 -- bytes of an answer over UDP
 
 -- By name, in lower case: what there is, by type. A name that begins with "*." is for all below it.
 local ZONE <const> = {
@@ -16,7 +17,9 @@ local ZONE <const> = {
 
 local TYPES <const> = { A = 1, CNAME = 5, MX = 15, TXT = 16, AAAA = 28 }
 local ANY <const>, INTERNET <const> = 255, 1
-local NO_ERROR <const>, FORMAT_ERROR <const>, NO_NAME <const>, NOT_IMPLEMENTED <const> = 0, 1, 3, 4
+local NO_ERROR <const>, FORMAT_ERROR <const>, NO_NAME <const>, NOT_IMPLEMENTED <const>, REFUSED <const> = 0, 1, 3, 4, 5
+local TRUNCATED <const> = 0x0200
+local NAME_ASKED <const> = "\xc0\x0c" -- as in the question, at byte 12, whichever way it is written there
 
 local function encode_name(name)
   return (name:gsub("([^.]+)%.?", function(label) return string.pack("s1", label) end)) .. "\0"
@@ -63,7 +66,8 @@ local function find(name)
   return ZONE["*." .. name]
 end
 
--- The question at byte 13: name, type, class, where it ends. Nil when it is malformed.
+-- The question at byte 13: name, type, class, where it ends. Nil when it is malformed. A dot within a label is written as in zone
+-- files, so that it is not taken for one between two.
 local function read_question(data)
   local labels, pos = {}, 13
   while true do
@@ -75,7 +79,7 @@ local function read_question(data)
     if size == 0 then
       break
     end
-    labels[#labels + 1] = data:sub(pos - size, pos - 1)
+    labels[#labels + 1] = data:sub(pos - size, pos - 1):gsub("%.", "\\046")
   end
   if #data < pos + 3 or pos > 12 + 256 then
     return nil
@@ -84,15 +88,15 @@ local function read_question(data)
   return table.concat(labels, "."):lower(), kind, class, pos + 3
 end
 
-local function records(name, kind, answers)
+-- Adds the records of a name to the answers; owner is how the name is written there. Is there such a name?
+local function records(name, owner, kind, answers)
   local entry = find(name)
   for type_name, values in pairs(entry or {}) do
     if kind == TYPES[type_name] or kind == ANY or type_name == "CNAME" then
       for _, value in ipairs(values) do
-        local head = encode_name(name)
-        answers[#answers + 1] = head .. string.pack(">I2I2I4s2", TYPES[type_name], INTERNET, TTL, ENCODE[type_name](value))
+        answers[#answers + 1] = owner .. string.pack(">I2I2I4s2", TYPES[type_name], INTERNET, TTL, ENCODE[type_name](value))
         if type_name == "CNAME" and kind ~= TYPES.CNAME and #answers < 10 then
-          records(value, kind, answers)
+          records(value, encode_name(value), kind, answers)
         end
       end
     end
@@ -107,22 +111,29 @@ local function reply(data, code, question, answers)
   return string.pack(">c2I2I2I2I2I2", data:sub(1, 2), flags, questions, #answers, 0, 0) .. question .. table.concat(answers)
 end
 
+-- What is answered to a message, with at most so many bytes; nil: nothing.
+local function answer(data, bytes_max)
+  if #data < 12 or data:byte(3) >= 128 then
+    return nil -- not a question: an answer to it might be answered in turn, for ever
+  elseif data:byte(3) & 0x78 ~= 0 then
+    return reply(data, NOT_IMPLEMENTED, "", {})
+  end
+  local name, kind, class, stop = read_question(data)
+  if not name or (">I2"):unpack(data, 5) ~= 1 then
+    return reply(data, FORMAT_ERROR, "", {})
+  end
+  local question, answers = data:sub(13, stop), {}
+  if class ~= INTERNET and class ~= ANY then
+    return reply(data, REFUSED, question, {}) -- whether the name exists there is not known
+  end
+  local code = records(name, NAME_ASKED, kind, answers) and NO_ERROR or NO_NAME
+  local text = reply(data, code, question, answers)
+  return #text <= bytes_max and text or reply(data, code | TRUNCATED, question, {}) -- the client will ask again over TCP
+end
+
 return {
   listen = { "udp://127.0.0.1:5353", "tcp://127.0.0.1:5353" },
   frame = { type = "length", size = 2, max = 4096 }, -- over TCP
-
-  on_message = function(_, data)
-    if #data < 12 or data:byte(3) >= 128 then
-      return nil -- not a question: an answer to it might be answered in turn, for ever
-    elseif data:byte(3) & 0x78 ~= 0 then
-      return reply(data, NOT_IMPLEMENTED, "", {})
-    end
-    local name, kind, class, stop = read_question(data)
-    if not name or (">I2"):unpack(data, 5) ~= 1 then
-      return reply(data, FORMAT_ERROR, "", {})
-    end
-    local answers = {}
-    local exists = (class == INTERNET or class == ANY) and records(name, kind, answers)
-    return reply(data, exists and NO_ERROR or NO_NAME, data:sub(13, stop), answers)
-  end,
+  on_message = function(_, data) return answer(data, 65535) end,
+  on_datagram = function(_, data) return answer(data, DATAGRAM_MAX) end,
 }

@@ -211,10 +211,35 @@ def test_dns(server, scripts):
         assert client.recv(512)[:4] == b"ab\x85\1"  # a malformed name
         client.send(b"ab\x29\0\0\1\0\0\0\0\0\0")
         assert client.recv(512)[3] & 15 == 4  # another operation
+        # A dot within a label parts none, and a name is answered for as it was written.
+        for name, count in {b"\x0bwww.example\4test\0": 0, b"\3a.b\4wild\7eXample\4test\0": 1}.items():
+            client.send(b"ab\1\0\0\1\0\0\0\0\0\0" + name + b"\0\1\0\1")
+            said = client.recv(512)
+            assert said[7] == count and said[12:].startswith(name + b"\0\1\0\1" + b"\xc0\x0c" * count), said
+        client.send(b"ab\1\0\0\1\0\0\0\0\0\0\3www\7example\4test\0\0\1\0\3")
+        assert client.recv(512)[3] & 15 == 5  # of another class nothing is known, not even that it is not there
         client.send(b"x")
         client.send(b"ab\x81\0\0\1\0\0\0\0\0\0")  # an answer is not answered, and neither is a fragment
         client.send(b"cd\1\0\0\1\0\0\0\0\0\0\4mail\7example\4test\0\0\1\0\1")
         assert client.recv(512).startswith(b"cd\x85\0\0\1\0\1")
+
+
+@needs("dig")
+def test_dns_answers_that_are_long(server, scripts):
+    text = (scripts / "dns.lua").read_text(encoding="utf-8")
+    lists = {"many": range(60), "some": range(25)}  # in 512 bytes there is room for 29
+    for name, numbers in lists.items():
+        addresses = ", ".join(f'"192.0.2.{number}"' for number in numbers)
+        text = text.replace("ZONE <const> = {", f'ZONE <const> = {{ ["{name}.test"] = {{ A = {{ {addresses} }} }},', 1)
+    port = rig.free_port()
+    one = server(text, listen=(f"udp://127.0.0.1:{port}", f"tcp://127.0.0.1:{port}"), ready=False)
+    one.wait_log("listening on")
+    for name, numbers in lists.items():
+        said = run("dig", "@127.0.0.1", "-p", port, f"{name}.test", "+notcp", "+ignore", "+tries=2", "+time=3")
+        is_long = len(numbers) > 29
+        assert (" tc " in said.replace(";", " ")) == is_long and f"ANSWER: {0 if is_long else len(numbers)}" in said, said
+        said = run("dig", "@127.0.0.1", "-p", port, f"{name}.test", "+tries=2", "+time=3")  # again over TCP by itself
+        assert f"ANSWER: {len(numbers)}" in said, said
 
 
 @needs("swaks")
