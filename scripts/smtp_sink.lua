@@ -28,24 +28,27 @@ local function deliver(from, to, text)
   return nil, message or why
 end
 
--- The lines up to the one with a single dot; false when they are too much, nil when the client does not go on.
-local function read_text(client)
-  local parts, lines, size = {}, {}, 0
+-- The lines up to the one with a single dot; false when they are too much, nil when the client does not go on. Lines end as
+-- that of DATA did: where this was CRLF, a dot behind a mere LF belongs to the text, else a mail could pass off its rest as
+-- commands, and so as another mail.
+local function read_text(client, line_end)
+  local parts, lines, size, is_start = {}, {}, 0, true
   while true do
     local line = client:read("L")
     if not line then
       return nil
-    elseif line:find("^%.\r?\n$") then
+    elseif is_start and (line == ".\r\n" or line == "." .. line_end) then
       parts[#parts + 1] = table.concat(lines)
       return size <= MAIL_MAX and table.concat(parts)
     end
     size = size + #line
     if size <= MAIL_MAX then
-      lines[#lines + 1] = line:gsub("^%.", "", 1)
+      lines[#lines + 1] = is_start and line:gsub("^%.", "", 1) or line
       if #lines == LINES_MAX then
         parts[#parts + 1], lines = table.concat(lines), {}
       end
     end
+    is_start = line:sub(-#line_end) == line_end
   end
 end
 
@@ -104,7 +107,7 @@ function commands.DATA(client, mail)
     return "503 RCPT comes first"
   end
   client:send("354 end with a line that has only a dot\r\n")
-  local text = read_text(client)
+  local text = read_text(client, mail.line_end)
   local from, to = mail.from, mail.to
   forget(mail)
   if not text then
@@ -126,9 +129,10 @@ return {
     local mail = {}
     client:send("220 portico ESMTP\r\n")
     repeat
-      local line, _, code = client:read("l")
+      local line, _, code = client:read("L")
       if code == "limit" then client:send("500 line too long\r\n") end
       if not line then return end
+      mail.line_end = line:find("\r\n$") and "\r\n" or "\n"
       local verb, rest = line:match("^(%a+)%s*(.-)%s*$")
       verb = (verb or ""):upper()
       local command = commands[verb]

@@ -291,6 +291,21 @@ def test_large_mail(server, scripts, tmp_path):
         assert "250 SIZE 8388608" in said and [line[:3] for line in said[-3:]] == ["552", "250", "221"]
 
 
+def test_a_mail_cannot_pass_off_its_rest_as_another(server, scripts, tmp_path):
+    one = server(scripts / "smtp_sink.lua", "--workers", "1", args=[tmp_path])
+    rest = "MAIL FROM:<eve@b>\r\nRCPT TO:<c@d>\r\nDATA\r\nforged\r\n"
+    for count, end in enumerate(("\n.\n", "\n.\r\n", "\r\n.\n"), 1):
+        with one.connect() as client:
+            client.send(MAIL + "..a\r\nb" + end + rest + ".\r\nQUIT\r\n")
+            assert [said[:3] for said in client.rest().decode().splitlines()][-3:] == ["354", "250", "221"]
+        one.wait_log(f"mail {count} from <a@b> to <c@d>")
+    kept = sorted(path.read_bytes() for path in tmp_path.glob("*.eml"))
+    assert kept == sorted(b".a\r\nb" + end + rest.encode() for end in (b"\n.\n", b"\n.\r\n", b"\r\n\n"))
+    with one.connect() as client:  # who types LF only
+        client.send(MAIL.replace("\r", "") + "..a\nb\n.\nQUIT\n")
+        assert [said[:3] for said in client.rest().decode().splitlines()][-3:] == ["354", "250", "221"]
+
+
 def test_who_says_hello_again_begins_anew(server, scripts):
     one = server(scripts / "smtp_sink.lua")
     with one.connect() as client:
