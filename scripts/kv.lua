@@ -16,18 +16,24 @@ local OK <const> = { ok = "OK" }
 local NOT_INTEGER <const> = { err = "ERR value is not an integer or out of range" }
 
 local function set(_, args)
-  local ttl, i = nil, 4
+  local ttl, condition
+  local i = 4
   while args[i] do
     local word = args[i]:upper()
-    if word == "EX" or word == "PX" then
+    if (word == "EX" or word == "PX") and not ttl and args[i + 1] then
+      local number = integer(args[i + 1])
+      if not number then return NOT_INTEGER end
+      ttl = number / (word == "EX" and 1 or 1000)
       i = i + 1
-      ttl = (integer(args[i] or "") or 0) / (word == "EX" and 1 or 1000)
-    elseif word ~= "NX" and word ~= "XX" then
+    elseif (word == "NX" or word == "XX") and not condition then
+      condition = word
+    else
       return { err = "ERR syntax error" }
-    elseif (word == "NX") == (keys:type(args[2]) ~= nil) then
-      return nil
     end
     i = i + 1
+  end
+  if condition and (condition == "NX") == (keys:type(args[2]) ~= nil) then
+    return nil
   end
   local done, message, code = keys:set(args[2], args[3], ttl)
   return done and OK, message, code

@@ -204,6 +204,15 @@ def test_kinds_of_values(kv):
         "3", "b", "c", "", "ERR invalid expire time", "", "ERR invalid expire time", ""]
 
 
+def test_options_of_set(kv):
+    script(kv, "SET s x\n")
+    for options in ("NX FOO", "EX", "NX XX", "NX EX", "EX 5 PX 5", "FOO"):  # also where NX alone would have nothing to do
+        assert script(kv, f"SET s y {options}\n") == ["ERR syntax error", ""], options
+    for options in ("EX abc", "NX PX 1.5"):
+        assert script(kv, f"SET s y {options}\n") == ["ERR value is not an integer or out of range", ""], options
+    assert script(kv, "GET s\nSET s y NX EX 5\nSET s y xx px 5000\nTTL s\nSET n y XX\n") == ["x", "", "OK", "5", ""]
+
+
 def test_room_has_an_end(server, scripts):
     kv = server(scripts / "kv.lua", "--shared-memory", "1M")
     with kv.connect() as client:
