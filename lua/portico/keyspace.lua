@@ -48,6 +48,11 @@ local function integer(text)
 end
 keyspace.integer = integer
 
+-- A number as the text that it is stored as; anything else as it is.
+local function as_text(value)
+  return type(value) == "number" and tostring(value) or value
+end
+
 -- The texts that came as arguments, or as one list with the index of the first; and that index.
 local function listed(texts, ...)
   if type(texts) == "table" then
@@ -73,6 +78,7 @@ function Keyspace:set(key, text, ttl)
   if ttl and not (ttl > 0 and ttl <= SECONDS_MAX) then
     return nil, "invalid expire time", "invalid"
   end
+  text = as_text(text)
   local done, message, code = self.values:set(key, integer(text) or text, ttl)
   if done then
     self.hashes:delete(key)
@@ -105,9 +111,11 @@ end
 
 -- Adds an integer, or a text that is one, to a string that is one, too (0 when there is none). Returns the sum.
 function Keyspace:incr(key, by)
-  by = type(by) == "string" and integer(by) or by
-  if type(by) == "string" then
-    return not_integer()
+  if by ~= nil then
+    by = type(by) == "number" and tointeger(by) or integer(by)
+    if not by then
+      return not_integer()
+    end
   end
   local sum, message, code = self.values:incr(key, by)
   if code == "type" and not self.values:len(key) then
@@ -130,7 +138,7 @@ function Keyspace:push(key, side, ...)
   end
   local count, message, code
   for i = first, #texts do
-    count, message, code = self.values:push(key, texts[i], side)
+    count, message, code = self.values:push(key, as_text(texts[i]), side)
     if count == 1 and self.hashes:ttl(key) then -- it is new, and should not be
       self.values:delete(key)
       return wrong_type()
@@ -213,7 +221,7 @@ end
 
 function Keyspace:hash_get(key, field)
   local fields, message, code = self:hash(key)
-  return fields and fields[field], message, code
+  return fields and fields[as_text(field)], message, code
 end
 
 function Keyspace:hash_len(key)
@@ -228,11 +236,15 @@ end
 -- Sets fields: field, value, field, value, …, also as a list and the index of the first. Returns how many are new.
 function Keyspace:hash_set(key, ...)
   local wanted, first = listed(...)
+  if (#wanted - first) % 2 == 0 then
+    error("hash_set: a field without a value", 2)
+  end
   return update(self, key, function(fields)
     local count = 0
     for i = first, #wanted, 2 do
-      count = count + (fields[wanted[i]] and 0 or 1)
-      fields[wanted[i]] = wanted[i + 1]
+      local field = as_text(wanted[i])
+      count = count + (fields[field] and 0 or 1)
+      fields[field] = as_text(wanted[i + 1])
     end
     return count
   end)
@@ -244,8 +256,9 @@ function Keyspace:hash_delete(key, ...)
   return update(self, key, function(fields)
     local count = 0
     for i = first, #names do
-      count = count + (fields[names[i]] and 1 or 0)
-      fields[names[i]] = nil
+      local field = as_text(names[i])
+      count = count + (fields[field] and 1 or 0)
+      fields[field] = nil
     end
     return count
   end)
