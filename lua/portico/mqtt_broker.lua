@@ -225,7 +225,7 @@ return function(options)
     conn.state.mqtt.keep_alive = packet.keep_alive
     conn:set { idle = packet.keep_alive * PATIENCE, first_byte = 0 } -- 0: never
     conn:send(encode { type = "connack", session_present = is_present, code = 0 })
-    for _, message in ipairs(mqtt_store.in_order(session.unacknowledged)) do
+    for _, message in ipairs(mqtt_store.in_order(session)) do
       message.dup = true
       session.in_flight = session.in_flight + 1
       conn:send(encode(message))

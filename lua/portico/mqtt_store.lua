@@ -14,13 +14,15 @@ Store.__index = Store
 
 local store = {}
 
--- A list of messages by identifier.
-function store.in_order(messages)
+-- What a session has sent and has no acknowledgement of, as a list in the order in which it was sent: behind identifier 65535
+-- comes 1 again.
+function store.in_order(session)
   local list = {}
-  for _, message in pairs(messages) do
+  for _, message in pairs(session.unacknowledged) do
     list[#list + 1] = message
   end
-  table.sort(list, function(a, b) return a.id < b.id end)
+  local function age(message) return (session.last_id - message.id) % 65535 end
+  table.sort(list, function(a, b) return age(a) > age(b) end)
   return list
 end
 
@@ -89,7 +91,7 @@ function Store:put(session)
       ok, message, code = self.away:push(id, pack("<c1I2", "r", packet_id))
     end
   end
-  for _, waiting in ipairs(store.in_order(session.unacknowledged)) do
+  for _, waiting in ipairs(store.in_order(session)) do
     if ok then
       ok, message, code = self:append(id, waiting, waiting.id)
     end

@@ -157,6 +157,26 @@ def test_many_messages_in_order(broker):
     assert subscriber.messages() == [f"many {i}\n" for i in range(count)]
 
 
+def test_what_is_sent_again_keeps_its_order(server):
+    # Identifiers begin again behind 65535.
+    one = server(rig.SAY + """
+local mqtt_store = require "portico.mqtt_store"
+local store = mqtt_store.open(function() return 1 end)
+local session = mqtt_store.new_session("ann")
+for _, id in ipairs { 65534, 65535, 1, 2 } do
+  session.unacknowledged[id], session.last_id = { id = id, topic = "t", payload = "" }, id
+end
+for _ = 1, 2 do -- as it is put away, and as it was
+  store:put(session)
+  session = store:take("ann")
+end
+local ids = {}
+for i, message in ipairs(mqtt_store.in_order(session)) do ids[i] = message.id end
+say(table.concat(ids, " "), session.last_id)
+return { on_message = function() end }""", "--workers", "1")
+    assert one.wait_said(1)[-1].endswith("65534 65535 1 2 2")
+
+
 def test_clients_notice_nothing_of_a_reload(server, scripts):
     """Subscriptions, what has not been acknowledged, what waits for who is away, retained messages; twice, and when a version is undone."""
     text = (scripts / "mqtt_broker.lua").read_text(encoding="utf-8")
