@@ -14,7 +14,7 @@ local note = require "portico.http_headers"
 local check_all = require("portico.options").check_all
 
 local byte, find, format, lower, match, sub = string.byte, string.find, string.format, string.lower, string.match, string.sub
-local concat, tointeger = table.concat, math.tointeger
+local tointeger = math.tointeger
 local want, want_mark = buffer.want, buffer.want_mark
 
 local http1 = {}
@@ -26,18 +26,10 @@ local CHUNK_DIGITS_MAX <const> = 8
 local EMPTY_LINES_MAX <const> = 4 -- before a message
 
 local TOKEN <const> = "[%w!#$%%&'*+%-.^_`|~]+"
-local HEADER <const> = "^(" .. TOKEN .. "): ?([^%c]*)\r\n"
-local REQUEST <const> = "^(" .. TOKEN .. ") ([\33-\126\128-\255]+) HTTP/1%.(%d)\r\n"
+local HEADER <const> = "^(" .. TOKEN .. "): ?([^%c]*)$"
+local REQUEST <const> = "^(" .. TOKEN .. ") ([\33-\126\128-\255]+) HTTP/1%.(%d)$"
 local HOST <const> = "^[%w%-._~!$&'()*+,;=:%%%[%]]*$" -- RFC 3986, sections 3.2.2 and 3.2.3
-local RESPONSE <const> = "^HTTP/1%.(%d) (%d%d%d) ?([^%c]*)\r\n"
-
--- The usual names in lower case, as they are looked up; others are changed one by one.
-local LOWER = {}
-for name in ([[Host User-Agent Accept Accept-Encoding Accept-Language Connection Content-Length Content-Type Cookie
-  Cache-Control Date Expect If-Modified-Since If-None-Match Last-Modified ETag Location Origin Pragma Range Referer Server
-  Set-Cookie Transfer-Encoding Upgrade Sec-WebSocket-Key Sec-WebSocket-Version Sec-WebSocket-Accept]]):gmatch("%S+") do
-  LOWER[name] = name:lower()
-end
+local RESPONSE <const> = "^HTTP/1%.(%d) (%d%d%d) ?([^%c]*)$"
 
 -- ---- Decoding -----------------------------------------------------------------------------------
 
@@ -64,20 +56,6 @@ local function fail(d, status, text)
   return nil, status, text
 end
 
--- A header line that is not of the usual form. Returns name, value, where the next line begins; or nil, what is wrong.
-local function unusual_header(data, pos)
-  local stop = find(data, "\r\n", pos, true)
-  local name, value = match(sub(data, pos, stop - 1), "^(" .. TOKEN .. "):([^\r\n]*)$")
-  if find(data, "^[ \t]", pos) then
-    return nil, "folded header line"
-  elseif not name then
-    return nil, "malformed header line"
-  elseif find(value, "[\0-\8\10-\31\127]") then
-    return nil, "control character in a header"
-  end
-  return name, value, stop + 2
-end
-
 local function trim(value)
   local last = #value
   while last > 0 and find(value, "^[ \t]", last) do
@@ -86,28 +64,73 @@ local function trim(value)
   return sub(value, find(value, "[^ \t]") or 1, last)
 end
 
+-- Lines come again and again, and to look for one costs less than to read it. So what was read of a line is kept, by its text. When
+-- that is full it begins anew; who sends other lines all the time is served as without it.
+local KNOWN_MAX <const>, KNOWN_SIZE <const> = 512, 200 -- lines, and bytes of one
+
+local function new_memory()
+  return { lines = {}, count = 0 }
+end
+
+local function remember(memory, line, value)
+  if #line > KNOWN_SIZE then
+    return
+  elseif memory.count == KNOWN_MAX then
+    memory.lines, memory.count = {}, 0
+  end
+  memory.lines[line], memory.count = value, memory.count + 1
+end
+
+local known_headers, known_requests = new_memory(), new_memory()
+local SECRET <const> = { authorization = true, cookie = true, ["proxy-authorization"] = true, ["set-cookie"] = true } -- not kept
+
+-- Reads a header line, without its end. Returns { name in lower case, value }; or nil, what is wrong.
+local function read_header(line)
+  local name, value = match(line, HEADER)
+  if not name then
+    name, value = match(line, "^(" .. TOKEN .. "):([^\r\n]*)$")
+    if find(line, "^[ \t]") then
+      return nil, "folded header line"
+    elseif not name then
+      return nil, "malformed header line"
+    elseif find(value, "[\0-\8\10-\31\127]") then
+      return nil, "control character in a header"
+    end
+  end
+  local head, tail = byte(value), byte(value, -1)
+  if head == 32 or tail == 32 or head == 9 or tail == 9 then
+    value = trim(value)
+  end
+  name = lower(name)
+  if name == "host" and not find(value, HOST) then
+    return nil, "malformed Host"
+  end
+  local header = { name, value }
+  if not SECRET[name] then
+    remember(known_headers, line, header)
+  end
+  return header
+end
+
 -- Reads header lines from pos up to stop, where the empty line begins. Returns a table, or nil, status, text. message: the
 -- response that they belong to, or nil.
 local function read_headers(d, message, pos, stop)
-  local data, headers, count = d.data, {}, 0
+  local data, headers, count, most, known = d.data, {}, 0, d.max_headers, known_headers.lines
   while pos < stop do
-    local _, last, name, value = find(data, HEADER, pos)
-    if not last then
-      name, value, last = unusual_header(data, pos)
-      if not name then
-        return fail(d, 400, value)
+    local last = find(data, "\r\n", pos, true)
+    local line = sub(data, pos, last - 1)
+    local header, problem = known[line], nil
+    if not header then
+      header, problem = read_header(line)
+      if not header then
+        return fail(d, 400, problem)
       end
-      last = last - 1
     end
-    local head, tail = byte(value), byte(value, -1)
-    if head == 32 or tail == 32 or head == 9 or tail == 9 then
-      value = trim(value)
-    end
-    name = LOWER[name] or lower(name)
     count = count + 1
-    if count > d.max_headers then
+    if count > most then
       return fail(d, 431, "too many headers")
     end
+    local name, value = header[1], header[2]
     local before = headers[name]
     if not before then
       headers[name] = value
@@ -120,7 +143,7 @@ local function read_headers(d, message, pos, stop)
       message.cookies = message.cookies or {}
       message.cookies[#message.cookies + 1] = value
     end
-    pos = last + 1
+    pos = last + 2
   end
   return headers
 end
@@ -170,77 +193,96 @@ local function frame_body(d, message)
   return "head", message
 end
 
-local function read_connection(message)
-  local connection = message.headers.connection
-  message.keep_alive = message.minor > 0
-  if connection then
-    if message.minor == 0 then
-      message.keep_alive = has_word(connection, "keep-alive")
-    elseif has_word(connection, "close") then
-      message.keep_alive = false
-    end
-    if has_word(connection, "upgrade") and message.minor > 0 then
+-- What the Connection header says. A message of HTTP/1.1 without one keeps the connection.
+local function read_connection(message, connection)
+  if message.minor == 0 then
+    message.keep_alive = has_word(connection, "keep-alive")
+  elseif connection ~= "keep-alive" then
+    message.keep_alive = not has_word(connection, "close")
+    if has_word(connection, "upgrade") then
       message.upgrade = message.headers.upgrade and lower(message.headers.upgrade)
     end
   end
 end
 
-local function read_request(d, stop)
-  local data, pos = d.data, d.pos
-  local _, last, method, target, minor = find(data, REQUEST, pos)
-  if not last then
-    local line = sub(data, pos, find(data, "\r\n", pos, true) - 1)
+-- Reads a request line, without its end. Returns a table: method, target, path, query, authority, minor; or nil, status, text.
+local function read_request_line(line)
+  local method, target, minor = match(line, REQUEST)
+  if not method then
     if find(line, "^" .. TOKEN .. " [\33-\126\128-\255]+ HTTP/%d%.%d$") then
-      return fail(d, 505, "only HTTP/1.x is spoken here")
+      return nil, 505, "only HTTP/1.x is spoken here"
     end
-    return fail(d, 400, "malformed request line")
+    return nil, 400, "malformed request line"
   end
-  local headers, status, text = read_headers(d, nil, last + 1, stop)
+  local path, query, authority = target, nil, nil
+  if byte(target) ~= 47 then -- not a path
+    authority, path = match(target, "^%a[%w+.-]*://([^/?#]+)([^#]*)$")
+    if path then
+      path = find(path, "^/") and path or "/" .. path
+    elseif target == "*" and method == "OPTIONS" or method == "CONNECT" then
+      path = target
+    else
+      return nil, 400, "malformed request target"
+    end
+  end
+  local question = find(path, "?", 1, true)
+  if question then
+    path, query = sub(path, 1, question - 1), sub(path, question + 1)
+  end
+  local request = { method = method, target = target, path = path, query = query, authority = authority,
+    minor = minor == "0" and 0 or 1 }
+  remember(known_requests, line, request)
+  return request
+end
+
+-- first: where the line ends; stop: where the empty line begins.
+local function read_request(d, first, stop)
+  local line = sub(d.data, d.pos, first - 1)
+  local known, status, text = known_requests.lines[line], nil, nil
+  if not known then
+    known, status, text = read_request_line(line)
+    if not known then
+      return fail(d, status, text)
+    end
+  end
+  local headers
+  headers, status, text = read_headers(d, nil, first + 2, stop)
   if not headers then
     return nil, status, text
   end
-  local request = { method = method, target = target, path = target, minor = minor == "0" and 0 or 1, headers = headers,
-    keep_alive = true }
-  if byte(target) ~= 47 then -- not a path
-    local authority, path = match(target, "^%a[%w+.-]*://([^/?#]+)([^#]*)$")
-    if path then
-      request.authority, request.path = authority, find(path, "^/") and path or "/" .. path
-    elseif not (target == "*" and method == "OPTIONS" or method == "CONNECT") then
-      return fail(d, 400, "malformed request target")
-    end
-  end
-  local question = find(request.path, "?", 1, true)
-  if question then
-    request.path, request.query = sub(request.path, 1, question - 1), sub(request.path, question + 1)
-  end
-  if not headers.host and request.minor > 0 then
+  local minor = known.minor
+  local request = { method = known.method, target = known.target, path = known.path, query = known.query, minor = minor,
+    headers = headers, keep_alive = minor > 0, authority = known.authority }
+  if minor > 0 and not headers.host then
     return fail(d, 400, "no Host")
-  elseif headers.host and not find(headers.host, HOST) then
-    return fail(d, 400, "malformed Host")
   end
   if headers.expect then
     if lower(headers.expect) ~= "100-continue" then
       return fail(d, 417, "unknown expectation")
     end
-    request.expects = request.minor > 0
+    request.expects = minor > 0
   end
-  read_connection(request)
+  if headers.connection then
+    read_connection(request, headers.connection)
+  end
   d.pos = stop + 2
   return frame_body(d, request)
 end
 
-local function read_response(d, stop)
-  local _, last, minor, status, reason = find(d.data, RESPONSE, d.pos)
-  if not last then
+local function read_response(d, first, stop)
+  local minor, status, reason = match(sub(d.data, d.pos, first - 1), RESPONSE)
+  if not minor then
     return fail(d, 502, "malformed status line")
   end
-  local response = { status = tointeger(status), reason = reason, minor = minor == "0" and 0 or 1 }
-  local headers, code, text = read_headers(d, response, last + 1, stop)
+  local response = { status = tointeger(status), reason = reason, minor = minor == "0" and 0 or 1, keep_alive = minor ~= "0" }
+  local headers, code, text = read_headers(d, response, first + 2, stop)
   if not headers then
     return nil, code, text
   end
   response.headers = headers
-  read_connection(response)
+  if headers.connection then
+    read_connection(response, headers.connection)
+  end
   d.pos = stop + 2
   if response.status < 200 and response.status ~= 101 then -- more will follow
     response.interim, d.mode = true, "head"
@@ -254,41 +296,52 @@ local function read_response(d, stop)
   return frame_body(d, response)
 end
 
-local function read_head(d)
-  while byte(d.data, d.pos) == 13 do -- an empty line before a message is let pass: RFC 9112, section 2.2
-    if not find(d.data, "^\r\n", d.pos) then
-      if #d.data > d.pos then
-        return fail(d, 400, "bare CR")
-      end
-      return want(d, 2)
-    end
-    d.pos, d.empty_lines = d.pos + 2, (d.empty_lines or 0) + 1
-    if d.empty_lines > EMPTY_LINES_MAX then
-      return fail(d, 400, "nothing but empty lines")
-    end
-  end
+-- There is no empty line yet, or not within d.max_head: is what there is the beginning of a head?
+local function read_start(d, first, stop)
   local data, pos = d.data, d.pos
-  local stop = find(data, "\r\n\r\n", pos, true)
-  if stop and stop + 4 - pos <= d.max_head then
-    d.empty_lines = nil
-    if d.role == "request" then
-      return read_request(d, stop + 2)
-    end
-    return read_response(d, stop + 2)
-  elseif stop or #data - pos + 1 >= d.max_head then
-    local line = find(data, "\r\n", pos, true)
-    if d.role == "request" and (not line or line - pos >= d.max_head) then
+  if stop or #data - pos + 1 >= d.max_head then
+    if d.role == "request" and (not first or first - pos >= d.max_head) then
       return fail(d, 414, "request line too long")
     end
     return fail(d, 431, "head too large")
-  elseif pos > #data then
-    return want(d, 1)
+  elseif byte(data, pos) == 13 then
+    if pos == #data then
+      return want(d, 2)
+    end
+    return fail(d, 400, "bare CR")
   elseif not find(data, "^[%w!#$%%&'*+%-.^_`|~]", pos) then
     return fail(d, 400, "this is not HTTP")
   elseif find(data, "^\n", pos) or find(data, "[^\r]\n", pos) then
     return fail(d, 400, "a line feed without a carriage return")
   end
   return want_mark(d, "\n", d.max_head - 1)
+end
+
+local function read_head(d)
+  local data, pos = d.data, d.pos
+  if pos > #data then
+    return want(d, 1)
+  end
+  local first = find(data, "\r\n", pos, true)
+  while first == pos do -- an empty line before a message is let pass: RFC 9112, section 2.2
+    pos = pos + 2
+    d.pos, d.empty_lines = pos, (d.empty_lines or 0) + 1
+    if d.empty_lines > EMPTY_LINES_MAX then
+      return fail(d, 400, "nothing but empty lines")
+    elseif pos > #data then
+      return want(d, 1)
+    end
+    first = find(data, "\r\n", pos, true)
+  end
+  local stop = first and find(data, "\r\n\r\n", first, true)
+  if not stop or stop + 4 - pos > d.max_head then
+    return read_start(d, first, stop)
+  end
+  d.empty_lines = nil
+  if d.role == "request" then
+    return read_request(d, first, stop + 2)
+  end
+  return read_response(d, first, stop + 2)
 end
 
 -- Bytes of a body of which d.left are still to come.
@@ -442,40 +495,9 @@ http1.REASONS = {
   [505] = "HTTP Version Not Supported",
 }
 
--- Header lines of a table: values are strings, numbers, or lists of strings for several lines of one name.
-local function encode_headers(parts, headers, where)
-  for name, value in pairs(headers) do
-    if type(name) ~= "string" or not find(name, "^" .. TOKEN .. "$") then
-      error(format("%s: '%s' is no name of a header", where, tostring(name)), 3)
-    end
-    for _, text in ipairs(type(value) == "table" and value or { value }) do
-      text = tostring(text)
-      if find(text, "[\0\r\n]") then
-        error(format("%s: the value of '%s' has a line end in it", where, name), 3)
-      end
-      parts[#parts + 1] = name .. ": " .. text .. "\r\n"
-    end
-  end
-end
-
--- The head of a response, up to the empty line, which is not there yet.
-function http1.response_head(status, headers)
-  local parts = { format("HTTP/1.1 %d %s\r\n", status, http1.REASONS[status] or "") }
-  if headers then
-    encode_headers(parts, headers, "http1.response_head")
-  end
-  return concat(parts)
-end
-
-local function check_line(where, name, text, pattern)
-  if type(text) ~= "string" or not find(text, pattern) then
-    error(format("%s: %s: %s is not possible there", where, name, tostring(text)), 3)
-  end
-end
-
--- The line with the length of a body, empty when the headers have it. Raises when they contradict it, or themselves. No body
--- is one that the headers may announce: it follows, or HEAD does not want it.
-local function length_line(where, headers, body)
+-- The lines of headers, which may be nil, and of a body's length; and what note() found. Raises when they contradict each other. No
+-- body is one that the headers may announce: it follows, or HEAD does not want it.
+local function head_lines(where, headers, body)
   local noted, problem = note(headers or {})
   if not noted then
     error(where .. ": " .. problem, 3)
@@ -484,19 +506,31 @@ local function length_line(where, headers, body)
   elseif body and (noted["content-length"] or #body) ~= #body then
     error(format("%s: Content-Length: %d as of the body expected, got %d", where, #body, noted["content-length"]), 3)
   end
-  return body and not noted["content-length"] and format("Content-Length: %d\r\n", #body) or "", noted
+  local is_told = not body or noted["content-length"]
+  return is_told and noted.lines or noted.lines .. "Content-Length: " .. #body .. "\r\n", noted
+end
+
+local function status_line(status)
+  return format("HTTP/1.1 %d %s\r\n", status, http1.REASONS[status] or "")
+end
+
+-- The head of a response, up to the empty line, which is not there yet.
+function http1.response_head(status, headers)
+  return status_line(status) .. (head_lines("http1.response_head", headers))
+end
+
+local function check_line(where, name, text, pattern)
+  if type(text) ~= "string" or not find(text, pattern) then
+    error(format("%s: %s: %s is not possible there", where, name, tostring(text)), 3)
+  end
 end
 
 -- A request as bytes. headers and body may be nil; Content-Length is added to a body.
 function http1.request(method, target, headers, body)
   check_line("http1.request", "method", method, "^" .. TOKEN .. "$")
   check_line("http1.request", "target", target, "^[\33-\126\128-\255]+$")
-  local parts = { method .. " " .. target .. " HTTP/1.1\r\n" }
-  encode_headers(parts, headers or {}, "http1.request")
-  parts[#parts + 1] = length_line("http1.request", headers, body)
-  parts[#parts + 1] = "\r\n"
-  parts[#parts + 1] = body
-  return concat(parts)
+  local lines = head_lines("http1.request", headers, body)
+  return method .. " " .. target .. " HTTP/1.1\r\n" .. lines .. "\r\n" .. (body or "")
 end
 
 -- A response as bytes, with its Content-Length.
@@ -507,11 +541,11 @@ function http1.response(status, headers, body)
     error("http1.response: body: string expected, got " .. type(body), 2)
   end
   local has_body = status >= 200 and status ~= 204 and status ~= 304
-  local line, noted = length_line("http1.response", headers, has_body and body)
+  local lines, noted = head_lines("http1.response", headers, has_body and body)
   if has_body and not body and not noted["content-length"] and not noted["transfer-encoding"] then
-    line = "Content-Length: 0\r\n"
+    lines = lines .. "Content-Length: 0\r\n"
   end
-  return http1.response_head(status, headers) .. line .. "\r\n" .. (has_body and body or "")
+  return status_line(status) .. lines .. "\r\n" .. (has_body and body or "")
 end
 
 -- A piece of a chunked body; an empty one is nothing, since it would end the body.
@@ -521,10 +555,7 @@ end
 
 -- The end of a chunked body.
 function http1.last_chunk(trailers)
-  local parts = { "0\r\n" }
-  encode_headers(parts, trailers or {}, "http1.last_chunk")
-  parts[#parts + 1] = "\r\n"
-  return concat(parts)
+  return "0\r\n" .. head_lines("http1.last_chunk", trailers) .. "\r\n"
 end
 
 -- ---- Text in targets ----------------------------------------------------------------------------

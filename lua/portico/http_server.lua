@@ -19,7 +19,7 @@ local http1 = require "portico.http1"
 local note = require "portico.http_headers"
 local options_of = require "portico.options"
 
-local format, concat = string.format, table.concat
+local type, format, concat, mathtype = type, string.format, table.concat, math.type
 local feed, gather, next_part = buffer.feed, buffer.gather, http1.next
 local file_type = io and io.type or function() end -- with --sandbox strict there are no files
 
@@ -28,40 +28,45 @@ local PIECE <const> = 65536 -- bytes of a file that are read at once
 
 -- ---- Answers ------------------------------------------------------------------------------------
 
-local STATUS = {} -- "HTTP/1.1 200 OK\r\n" by number
+local STATUS = {} -- "HTTP/1.1 200 OK\r\n" by number, of those that an answer can have
 for status, reason in pairs(http1.REASONS) do
-  STATUS[status] = format("HTTP/1.1 %d %s\r\n", status, reason)
+  STATUS[status] = status >= 200 and format("HTTP/1.1 %d %s\r\n", status, reason) or nil
 end
 
-local date_second, date_line = -1, nil
+local this_second, date_line = -1, nil
+local dated = {} -- status line and Date of this second, by status
 
-local function date()
+-- What an answer begins with.
+local function first_lines(status, noted)
   local second = portico.now() // 1
-  if second ~= date_second then
-    date_second, date_line = second, "Date: " .. http1.date(second) .. "\r\n"
+  if second ~= this_second then
+    this_second, date_line, dated = second, "Date: " .. http1.date(second) .. "\r\n", {}
   end
-  return date_line
+  local status_line = STATUS[status] or format("HTTP/1.1 %d \r\n", status)
+  if noted.date then
+    return status_line
+  end
+  local lines = dated[status] or status_line .. date_line
+  dated[status] = lines
+  return lines
 end
 
-local NOTHING <const> = {}
+local NOTHING <const> = { lines = "" }
 
 -- The head of an answer without the empty line at its end. noted: what note() found in the headers. d.closes is then true if the
 -- connection is to end after it.
-local function start(d, req, status, headers, noted)
-  local head = (STATUS[status] or format("HTTP/1.1 %d \r\n", status)) .. (noted.date and "" or date())
-  if headers then
-    local lines = http1.response_head(status, headers)
-    head = head .. lines:sub(lines:find("\n", 1, true) + 1)
+local function start(d, req, status, noted)
+  local said, connection = noted.connection, ""
+  local closes = d.closes or not (req and req.keep_alive)
+  if said and http1.has_word(said, "close") then
+    closes = true
+  elseif closes then
+    connection = "Connection: close\r\n"
+  elseif req.minor == 0 and not (said and http1.has_word(said, "keep-alive")) then
+    connection = "Connection: keep-alive\r\n"
   end
-  local said = noted.connection or ""
-  local is_said = http1.has_word(said, "close")
-  d.started, d.closes = true, d.closes or is_said or not (req and req.keep_alive)
-  if d.closes then
-    head = is_said and head or head .. "Connection: close\r\n"
-  elseif req.minor == 0 and not http1.has_word(said, "keep-alive") then
-    head = head .. "Connection: keep-alive\r\n"
-  end
-  return head
+  d.started, d.closes = true, closes
+  return first_lines(status, noted) .. noted.lines .. connection
 end
 
 local function has_no_body(req, status)
@@ -80,8 +85,11 @@ end
 
 -- What the headers of an answer say, see note(); or nil, what is wrong with it. body: nil when it follows.
 local function judge(req, status, body, headers)
+  if not headers and STATUS[status] and type(body) == "string" then
+    return NOTHING
+  end
   local noted, problem = NOTHING, nil
-  if math.type(status) ~= "integer" or status < 200 or status > 599 then
+  if mathtype(status) ~= "integer" or status < 200 or status > 599 then
     return nil, "status: an integer from 200 to 599 expected, got " .. (type(status) == "number" and status or type(status))
   elseif body ~= nil and type(body) ~= "string" and type(body) ~= "function" and file_type(body) ~= "file" then
     return nil, "body: string, open file or function expected, got " .. type(body)
@@ -102,41 +110,36 @@ local function judge(req, status, body, headers)
 end
 
 -- An answer whose body is a string.
-local function answer(conn, d, req, status, body, headers, noted)
-  local head = start(d, req, status, headers, noted)
+local function answer(conn, d, req, status, body, noted)
+  local head, kind, length = start(d, req, status, noted), "", "\r\n"
   if not noted["content-type"] and body ~= "" then
-    head = head .. "Content-Type: text/plain; charset=utf-8\r\n"
+    kind = "Content-Type: text/plain; charset=utf-8\r\n"
   end
   if status ~= 204 and status ~= 304 and not noted["content-length"] then
-    head = head .. "Content-Length: " .. #body .. "\r\n\r\n"
-  else
-    head = head .. "\r\n"
+    length = "Content-Length: " .. #body .. "\r\n\r\n"
   end
   d.finished = true
-  if has_no_body(req, status) then
-    body = ""
-  end
-  return put(conn, d, head, body)
+  return put(conn, d, head .. kind .. length, has_no_body(req, status) and "" or body)
 end
 
 -- The head of an answer whose body follows.
-local function begin_answer(res, status, headers, noted)
+local function begin_answer(res, status, noted)
   local conn, d, req = res.conn, res.d, res.req
   d.chunked, d.bodiless, d.unwritten = false, has_no_body(req, status), noted["content-length"]
   if not noted["content-length"] and not d.bodiless then
     d.chunked = req.minor > 0
     d.closes = d.closes or not d.chunked
   end
-  local head = start(d, req, status, headers, noted)
+  local head = start(d, req, status, noted)
   return put(conn, d, head, d.chunked and "Transfer-Encoding: chunked\r\n\r\n" or "\r\n")
 end
 
 -- The whole answer.
-local function deliver(res, status, body, headers, noted)
+local function deliver(res, status, body, noted)
   if type(body) == "string" then
-    return answer(res.conn, res.d, res.req, status, body, headers, noted)
+    return answer(res.conn, res.d, res.req, status, body, noted)
   end
-  begin_answer(res, status, headers, noted)
+  begin_answer(res, status, noted)
   local done, message, code = true, nil, nil
   if not res.d.bodiless then
     done, message, code = res:stream(body, noted["content-length"])
@@ -155,7 +158,9 @@ Response.__index = Response
 
 -- A body as it is sent: none is an empty one.
 local function plain(body)
-  if type(body) == "number" or body == nil then
+  if type(body) == "string" then
+    return body
+  elseif type(body) == "number" or body == nil then
     return body and tostring(body) or ""
   end
   return body
@@ -173,7 +178,7 @@ function Response:send(status, body, headers)
   elseif self.d.started then
     error("res:send: the answer has begun already", 2)
   end
-  return deliver(self, status, body, headers, noted)
+  return deliver(self, status, body, noted)
 end
 
 -- Sends what the source gives, up to so many bytes, if size is given. True, or nil, message, code.
@@ -214,7 +219,7 @@ function Response:start(status, headers)
   elseif self.d.started then
     error("res:start: the answer has begun already", 2)
   end
-  return begin_answer(self, status, headers, noted)
+  return begin_answer(self, status, noted)
 end
 
 -- Sends a piece of the body, and waits if the peer is slow. True; or nil, message, code: the connection is over.
@@ -280,7 +285,7 @@ return function(options)
       error(format("%s returned a wrong answer to %s %s: %s (it is body, headers; or status, body, headers)", name, req.method,
         req.target, problem), 0)
     end
-    deliver(res, status, body, headers, noted)
+    deliver(res, status, body, noted)
     return true
   end
 
@@ -295,13 +300,13 @@ return function(options)
 
   local function refuse(conn, d, status, text)
     d.closes = true
-    answer(conn, d, nil, status, text .. "\n", nil, NOTHING)
+    answer(conn, d, nil, status, text .. "\n", NOTHING)
     conn:close()
   end
 
   -- A head has come. False: the connection ends.
   local function begin(conn, d, req)
-    d.req, d.pieces, d.started, d.finished, d.trailers_in = req, nil, nil, nil, nil
+    d.req, d.pieces, d.started, d.finished = req, nil, nil, nil
     if req.method == "CONNECT" then
       refuse(conn, d, 501, "no tunnels here")
       return false
@@ -345,7 +350,7 @@ return function(options)
   end
 
   local function upgrade(conn, d, req)
-    local name = req.upgrade and wanted_protocol(req)
+    local name = wanted_protocol(req)
     if not name or req.chunked or (req.length or 0) > 0 then
       return false
     end
@@ -399,7 +404,7 @@ return function(options)
           req.body = d.pieces and concat(d.pieces) or ""
         end
         d.pieces = nil
-        if upgrade(conn, d, req) then
+        if req.upgrade and upgrade(conn, d, req) then
           if d.protocol then
             return
           end

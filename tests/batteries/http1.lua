@@ -241,6 +241,30 @@ return check.run(function()
     check.equal(os.clock() - start < 0.05, true, "a value of blanks is read at once")
   end
 
+  -- Lines that were seen before are looked up. What a script does to a request is not seen by the next that has the same.
+  for _ = 1, 2 do
+    local d = http1.decoder()
+    http1.feed(d, "GET /a?b" .. H .. "X: 1\r\n\r\n")
+    local _, message = http1.next(d)
+    check.equal({ message.method, message.path, message.query, message.headers }, { "GET", "/a", "b", { host = "h", x = "1" } }, "seen before")
+    message.method, message.path, message.query, message.headers.x = "PUT", "/c", nil, "2"
+  end
+  local before = collectgarbage "count"
+  for i = 1, 20000 do
+    local d = http1.decoder()
+    http1.feed(d, ("GET /%d%s%s: %d\r\nX-%d: 1\r\nY: %s\r\n\r\n"):format(i, H, i % 2 == 0 and "A" or "B", i // 3, i, ("y"):rep(i % 400)))
+    local _, message = http1.next(d)
+    check.equal({ message.target, message.headers[i % 2 == 0 and "a" or "b"], message.headers["x-" .. i], #message.headers.y },
+      { "/" .. i, tostring(i // 3), "1", i % 400 }, "the line of request " .. i)
+  end
+  for i = 1, 2000 do
+    check.equal(http1.response_head(204, { ["X-" .. i] = i }), ("HTTP/1.1 204 No Content\r\nX-%d: %d\r\n"):format(i, i), "name " .. i)
+  end
+  collectgarbage()
+  check.equal(collectgarbage "count" - before < 1024, true, "few lines and names are kept")
+  check.equal({ read { "GET /" .. H .. "X : 1\r\n\r\n" }, read { "GET /" .. H .. "X : 1\r\n\r\n" } }, { { 400 }, { 400 } }, "wrong both times")
+  check.equal(read { "Host: h\r\nHost: h\r\n\r\n" }, { 400 }, "a header in place of the request line")
+
   local samples = {}
   for _, case in ipairs(REQUESTS) do
     samples[#samples + 1] = case[1]
