@@ -178,6 +178,42 @@ local function length(d, pos, first, what)
   return fail(d, "invalid " .. what .. " length")
 end
 
+-- Begins a command at d.pos. Returns how many words it has, and where the first begins; or, of an inline command, the words; or false;
+-- or nil, message.
+local function begin(d)
+  local data, pos = d.data, d.pos
+  while true do
+    local _, stop, digits = find(data, "^%*(%d+)\r\n", pos)
+    if stop then
+      local count = #digits <= DIGITS_MAX and tointeger(digits)
+      if not count or count > d.max_args then
+        return fail(d, "invalid multibulk length")
+      elseif count > 0 then
+        return count, stop + 1
+      end
+      pos = stop + 1
+    else
+      local c = byte(data, pos)
+      if c == 42 then -- *
+        local _, none = find(data, "^%*%-1\r\n", pos)
+        if not none then
+          return length(d, pos, "*", "multibulk")
+        end
+        pos = none + 1
+      elseif not c then
+        d.pos = pos
+        return want(d, 1)
+      else
+        local words, message = inline(d, pos)
+        if not words or #words > 0 then
+          return words, message
+        end
+        pos = d.pos
+      end
+    end
+  end
+end
+
 -- The next command that a client has sent: its words as a list of strings. False: more bytes are needed. Nil,
 -- message: the client does not speak RESP; send "-ERR message" and close.
 function resp.next_command(d)
@@ -186,66 +222,51 @@ function resp.next_command(d)
   end
   local data, pos = d.data, d.pos
   local args, count, have = d.args, d.count, d.have
+  local first, a, b, c, e = byte(data, pos, pos + 4) -- most lengths are read from these: a pattern takes twice as long
   if not args then
-    while true do
-      local _, stop, digits = find(data, "^%*(%d+)\r\n", pos)
-      if stop then
-        count = #digits <= DIGITS_MAX and tointeger(digits)
-        pos = stop + 1
-        if not count or count > d.max_args then
-          return fail(d, "invalid multibulk length")
-        elseif count > 0 then
-          break
-        end
-      else
-        local c = byte(data, pos)
-        if c == 42 then -- *
-          local _, none = find(data, "^%*%-1\r\n", pos)
-          if not none then
-            return length(d, pos, "*", "multibulk")
-          end
-          pos = none + 1
-        elseif not c then
-          d.pos = pos
-          return want(d, 1)
-        else
-          local words, message = inline(d, pos)
-          if not words or #words > 0 then
-            return words, message
-          end
-          pos = d.pos
-        end
+    if first == 42 and c == 10 and b == 13 and a > 48 and a <= 57 and a - 48 <= d.max_args then -- "*3\r\n"
+      count, pos = a - 48, pos + 4
+    else
+      count, pos = begin(d)
+      if type(count) ~= "number" then
+        return count, pos
       end
     end
     args, have = {}, 0
+    first, a, b, c, e = byte(data, pos, pos + 4)
   end
+  local most, sizes = d.max_bulk, d.size
   while have < count do
-    local _, stop, digits = find(data, "^%$(%d+)\r\n", pos)
-    if not stop then
-      d.args, d.count, d.have = args, count, have
-      return length(d, pos, "$", "bulk")
+    local size, start
+    if first == 36 and c == 10 and b == 13 and a >= 48 and a <= 57 then -- "$5\r\n"
+      size, start = a - 48, pos + 4
+    elseif first == 36 and e == 10 and c == 13 and a >= 48 and a <= 57 and b >= 48 and b <= 57 then -- "$16\r\n"
+      size, start = (a - 48) * 10 + b - 48, pos + 5
+    else
+      local _, stop, digits = find(data, "^%$(%d+)\r\n", pos)
+      if not stop then
+        d.args, d.count, d.have, d.size = args, count, have, sizes
+        return length(d, pos, "$", "bulk")
+      end
+      size, start = #digits <= DIGITS_MAX and tointeger(digits), stop + 1
     end
-    local last = #digits <= DIGITS_MAX and tointeger(digits)
-    if not last or last > d.max_bulk then
+    if not size or size > most then
       return fail(d, "invalid bulk length")
     end
-    local size = d.size + last
-    if size > d.max_command then
+    local after = start + size
+    if sizes + size > d.max_command then
       return fail(d, "too big command")
+    elseif #data < after + 1 then
+      d.args, d.count, d.have, d.size, d.pos = args, count, have, sizes, pos
+      return want(d, after + 2 - pos)
     end
-    last = stop + last
-    if #data < last + 2 then
-      d.args, d.count, d.have, d.pos = args, count, have, pos
-      return want(d, last + 3 - pos)
-    end
-    local cr, lf = byte(data, last + 1, last + 2)
+    local cr, lf
+    cr, lf, first, a, b, c, e = byte(data, after, after + 6)
     if cr ~= 13 or lf ~= 10 then
       return fail(d, "CRLF expected at the end of a bulk string")
     end
-    have = have + 1
-    args[have] = sub(data, stop + 1, last)
-    d.size = size
-    pos = last + 3
+    have, sizes, pos = have + 1, sizes + size, after + 2
+    args[have] = sub(data, start, after - 1)
   end
   d.args, d.size, d.pos = nil, 0, pos
   return args
