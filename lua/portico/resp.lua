@@ -458,7 +458,9 @@ local function encode_map(map, protocol)
 end
 
 local function encode_table(v, protocol)
-  if v.ok then
+  if v.ok == "OK" then -- what most commands say that have nothing to say
+    return "+OK\r\n"
+  elseif v.ok then
     return "+" .. refuse_line(v.ok) .. "\r\n"
   elseif v.err then
     return "-" .. refuse_line(v.err) .. "\r\n"
