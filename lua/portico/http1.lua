@@ -231,7 +231,9 @@ local function read_request_line(line)
   end
   local request = { method = method, target = target, path = path, query = query, authority = authority,
     minor = minor == "0" and 0 or 1 }
-  remember(known_requests, line, request)
+  if not question then -- which may be secret, and seldom comes twice
+    remember(known_requests, line, request)
+  end
   return request
 end
 
