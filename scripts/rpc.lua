@@ -51,14 +51,25 @@ end
 
 local Request = { __close = function(self) leave(self.conn) end } -- also when its task is ended
 
+-- The arguments for a method: a null is nil, and counts.
+local function arguments(params)
+  local count = type(params) == "table" and #params or 0
+  for i = 1, count do
+    if params[i] == json.null then
+      params[i] = nil
+    end
+  end
+  return table.unpack(params or {}, 1, count)
+end
+
 local function answer(request)
   local method = methods[request.method]
   if not method then
     return json.encode { id = request.id, error = "there is no method '" .. tostring(request.method) .. "'" }
   end
   local ok, text = pcall(function()
-    local params = type(request.params) == "table" and request.params or {}
-    return json.encode { id = request.id, result = method(table.unpack(params)) }
+    local result = method(arguments(request.params))
+    return json.encode { id = request.id, result = result == nil and json.null or result }
   end)
   if not ok then
     portico.log.warn("method", request.method, "failed:", text) -- which is not the client's business
@@ -71,8 +82,8 @@ return {
   frame = { type = "length", size = 4, max = 1 << 20 },
 
   on_message = function(conn, text)
-    local request, message = json.decode(text)
-    if type(request) ~= "table" then
+    local request, message = json.decode(text, { null = json.null }) -- so that lists keep their places
+    if type(request) ~= "table" or request == json.null then
       return json.encode { error = message or "an object expected" }
     end
     places[conn] = places[conn] or portico.semaphore(CALLS_MAX)

@@ -58,7 +58,13 @@ def test_calc(server, scripts):
 
 
 def test_rpc(server, scripts):
-    one = server(scripts / "rpc.lua", "--workers", "1")
+    text = (scripts / "rpc.lua").read_text(encoding="utf-8")
+    text = text.replace("return {", """function methods.count(...) return select("#", ...) end
+
+function methods.nothing(value) return value end
+
+return {""", 1)
+    one = server(text, "--workers", "1")
 
     def call(client, **request):
         text = json.dumps(request).encode()
@@ -81,6 +87,17 @@ def test_rpc(server, scripts):
         assert "unexpected end" in answer(client)["error"]
         client.send(struct.pack(">I", 1 << 30))
         assert client.rest() == b""
+    with one.connect() as client:  # a null is an argument, too
+        for request in ({"id": None, "params": [1, 2, None]}, {"id": 2, "params": [None, None]}, {"id": 3, "params": None}, {"id": 4},
+                        {"id": 5, "params": "x"}, {"id": 6, "params": {"a": 1}}):
+            call(client, method="count", **request)
+        replies = [answer(client) for _ in range(6)]
+        assert replies[0] == {"id": None, "result": 3} and [reply["result"] for reply in replies] == [3, 2, 0, 0, 0, 0]
+        call(client, id=7, method="nothing", params=[None])
+        assert answer(client) == {"id": 7, "result": None}
+        for text in (b"null", b"1"):
+            client.send(struct.pack(">I", len(text)) + text)
+            assert answer(client) == {"error": "an object expected"}
     with one.connect() as client:  # what was asked before the end is answered
         call(client, id=6, method="sleep", params=[0.1])
         assert json.loads(client.finish().rest()[4:]) == {"id": 6, "result": "slept"}
