@@ -225,20 +225,44 @@ def test_dns(server, scripts):
         client.settimeout(5)
         client.connect(("127.0.0.1", port))
         client.send(b"ab\1\0\0\1\0\0\0\0\0\0\x3fxx")
-        assert client.recv(512)[:4] == b"ab\x85\1"  # a malformed name
+        assert client.recv(512)[:4] == b"ab\x81\1"  # a malformed name
         client.send(b"ab\x29\0\0\1\0\0\0\0\0\0")
-        assert client.recv(512)[3] & 15 == 4  # another operation
+        assert client.recv(512)[2:4] == b"\xa9\4"  # another operation
         # A dot within a label parts none, and a name is answered for as it was written.
         for name, count in {b"\x0bwww.example\4test\0": 0, b"\3a.b\4wild\7eXample\4test\0": 1}.items():
             client.send(b"ab\1\0\0\1\0\0\0\0\0\0" + name + b"\0\1\0\1")
             said = client.recv(512)
             assert said[7] == count and said[12:].startswith(name + b"\0\1\0\1" + b"\xc0\x0c" * count), said
         client.send(b"ab\1\0\0\1\0\0\0\0\0\0\3www\7example\4test\0\0\1\0\3")
-        assert client.recv(512)[3] & 15 == 5  # of another class nothing is known, not even that it is not there
+        assert client.recv(512)[2:4] == b"\x81\5"  # of another class nothing is known, not even that it is not there
         client.send(b"x")
         client.send(b"ab\x81\0\0\1\0\0\0\0\0\0")  # an answer is not answered, and neither is a fragment
         client.send(b"cd\1\0\0\1\0\0\0\0\0\0\4mail\7example\4test\0\0\1\0\1")
         assert client.recv(512).startswith(b"cd\x85\0\0\1\0\1")
+
+
+@needs("dig")
+def test_dns_says_for_how_long_something_is_not_there(server, scripts):
+    """What is not there comes with the zone's SOA (RFC 2308), and of aliases the last name counts (RFC 6604)."""
+    text = (scripts / "dns.lua").read_text(encoding="utf-8")
+    aliases = {"gone": "Nothing.example.test", "bare": "mail.example.test", "out": "www.example.org", "ring": "ring.example.test"}
+    text = text.replace("ZONE <const> = {", "ZONE <const> = {" + "".join(
+        f'["{name}.example.test"] = {{ CNAME = {{ "{target}" }} }},' for name, target in aliases.items()), 1)
+    port = rig.free_port()
+    one = server(text, listen=(f"udp://127.0.0.1:{port}", f"tcp://127.0.0.1:{port}"), ready=False)
+    one.wait_log("listening on")
+    for name, (status, answers, authority) in {
+        "nothing.example.test": ("NXDOMAIN", 0, 1), "mail.example.test": ("NOERROR", 0, 1), "www.example.test": ("NOERROR", 1, 0),
+        "nothing.example.org": ("NXDOMAIN", 0, 0), "gone.example.test": ("NXDOMAIN", 1, 1), "bare.example.test": ("NOERROR", 1, 1),
+        "out.example.test": ("NOERROR", 1, 0), "ring.example.test": ("NOERROR", 10, 0), "alias.example.test": ("NOERROR", 2, 0),
+    }.items():
+        said = run("dig", "@127.0.0.1", "-p", port, name, "AAAA", "+tries=2", "+time=3")
+        assert f"status: {status}" in said and f"ANSWER: {answers}, AUTHORITY: {authority}," in said, said
+        soa = "ns.example.test. hostmaster.example.test. 1 3600 600 86400 60"
+        assert not authority or said.split("AUTHORITY SECTION:\n")[1].split(None, 4)[:4] == ["example.test.", "60", "IN", "SOA"], said
+        assert not authority or soa in said, said
+    said = run("dig", "@127.0.0.1", "-p", port, "example.test", "SOA", "+short", "+tries=2", "+time=3")
+    assert said.strip() == soa
 
 
 @needs("dig")
@@ -257,6 +281,19 @@ def test_dns_answers_that_are_long(server, scripts):
         assert (" tc " in said.replace(";", " ")) == is_long and f"ANSWER: {0 if is_long else len(numbers)}" in said, said
         said = run("dig", "@127.0.0.1", "-p", port, f"{name}.test", "+tries=2", "+time=3")  # again over TCP by itself
         assert f"ANSWER: {len(numbers)}" in said, said
+
+
+@needs("dig")
+def test_dns_texts_of_any_length(server, scripts):
+    text = (scripts / "dns.lua").read_text(encoding="utf-8")
+    for size in (0, 255, 256, 600):  # a string of them has at most 255 bytes
+        text = text.replace("ZONE <const> = {", f'ZONE <const> = {{ ["t{size}.test"] = {{ TXT = {{ ("x"):rep({size}) }} }},', 1)
+    port = rig.free_port()
+    one = server(text, listen=(f"udp://127.0.0.1:{port}", f"tcp://127.0.0.1:{port}"), ready=False)
+    one.wait_log("listening on")
+    for size, strings in {0: [0], 255: [255], 256: [255, 1], 600: [255, 255, 90]}.items():
+        said = run("dig", "@127.0.0.1", "-p", port, f"t{size}.test", "TXT", "+short", "+tries=2", "+time=3")
+        assert said.splitlines()[-1] == " ".join('"' + "x" * count + '"' for count in strings), said
 
 
 @needs("swaks")
