@@ -32,9 +32,13 @@ end
 -- that of DATA did: where this was CRLF, a dot behind a mere LF belongs to the text, else a mail could pass off its rest as
 -- commands, and so as another mail.
 local function read_text(client, line_end)
-  local parts, lines, size, is_start = {}, {}, 0, true
+  local parts, lines, size, tail = {}, {}, 0, line_end
   while true do
-    local line = client:read("L")
+    local line, _, code = client:read("L")
+    if code == "limit" then
+      line = client:read(LINE_MAX) -- a piece of a longer line
+    end
+    local is_start = tail == line_end
     if not line then
       return nil
     elseif is_start and (line == ".\r\n" or line == "." .. line_end) then
@@ -48,7 +52,7 @@ local function read_text(client, line_end)
         parts[#parts + 1], lines = table.concat(lines), {}
       end
     end
-    is_start = line:sub(-#line_end) == line_end
+    tail = (tail .. line):sub(-#line_end)
   end
 end
 
@@ -76,13 +80,23 @@ function commands.NOOP() return "250 OK" end
 function commands.VRFY() return "252 who knows" end
 function commands.QUIT() return "221 bye" end
 
+-- The address in "FROM:<address> parameters", and the parameters. In quotes it may have brackets, too.
+local function read_path(word, rest)
+  local plain = rest:gsub("\\.", "__"):gsub('"[^"]*"', function(quoted) return ("_"):rep(#quoted) end)
+  local name, first, last = plain:match("^(%a+):%s*<()[^<>]*()>%f[%s\0]")
+  local path = name and name:upper() == word and rest:sub(first, last - 1)
+  if path and not path:find("%c") then
+    return path, rest:sub(last + 1)
+  end
+end
+
 function commands.MAIL(_, mail, rest)
-  local from = rest:match("^[Ff][Rr][Oo][Mm]:%s*<([^>%c]*)>")
+  local from, parameters = read_path("FROM", rest)
   if not from then
     return "501 MAIL FROM:<address>"
   elseif mail.from then
     return "503 one sender is enough"
-  elseif tonumber(rest:match("[Ss][Ii][Zz][Ee]=(%d+)") or 0) > MAIL_MAX then
+  elseif tonumber(parameters:upper():match("%sSIZE=(%d+)") or 0) > MAIL_MAX then
     return "552 too large"
   end
   mail.from, mail.to = from, {}
@@ -90,10 +104,10 @@ function commands.MAIL(_, mail, rest)
 end
 
 function commands.RCPT(_, mail, rest)
-  local to = rest:match("^[Tt][Oo]:%s*<([^>%c]+)>")
+  local to = read_path("TO", rest)
   if not mail.from then
     return "503 MAIL comes first"
-  elseif not to then
+  elseif not to or to == "" then
     return "501 RCPT TO:<address>"
   elseif #mail.to >= RECIPIENTS_MAX then
     return "452 too many recipients"

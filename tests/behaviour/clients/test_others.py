@@ -368,6 +368,38 @@ def test_who_says_hello_again_begins_anew(server, scripts):
         assert codes == ["220 ", "250 ", "250 ", "250 ", "250 ", "250 ", "503 ", "221 "]
 
 
+def test_lines_of_a_mail_may_be_long(server, scripts, tmp_path):
+    """They come in pieces, of which none may begin with a dot that counts, or hide the end of a line."""
+    one = server(scripts / "smtp_sink.lua", "--workers", "1", args=[tmp_path])
+    texts = ["x" * size + end + "..x\r\n" for size in range(1996, 2004) for end in ("\r\n", ".\r\n", "\r\r\n", "\n.\r\n")]
+    texts.append("y" * (2 << 20) + "\r\n")
+    for text in texts:
+        with one.connect() as client:
+            client.send(MAIL + text + ".\r\nQUIT\r\n")
+            assert [said[:3] for said in client.rest().decode().splitlines()][-3:] == ["354", "250", "221"], text[-10:]
+    kept = sorted(path.read_bytes() for path in tmp_path.glob("*.eml"))
+    assert kept == sorted(text.replace("..x", ".x").encode() for text in texts)
+    with one.connect() as client:  # too much, and in one line
+        client.send(MAIL + "x" * (9 << 20) + "\r\n.\r\nQUIT\r\n")
+        assert [said[:3] for said in client.rest().decode().splitlines()][-3:] == ["354", "552", "221"]
+
+
+def test_addresses_of_mail(server, scripts):
+    one = server(scripts / "smtp_sink.lua")
+    for path, answer in {
+        "<a@b>": 250, "  <a@b>": 250, '<"a>b"@c.d>': 250, '<"a\\">b"@c.d>': 250, "<size=99999999@b>": 250, "<a@b> X-SIZE=99999999": 250,
+        "<a@b> BODY=8BITMIME size=99999999": 552, '<" SIZE=99999999"@b>': 250, "<a@b>x": 501, "<a@b": 501, '<"a>b@c': 501, "a@b": 501,
+        "<a\1@b>": 501, '<"\1"@b>': 501, "<a@<b>": 501, "<a@b> SIZE=" + "9" * 400: 552,
+    }.items():
+        with one.connect() as client:
+            client.send(f"HELO x\r\nMAIL FROM:{path}\r\nQUIT\r\n")
+            assert [int(line[:3]) for line in client.rest().decode().splitlines()] == [220, 250, answer, 221], path
+    with one.connect() as client:
+        client.send('HELO x\r\nMAIL FROM:<>\r\nRCPT TO:<>\r\nrcpt to:<"a>b"@c.d> X=y\r\nDATA\r\n.\r\nQUIT\r\n')
+        assert [line[:3] for line in client.rest().decode().splitlines()][2:] == ["250", "501", "250", "354", "250", "221"]
+    one.wait_log('from <> to <"a>b"@c.d>, 0 bytes')
+
+
 @needs("curl")
 def test_curl_sends_mail(server, scripts, tmp_path):
     one = server(scripts / "smtp_sink.lua")
