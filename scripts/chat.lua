@@ -11,7 +11,12 @@ local NAME_MAX <const>, LINE_MAX <const> = 20, 1000
 local names = portico.shared("chat-names") -- those in use, on all workers; a name is a key
 
 local function tell_all(text)
-  portico.publish("chat", text)
+  repeat
+    local _, _, code = portico.publish("chat", text)
+    if code == "limit" then
+      portico.sleep(0.01) -- more is said than can be told: who says it waits
+    end
+  until code ~= "limit"
 end
 
 portico.subscribe("chat", function(text)

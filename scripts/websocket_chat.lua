@@ -33,7 +33,12 @@ local PAGE <const> = [[
 
 -- To everybody, whichever worker serves them.
 local function say(text)
-  portico.publish("chat", text)
+  repeat
+    local _, _, code = portico.publish("chat", text)
+    if code == "limit" then
+      portico.sleep(0.01) -- more is said than can be told: who says it waits
+    end
+  until code ~= "limit"
 end
 
 portico.subscribe("chat", function(text)

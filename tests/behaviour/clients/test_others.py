@@ -171,6 +171,32 @@ def test_chat(server, scripts):
     rig.until(lambda: is_free("bob"), what="the end of who was called bob")
 
 
+def hello(client):
+    """As a browser begins; up to the end of the answer."""
+    client.send("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+    while client.line() != b"\r\n":
+        pass
+
+
+@pytest.mark.parametrize("name, begin, message", [("chat", lambda client: client.send("ann\n"), b"hi\n"),
+                                                  ("websocket_chat", hello, b"\x81\x82\0\0\0\0hi")], ids=["chat", "websocket_chat"])
+def test_who_pastes_much_is_heard_to_the_end(server, scripts, name, begin, message):
+    """More lines at a time than the workers' queues of messages have room for."""
+    one = server(scripts / f"{name}.lua", "--workers", "2")
+    count = rig.scaled(100000)
+    with one.connect() as client:
+        begin(client)
+        sending = rig.in_background(client.send, message * count)
+        heard, end = 0, b""
+        while heard < count:
+            piece = client.socket.recv(1 << 16)
+            assert piece, f"the end, after {heard} of {count}"
+            heard, end = heard + (end + piece).count(b": hi"), piece[-3:]
+        assert heard == count
+        sending.result()
+
+
 def test_a_name_of_a_version_that_is_undone_is_free_again(server, scripts):
     text = (scripts / "chat.lua").read_text(encoding="utf-8")
     bad = text.replace('elseif line == "/who" then', 'elseif line == "/fail" then error("bad")\n    elseif line == "/who" then')
