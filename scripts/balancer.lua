@@ -20,12 +20,12 @@ local function mark(server, healthy, why)
   server.healthy = healthy
 end
 
-portico.every(CHECK_EVERY, function()
-  for _, server in ipairs(servers) do
+for _, server in ipairs(servers) do -- each by itself: one that is slow to answer does not keep the others waiting
+  portico.every(CHECK_EVERY, function()
     local conn <close>, message = portico.connect(server.address, { timeout = CONNECT_TIMEOUT })
     mark(server, conn ~= nil, message)
-  end
-end, { first = 0 })
+  end, { first = 0 })
+end
 
 -- The healthy server with the fewest connections, without those that were tried.
 local function choose(tried)

@@ -1,5 +1,6 @@
 """The other scripts of scripts/, judged by clients that others wrote: dig, swaks, curl, nc, socat, redis-cli."""
 
+import contextlib
 import json
 import pathlib
 import shutil
@@ -498,6 +499,22 @@ def test_balancer(server, scripts):
     second.stop()
     with one.connect() as client:
         assert client.rest() == b""
+
+
+@pytest.mark.no_wine("a listen queue that is full refuses")
+def test_a_server_that_does_not_answer_keeps_no_other_from_being_checked(server, scripts):
+    text = (scripts / "balancer.lua").read_text(encoding="utf-8").replace("CONNECT_TIMEOUT <const> = 2", "CONNECT_TIMEOUT <const> = 600")
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        listener.settimeout(10 * rig.Settings.patience)
+        server(text, "--workers", "1", args=[f"127.0.0.1:{to.getsockname()[1]}" for to in (full, listener)])
+        for _ in range(2):
+            listener.accept()[0].close()
 
 
 @needs("socat")
