@@ -1,13 +1,13 @@
 -- proxy.lua - stands between clients and a server, and shows what they say to each other.
 --
---   portico --listen tcp://127.0.0.1:8000 scripts/proxy.lua [HOST:PORT [BYTES]]
+--   portico scripts/proxy.lua [HOST:PORT [BYTES]]
 --   nc 127.0.0.1 8000          … and talk to the server
 --
 -- HOST:PORT is 127.0.0.1:7777 unless given; of each piece at most BYTES (256) are shown.
 
 local hexdump = require "portico.hexdump"
 
-local target <const>, shown_max <const> = arg[1] or "127.0.0.1:7777", tonumber(arg[2] or 256)
+local target <const>, shown_max <const> = arg[1] or "127.0.0.1:7777", math.tointeger(arg[2] or 256)
 if not shown_max then
   error("usage: portico proxy.lua HOST:PORT [BYTES]", 0)
 end
@@ -30,6 +30,8 @@ local function pass(from, to, name)
 end
 
 return {
+  listen = "tcp://127.0.0.1:8000", -- not where the server is, or it would be connected to itself
+
   on_stream = function(client)
     local server <close>, message = portico.connect(target, { timeout = 1 })
     if not server then

@@ -517,6 +517,16 @@ def test_a_server_that_does_not_answer_keeps_no_other_from_being_checked(server,
             listener.accept()[0].close()
 
 
+def test_the_proxy_is_no_server_of_its_own(server, scripts):
+    """Without --listen it listens elsewhere than at the address that it connects to, which is the default of both."""
+    port = rig.free_port()
+    text = (scripts / "proxy.lua").read_text(encoding="utf-8").replace('tcp://127.0.0.1:8000"', f'tcp://127.0.0.1:{port}"')
+    one = server(text, listen=(), ready=False)
+    one.wait_log(f"listening on tcp://127.0.0.1:{port}")
+    for words, code in {("127.0.0.1:1", "1.5"): 3, ("127.0.0.1:1", "many"): 3, ("127.0.0.1:1", "16"): 0}.items():
+        assert rig.run("--check", scripts / "proxy.lua", *words, backend=False).returncode == code
+
+
 @needs("socat")
 @pytest.mark.no_wine("Unix sockets are this system's")
 def test_unix_and_udp_with_socat(server, scripts, tmp_path):
