@@ -63,9 +63,10 @@ local function arguments(params)
 end
 
 local function answer(request)
-  local method = methods[request.method]
+  local name, method = request.method, methods[request.method]
   if not method then
-    return json.encode { id = request.id, error = "there is no method '" .. tostring(request.method) .. "'" }
+    local problem = type(name) == "string" and "there is no method '" .. name .. "'" or "the name of a method expected"
+    return json.encode { id = request.id, error = problem }
   end
   local ok, text = pcall(function()
     local result = method(arguments(request.params))

@@ -96,6 +96,9 @@ return {""", 1)
         assert replies[0] == {"id": None, "result": 3} and [reply["result"] for reply in replies] == [3, 2, 0, 0, 0, 0]
         call(client, id=7, method="nothing", params=[None])
         assert answer(client) == {"id": 7, "result": None}
+        for name in (None, {}, 1):
+            call(client, method=name)
+            assert answer(client) == {"error": "the name of a method expected"}
         for text in (b"null", b"1"):
             client.send(struct.pack(">I", len(text)) + text)
             assert answer(client) == {"error": "an object expected"}
