@@ -35,7 +35,8 @@ function methods.methods()
   return names
 end
 
-local places = setmetatable({}, { __mode = "k" }) -- by connection: a semaphore
+-- By connection: a semaphore for its calls, and one for its answers: the next is sent when the client takes what there is.
+local places, turns = setmetatable({}, { __mode = "k" }), setmetatable({}, { __mode = "k" })
 
 -- By connection: how many requests have no answer yet, and 1 while its client may still ask. When nothing is left it is
 -- closed. All versions of this script share it: a request may be answered by the one before.
@@ -88,12 +89,17 @@ return {
       return json.encode { error = message or "an object expected" }
     end
     places[conn] = places[conn] or portico.semaphore(CALLS_MAX)
+    turns[conn] = turns[conn] or portico.semaphore(1)
     local place = places[conn]:acquire() -- with all taken, this connection waits, and its client with it
     assert(open:incr(tostring(conn.id), 1, 1))
     portico.spawn(function()
       local held <close> = place
       local asked <close> = setmetatable({ conn = conn }, Request)
-      conn:send(answer(request))
+      local reply = answer(request)
+      local turn <close> = turns[conn]:acquire()
+      if conn:send(reply) == false then
+        conn:flush()
+      end
     end)
   end,
 

@@ -109,6 +109,25 @@ return {""", 1)
         assert client.finish().rest() == b""
 
 
+def test_rpc_answers_who_takes_them_late(server, scripts):
+    """All answers are ready at once, and are far more than may be queued for a connection."""
+    text = (scripts / "rpc.lua").read_text(encoding="utf-8").replace("  frame = {", "  limits = { send_max = 1 << 20 },\n  frame = {", 1)
+    text = text.replace("return {", """local asked = 0
+function methods.large()
+  asked = asked + 1
+  repeat portico.sleep(0.01) until asked == 100
+  portico.log.info("is ready")
+  return ("x"):rep(100000)
+end
+
+return {""", 1)
+    one = server(text, "--workers", "1")
+    with one.connect() as client:
+        client.send((struct.pack(">I", 18) + b'{"method":"large"}') * 100)
+        one.wait_log("is ready", 100)
+        assert client.finish().rest().count(b"x" * 100000) == 100
+
+
 def test_rpc_answers_over_a_reload(server, scripts):
     """The request was for one version, and the client's end of the stream is for the next."""
     text = (scripts / "rpc.lua").read_text(encoding="utf-8")
