@@ -6,7 +6,7 @@
 --   on_head(req, res)      called before the body is read, with the headers there: may answer, by return value or res; the body is
 --                          not wanted then, and the connection ends after the answer
 --   on_body(req, piece)    takes the pieces of bodies as they come; req.body stays nil. The script may add plain data to req
---   upgrade                other protocols by the name in the Upgrade header, see websocket.lua
+--   upgrade                other protocols by the name in the Upgrade header, see websocket_server.lua
 --   decoder                limits, as for http1.decoder
 --   patience               seconds in which a request must be whole, and one more for each 500 bytes of it; 20. Bodies that
 --                          on_body takes are not counted
