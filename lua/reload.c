@@ -3,6 +3,7 @@
  */
 #include "reload.h"
 
+#include "askers.h"
 #include "base.h"
 #include "generation.h"
 #include "listening.h"
@@ -37,11 +38,6 @@ struct part {
     host_row rows[ROWS_MAX];
 };
 
-typedef struct asker {
-    reload_answer *answer; /* NULL: nobody waits */
-    void *context;
-} asker;
-
 struct reload {
     server *server;
     listening *listening; /* the config's */
@@ -66,35 +62,15 @@ struct reload {
     bool paths_changed;
     char undo_reason[128];
     char unread[GENERATION_REASON_BYTES]; /* why the script could not be read the last time; "" when it could */
-    asker under_way[RELOAD_ASKERS_MAX];   /* wait for the reload that is under way */
-    asker next[RELOAD_ASKERS_MAX];        /* … for the one that follows */
-    asker undoers[RELOAD_ASKERS_MAX];
-    asker reporters[RELOAD_ASKERS_MAX];
+    askers under_way;                     /* wait for the reload that is under way */
+    askers next;                          /* … for the one that follows */
+    askers undoers;
+    askers reporters;
     uint32_t part_count;
     part parts[];
 };
 
-/* ---- Who asked ---- */
-
-static void remember(asker *askers, reload_answer *answer, void *context)
-{
-    if (answer == NULL) return;
-    for (size_t i = 0; i < RELOAD_ASKERS_MAX; i++) {
-        if (askers[i].answer != NULL) continue;
-        askers[i] = (asker){answer, context};
-        return;
-    }
-    answer(context, false, "too many ask at a time");
-}
-
-static void answer_all(asker *askers, bool ok, const char *text)
-{
-    for (size_t i = 0; i < RELOAD_ASKERS_MAX; i++) {
-        asker one = askers[i];
-        askers[i] = (asker){0};
-        if (one.answer != NULL) one.answer(one.context, ok, text);
-    }
-}
+/* ---- What is told ---- */
 
 /* "generation 3 (3f2a91c0d4e7)". Returns text. */
 static char *name_of(const generation *g, char *text, size_t size)
@@ -115,7 +91,7 @@ static void conclude(reload *r, bool ok, log_level level, const char *format, ..
     vsnprintf(line, sizeof(line), format, arguments);
     va_end(arguments);
     log_write(level, "%s", line);
-    answer_all(r->under_way, ok, line);
+    askers_tell(&r->under_way, ok, line);
 }
 
 static void set_generation(generation **place, generation *g)
@@ -227,8 +203,7 @@ bool reload_possible(const reload *r)
 static void begin(reload *r)
 {
     char error[GENERATION_REASON_BYTES];
-    memcpy(r->under_way, r->next, sizeof(r->next));
-    memset(r->next, 0, sizeof(r->next));
+    askers_move(&r->under_way, &r->next);
     r->asked = false;
     r->cause = r->asked_cause;
     r->asked_cause = RELOAD_WATCH;
@@ -242,7 +217,7 @@ static void begin(reload *r)
     snprintf(r->unread, sizeof(r->unread), "%s", g == NULL ? error : "");
     if (g == NULL && r->cause == RELOAD_WATCH &&
         !is_news) { /* a file that is not there is looked for again and again */
-        answer_all(r->under_way, false, error);
+        askers_tell(&r->under_way, false, error);
         return;
     }
     if (g == NULL) {
@@ -259,7 +234,7 @@ static void begin(reload *r)
     }
     if (r->cause == RELOAD_WATCH && (rejected || same)) {
         generation_release(g);
-        answer_all(r->under_way, true, "nothing has changed");
+        askers_tell(&r->under_way, true, "nothing has changed");
         return;
     }
     if (!host_compiles(g)) {
@@ -312,9 +287,7 @@ static void dropped(reload *r)
     listening_drop(r->listening, g->number);
     if (r->again && !atomic_load(&g->refused)) {
         generation_release(g);
-        for (size_t i = 0; i < RELOAD_ASKERS_MAX; i++)
-            remember(r->next, r->under_way[i].answer, r->under_way[i].context);
-        memset(r->under_way, 0, sizeof(r->under_way));
+        askers_move(&r->next, &r->under_way);
         reload_ask(r, r->cause, NULL, NULL);
         return;
     }
@@ -372,7 +345,7 @@ static void undone(reload *r)
              name_of(r->current, good_name, sizeof(good_name)), name_of(bad, bad_name, sizeof(bad_name)),
              r->undo_reason, moves, moves == 1 ? "" : "s");
     log_write(LOG_WARN, "%s", line);
-    answer_all(r->undoers, true, line);
+    askers_tell(&r->undoers, true, line);
 }
 
 /* ---- The report ---- */
@@ -444,7 +417,7 @@ static void counted(reload *r)
             row.hash, row.state, log_time(row.loaded_ns, loaded), row.connections, row.memory_bytes >> 10, row.errors,
             holder(why, sizeof(why), &row));
     }
-    answer_all(r->reporters, true, text);
+    askers_tell(&r->reporters, true, text);
 }
 
 /* ---- The controller ---- */
@@ -474,16 +447,16 @@ static void turn_away(reload *r, const char *why)
     /* Of the watch nobody expects an answer, and it asks once more after each reload, just in case. */
     if (r->asked && r->asked_cause != RELOAD_WATCH) log_write(LOG_WARN, "reload refused: %s", why);
     r->asked = r->undo_asked = r->report_asked = false;
-    answer_all(r->next, false, why);
-    answer_all(r->undoers, false, why);
-    answer_all(r->reporters, false, why);
+    askers_tell(&r->next, false, why);
+    askers_tell(&r->undoers, false, why);
+    askers_tell(&r->reporters, false, why);
 }
 
 void reload_close(reload *r)
 {
     static const char stopped[] = "the server has stopped";
     if (r == NULL) return;
-    answer_all(r->under_way, false, stopped);
+    askers_tell(&r->under_way, false, stopped);
     turn_away(r, stopped);
     generation_release(r->candidate);
     generation_release(r->fallback);
@@ -492,22 +465,22 @@ void reload_close(reload *r)
     mem_free(r);
 }
 
-void reload_ask(reload *r, reload_cause cause, reload_answer *answer, void *context)
+void reload_ask(reload *r, reload_cause cause, asker_answer *answer, void *context)
 {
-    remember(r->next, answer, context);
+    askers_add(&r->next, answer, context);
     if (!r->asked || cause != RELOAD_WATCH) r->asked_cause = cause; /* who insists is heard */
     r->asked = true;
 }
 
-void reload_undo(reload *r, reload_answer *answer, void *context)
+void reload_undo(reload *r, asker_answer *answer, void *context)
 {
-    remember(r->undoers, answer, context);
+    askers_add(&r->undoers, answer, context);
     r->undo_asked = true;
 }
 
-void reload_report(reload *r, reload_answer *answer, void *context)
+void reload_report(reload *r, asker_answer *answer, void *context)
 {
-    remember(r->reporters, answer, context);
+    askers_add(&r->reporters, answer, context);
     r->report_asked = true;
 }
 
@@ -547,7 +520,7 @@ static void choose(reload *r)
     const generation *g = r->current;
     if (r->undo_asked && r->fallback == NULL) {
         r->undo_asked = false;
-        answer_all(r->undoers, false, "there is nothing to go back to: no reload is on probation");
+        askers_tell(&r->undoers, false, "there is nothing to go back to: no reload is on probation");
     }
     if (is_failing(r) || r->undo_asked) {
         uint64_t errors = atomic_load(&g->errors);

@@ -12,6 +12,7 @@
 #ifndef PORTICO_RELOAD_H
 #define PORTICO_RELOAD_H
 
+#include "askers.h"
 #include "host.h"
 #include "server.h"
 
@@ -33,11 +34,6 @@ typedef struct reload_options {
     uint64_t error_limit; /* of handlers during probation; one more, and it is undone */
 } reload_options;
 
-enum { RELOAD_ASKERS_MAX = 32 };
-
-/* How it went, in a line of text that is valid during the call. */
-typedef void reload_answer(void *context, bool ok, const char *text);
-
 /* All workers have opened with config->first, which is retained. The arguments outlive it. NULL: out of memory. */
 reload *reload_open(server *s, const host_config *config, const reload_options *chosen);
 /* After server_wait(): no message is under way any more. NULL is fine. What was asked for and not answered gets its answer. */
@@ -48,11 +44,11 @@ bool reload_possible(const reload *r);
 
 /* Asks for the script to be read and, if it is good, put into force. answer is called when it is in force, or refused; it may
  * be NULL. */
-void reload_ask(reload *r, reload_cause cause, reload_answer *answer, void *context);
+void reload_ask(reload *r, reload_cause cause, asker_answer *answer, void *context);
 /* Asks to go back to the generation before, which is possible during probation. */
-void reload_undo(reload *r, reload_answer *answer, void *context);
+void reload_undo(reload *r, asker_answer *answer, void *context);
 /* Asks for a table of the generations that are alive, a line each, with a heading. */
-void reload_report(reload *r, reload_answer *answer, void *context);
+void reload_report(reload *r, asker_answer *answer, void *context);
 
 /* Does what is due. Called after each piece of news. Returns how long there is nothing to do unless news come, in ns;
  * negative: for ever. */
