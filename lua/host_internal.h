@@ -356,6 +356,8 @@ void host_push_memory_error(lua_State *L);
 void host_report(lua_State *L, const host_task *t);
 /* Pushes the table of the error for which the budget's hook has ended the task, in the slice before this one. raises */
 void host_push_overrun_error(lua_State *L, const host_task *t);
+/* Pushes the table for a task that waits and is about to be ended. raises */
+void host_push_cut_error(lua_State *L, const host_task *t);
 /* Logs that there was no memory. */
 void host_report_memory(host *h, host_kind kind, const conn *c);
 /* Logs the error on top of the stack of a coroutine of a task's that was closed. */

@@ -139,6 +139,16 @@ void host_push_overrun_error(lua_State *L, const host_task *t)
     host_reserve(h, false);
 }
 
+void host_push_cut_error(lua_State *L, const host_task *t)
+{
+    host *h = host_of(L);
+    host_reserve(h, true);
+    lua_pushfstring(L, "ended while it waited: %s", host_why_over(h));
+    host_push_traceback(L, t->co, 0);
+    make_table(L, t);
+    host_reserve(h, false);
+}
+
 void host_push_memory_error(lua_State *L)
 {
     host *h = host_of(L);

@@ -331,10 +331,31 @@ void host_task_wake(host_task *t)
     run(t->host, t, 0);
 }
 
+/* Protected: returns the table for on_error. */
+static int make_cut_error(lua_State *L)
+{
+    host_push_cut_error(L, lua_touserdata(L, 1));
+    return 1;
+}
+
+/* A version at its end ends a handler, whose peer may wait for an answer that nobody else knows of. A stream begins anew in the
+ * version in force, and of connections that go with their version on_close tells. */
+static bool is_for_on_error(const host *h, const host_task *t)
+{
+    const conn *c = t->c;
+    return h->cut && host_wants_on_error(h, t) && t->kind != HOST_ON_STREAM && c != NULL && c->state == CONN_OPEN &&
+           !c->outbound && !server_stopping(h->worker->server);
+}
+
 /* It waits no more. */
 static void end_killed(host *h, host_task *t)
 {
     bool is_own = h->task == NULL && h->kills == 1; /* else this is part of somebody's slice */
+    bool tells = is_own && is_for_on_error(h, t);
+    if (tells && host_protect(h, make_cut_error, t, 1) != LUA_OK) { /* main stack: …, table or error */
+        lua_pop(h->L, 1);
+        tells = false;
+    }
     if (is_own) host_slice_begin(h, HOST_CLEANUP, 0, h->L);
     lua_State *from = is_own ? h->L : atomic_load_explicit(&h->running, memory_order_relaxed);
     int status = host_close_thread(from, t->co, t); /* runs pending __close */
@@ -342,6 +363,12 @@ static void end_killed(host *h, host_task *t)
     if (status != LUA_OK) host_report_close(h, t, t->co);
     task_reset(t);
     t->keep = false;
+    if (tells) {
+        lua_xmove(h->L, t->co, 1);
+        t->failed = LUA_ERRRUN;
+        task_failed(h, t);
+        return;
+    }
     t->failed = LUA_YIELD; /* it has not come to its end */
     task_over(h, t);
 }

@@ -474,7 +474,7 @@ return function(options)
     end
   end
 
-  -- A handler has raised, which has been logged.
+  -- A handler has raised, or was ended while it waited, which has been logged.
   script.on_error = options.on_error or function(conn, err)
     local d = conn and conn.state.http1
     if d and d.protocol then
@@ -482,6 +482,9 @@ return function(options)
       return protocol and protocol.on_error and protocol.on_error(conn, err)
     elseif d and d.req and not d.started then
       refuse(conn, d, 500, "internal error")
+      return "keep"
+    elseif d and d.req and d.finished and not d.broken then
+      conn:close() -- when all of the answer has been sent
       return "keep"
     end
   end

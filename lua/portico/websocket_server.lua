@@ -202,7 +202,7 @@ local function make_protocol(options)
     end
   end
 
-  -- A handler has raised, which has been logged.
+  -- A handler has raised, or was ended while it waited, which has been logged.
   function protocol.on_error(conn)
     local d = conn.state.websocket
     if d and not d.closing then

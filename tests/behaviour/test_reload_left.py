@@ -153,6 +153,54 @@ def test_what_holds_an_old_generation_is_told_and_ended_at_the_deadline(server):
         assert say(sleeper, "x") == "b:2:1"  # the connection lives, with its state
 
 
+def test_on_error_hears_of_a_handler_that_is_ended_at_the_deadline(server):
+    text = SAY + """return {
+      on_error = function(conn, err)
+        say(err.callback, conn.id == err.conn, err.message, err.traceback:find('portico.sleep', 1, true) ~= nil)
+        say(pcall(portico.sleep, 0))
+        conn:send('sorry')
+        return conn.state.keep and 'keep'
+      end,
+      on_message = function(conn, data)
+        """ + ASK + """
+        if data == 'keep' or data == 'end' then
+          conn.state.keep = data == 'keep'
+          local closing <close> = setmetatable({}, { __close = function() say('closed', data) end })
+          conn:send('waits')
+          portico.sleep(1000)
+        end
+        return conn.generation .. ':' .. data
+      end }"""
+    one = server(text, "--workers", "1", "--reload-probation", "0", "--reload-deadline", "0.3")
+    with one.connect() as client, one.connect() as kept, one.connect() as ended:
+        assert say(kept, "keep") == "waits"
+        reload(one, client)
+        assert kept.take(5) == b"sorry"
+        assert say(kept, "x") == "2:x"
+        told = "on_message true ended while it waited: this version of the script has been replaced true"
+        refused = "false portico.sleep cannot wait here: this version of the script has been replaced"
+        assert one.wait_said(3) == ["closed keep", told, refused]
+        assert say(ended, "end") == "waits"
+        reload(one, client)
+        assert ended.is_reset()
+        assert one.wait_said(6)[3:] == ["closed end", told, refused]
+        assert say(client, "x") == "3:x"
+
+
+def test_an_error_in_on_error_of_what_is_ended_at_the_deadline(server):
+    text = """return { on_error = function(conn, err) error('again') end,
+      on_message = function(conn, data) """ + ASK + """ if data == 'wait' then conn:send('waits') portico.sleep(1000) end return data end }"""
+    one = server(text, "--workers", "1", "--reload-probation", "0", "--reload-deadline", "0.3")
+    with one.connect() as client:
+        for _ in range(3):
+            with one.connect() as waits, one.connect() as other:
+                assert say(waits, "wait") == "waits" and say(other, "wait") == "waits"
+                reload(one, client)
+                assert waits.is_reset() and other.is_reset()
+        one.wait_log("again\n?", 6)
+        assert say(client, "x") == "x"
+
+
 def test_many_generations_may_linger_but_not_any_number(server):
     one = server(SLEEPER % ("a", 1000), "--workers", "1", "--reload-probation", "0", "--reload-deadline", "1000",
                  "--drain-timeout", "0.3")

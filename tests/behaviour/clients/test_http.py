@@ -170,6 +170,28 @@ def test_a_handler_that_does_not_answer(server):
     one.wait_log("on_request has not answered GET /silent")
 
 
+def test_answers_that_a_reload_ends(server):
+    text = """return require("portico.http1").server { on_request = function(req, res)
+      if req.path == "/reload" then portico.reload() return "asked" end
+      if req.path == "/events" then
+        res:start(200, { ["Content-Type"] = "text/event-stream" })
+        res:write("data: 1\\n\\n")
+      elseif req.path == "/big" then
+        res:send(200, ("x"):rep(10000000))
+      end
+      portico.sleep(1000)
+    end }"""
+    one = server(text, "--workers", "1", "--reload-probation", "0", "--reload-deadline", "0.3")
+    with one.connect() as begun, one.connect() as answered, one.connect() as silent, one.connect() as client:
+        assert begun.send(f"GET /events {H}\r\n").take(12) == b"HTTP/1.1 200"
+        answered.send(f"GET /big {H}\r\n").take(1000)
+        silent.send(f"GET / {H}\r\n")
+        assert client.send(f"GET /reload {H}\r\n").take(12) == b"HTTP/1.1 200"
+        assert silent.rest().startswith(b"HTTP/1.1 500 ")
+        assert begun.is_reset()  # so that nobody takes what came for all of it
+        assert len(answered.rest()) > 10_000_000 - 1000
+
+
 def test_who_breaks_a_download_off_is_no_error_of_the_script(server, scripts, tmp_path):
     """Else a dozen of them could undo a reload."""
     (tmp_path / "big").write_bytes(b"x" * 30_000_000)

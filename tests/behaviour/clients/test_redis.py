@@ -192,6 +192,17 @@ def test_subscribers_are_found_whichever_version_they_spoke_to(server, workers):
             assert reaches(first, waits, late)
 
 
+def test_a_command_that_a_reload_ends(server):
+    text = """return require("portico.resp").server { commands = {
+      ["WAIT"] = function(conn) conn:send("+waits\\r\\n") portico.sleep(1000) end,
+      ["RELOAD"] = function() portico.reload() return { ok = "OK" } end } }"""
+    one = server(text, "--workers", "1", "--reload-probation", "0", "--reload-deadline", "0.3")
+    with one.connect() as client, one.connect() as waits:
+        assert waits.send("WAIT\r\nPING\r\n").line() == b"+waits\r\n"
+        assert client.send("RELOAD\r\n").line() == b"+OK\r\n"
+        assert waits.rest() == b"-ERR internal error\r\n"
+
+
 def test_kinds_of_values(kv):
     wrong = ["WRONGTYPE Operation against a key holding the wrong kind of value", ""]
     script(kv, "SET s x\nRPUSH l a b\nHSET h f v\n")
