@@ -262,8 +262,10 @@ static int64_t deadline_after(lua_State *L, int64_t timeout_ns)
 static int fulfil(lua_State *L, host_wish *w, int64_t timeout_ns)
 {
     finding f = look(L, w, host_of(L)->task);
-    if (f != NOT_YET || timeout_ns == 0) return finish(L, w, f);
+    if (f == NOT_YET && timeout_ns == 0) return finish(L, w, f);
+    /* Also when it is there: it would come out of the middle of what the other one waits for. */
     if (conn_is_read(w->c)) return luaL_error(L, "%s: somebody else is reading this connection", w->function);
+    if (f != NOT_YET) return finish(L, w, f);
     host_check_wait(L, w->function);
     w->wait.wake = input_came;
     w->deadline_ns = deadline_after(L, timeout_ns);

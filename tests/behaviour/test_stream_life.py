@@ -204,6 +204,26 @@ def test_two_cannot_read_at_once(server):
         assert lines == ["conn:read: somebody else is reading this connection", "nil timeout timeout", "x"]
 
 
+def test_what_one_waits_for_is_not_read_by_another(server):
+    """Also when it is there already, for it would be missing in the middle of what the first one gets."""
+    one = server(SAY + """return { on_stream = function(c)
+      portico.spawn(function()
+        while not c.stats or c.stats.received < 5 do portico.sleep(0.001) end
+        say(select(2, pcall(c.read, c, 2)))
+        say(select(2, pcall(c.read, c, 2, 0)))
+        say(select(2, pcall(c.peek, c, 2)))
+        c:send("now")
+      end)
+      say(c:read(8))
+    end }""")
+    with one.connect() as client:
+        client.send("12345")
+        client.take(3)
+        client.send("678")
+        taken = [f"conn:{name}: somebody else is reading this connection" for name in ("read", "read", "peek")]
+        assert said(one, 4) == [*taken, "12345678"]
+
+
 @pytest.mark.parametrize("mode", ["posted", "ready", "paused"])
 def test_every_mode_can_be_read(server, mode):
     one = server("""return { on_stream = function(c)
