@@ -3,21 +3,23 @@
 --   portico --listen tcp://127.0.0.1:2525 scripts/smtp_sink.lua [DIRECTORY]
 --   swaks --server 127.0.0.1:2525 --to ann@example.org
 --
--- Each mail is logged, and with a DIRECTORY written there, to a file of its own.
+-- Each mail is logged, and with a DIRECTORY written there, to a file of its own. How far a client has come is in its conn.state:
+-- when this file is saved, the old version serves it for a while, and then the new one goes on there.
 
 local directory <const> = arg[1]
 local LINE_MAX <const>, MAIL_MAX <const>, RECIPIENTS_MAX <const> = 2000, 8 << 20, 100
 local LINES_MAX <const> = 1000 -- that are kept one by one: each costs memory of its own
 local IDLE <const> = 300 -- seconds
 
-local count = 0
+local counts = assert(portico.shared("smtp_sink")) -- of all workers and versions, so that no two files have one name
 
 -- Writes a mail down. Nil and why when that is not possible.
 local function deliver(from, to, text)
-  count = count + 1
+  local count, problem = counts:incr("mails")
+  if not count then return nil, problem end
   portico.log.info(("mail %d from <%s> to <%s>, %d bytes"):format(count, from, table.concat(to, ">, <"), #text))
   if not directory then return true end
-  local name = ("%s/%d-%d-%d.eml"):format(directory, portico.now() * 1000 // 1, portico.worker.id, count)
+  local name = ("%s/%d-%d.eml"):format(directory, portico.now() * 1000 // 1, count)
   local file, message = io.open(name, "wb")
   if not file then return nil, message end
   local written, closed, why
@@ -28,50 +30,22 @@ local function deliver(from, to, text)
   return nil, message or why
 end
 
--- The lines up to the one with a single dot; false when they are too much, nil when the client does not go on. Lines end as
--- that of DATA did: where this was CRLF, a dot behind a mere LF belongs to the text, else a mail could pass off its rest as
--- commands, and so as another mail.
-local function read_text(client, line_end)
-  local parts, lines, size, tail = {}, {}, 0, line_end
-  while true do
-    local line, _, code = client:read("L")
-    if code == "limit" then
-      line = client:read(LINE_MAX) -- a piece of a longer line
-    end
-    local is_start = tail == line_end
-    if not line then
-      return nil
-    elseif is_start and (line == ".\r\n" or line == "." .. line_end) then
-      parts[#parts + 1] = table.concat(lines)
-      return size <= MAIL_MAX and table.concat(parts)
-    end
-    size = size + #line
-    if size <= MAIL_MAX then
-      lines[#lines + 1] = is_start and line:gsub("^%.", "", 1) or line
-      if #lines == LINES_MAX then
-        parts[#parts + 1], lines = table.concat(lines), {}
-      end
-    end
-    tail = (tail .. line):sub(-#line_end)
-  end
-end
-
 local commands = {}
 
 local function forget(mail)
   mail.from, mail.to = nil, nil
 end
 
-function commands.EHLO(client, mail, name)
+function commands.EHLO(mail, name)
   if name == "" then
     return "501 EHLO and who you are"
   end
   forget(mail)
-  client:send("250-portico greets ", name:gsub("%c", "?"), "\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n")
-  return "250 SIZE " .. MAIL_MAX
+  local greeting = "250-portico greets " .. name:gsub("%c", "?")
+  return greeting .. "\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 SIZE " .. MAIL_MAX
 end
 
-function commands.HELO(_, mail)
+function commands.HELO(mail)
   forget(mail)
   return "250 portico"
 end
@@ -90,7 +64,7 @@ local function read_path(word, rest)
   end
 end
 
-function commands.MAIL(_, mail, rest)
+function commands.MAIL(mail, rest)
   local from, parameters = read_path("FROM", rest)
   if not from then
     return "501 MAIL FROM:<address>"
@@ -103,7 +77,7 @@ function commands.MAIL(_, mail, rest)
   return "250 OK"
 end
 
-function commands.RCPT(_, mail, rest)
+function commands.RCPT(mail, rest)
   local to = read_path("TO", rest)
   if not mail.from then
     return "503 MAIL comes first"
@@ -116,41 +90,91 @@ function commands.RCPT(_, mail, rest)
   return "250 OK"
 end
 
-function commands.DATA(client, mail)
+function commands.DATA(mail)
   if not mail.from or #mail.to == 0 then
     return "503 RCPT comes first"
   end
-  client:send("354 end with a line that has only a dot\r\n")
-  local text = read_text(client, mail.line_end)
-  local from, to = mail.from, mail.to
+  mail.text = { parts = {}, lines = {}, size = 0, tail = mail.line_end }
+  return "354 end with a line that has only a dot"
+end
+
+function commands.RSET(mail)
   forget(mail)
-  if not text then
-    return text == false and "552 too large" or "500 that was no mail"
+  return "250 OK"
+end
+
+-- Reads on in a mail's text, up to the line with a single dot. True; false when it is too much, nil when the client does not go on.
+-- Lines end as that of DATA did: where this was CRLF, a dot behind a mere LF belongs to the text, else a mail could pass off its
+-- rest as commands, and so as another mail.
+local function read_text(client, text, line_end)
+  while true do
+    local line, _, code = client:read("L")
+    if code == "limit" then
+      line = client:read(LINE_MAX) -- a piece of a longer line
+    end
+    local is_start = text.tail == line_end
+    if not line then
+      return nil
+    elseif is_start and (line == ".\r\n" or line == "." .. line_end) then
+      return text.size <= MAIL_MAX
+    end
+    text.size = text.size + #line
+    if text.size <= MAIL_MAX then
+      local lines = text.lines
+      lines[#lines + 1] = is_start and line:gsub("^%.", "", 1) or line
+      if #lines == LINES_MAX then
+        text.parts[#text.parts + 1], text.lines = table.concat(lines), {}
+      end
+    end
+    text.tail = (text.tail .. line):sub(-#line_end)
   end
-  local done, message = deliver(from, to, text)
+end
+
+-- The reply to a mail's text.
+local function take_text(client, mail)
+  local text, from, to = mail.text, mail.from, mail.to
+  local is_whole = read_text(client, text, mail.line_end)
+  mail.text = nil
+  forget(mail)
+  if not is_whole then
+    return is_whole == false and "552 too large" or "500 that was no mail"
+  end
+  text.parts[#text.parts + 1] = table.concat(text.lines)
+  local done, message = deliver(from, to, table.concat(text.parts))
   return done and "250 taken" or "451 " .. message:gsub("%c", "?")
 end
 
-function commands.RSET(_, mail)
-  forget(mail)
-  return "250 OK"
+-- The reply to the next command, and whether it is the last; nothing when the client does not go on.
+local function take_command(client, mail)
+  local line, _, code = client:read("L")
+  if not line then
+    return code == "limit" and "500 line too long" or nil, true
+  end
+  mail.line_end = line:find("\r\n$") and "\r\n" or "\n"
+  local verb, rest = line:match("^(%a+)%s*(.-)%s*$")
+  verb = (verb or ""):upper()
+  local command = commands[verb]
+  return command and command(mail, rest) or "500 what is that?", verb == "QUIT"
 end
 
 return {
   limits = { idle = IDLE, message = LINE_MAX },
 
   on_stream = function(client)
-    local mail = {}
-    client:send("220 portico ESMTP\r\n")
+    local mail = client.state.mail
+    if not mail then
+      mail = {}
+      client.state.mail = mail
+      client:send("220 portico ESMTP\r\n")
+    end
+    local reply, is_last
     repeat
-      local line, _, code = client:read("L")
-      if code == "limit" then client:send("500 line too long\r\n") end
-      if not line then return end
-      mail.line_end = line:find("\r\n$") and "\r\n" or "\n"
-      local verb, rest = line:match("^(%a+)%s*(.-)%s*$")
-      verb = (verb or ""):upper()
-      local command = commands[verb]
-      client:send(command and command(client, mail, rest) or "500 what is that?", "\r\n")
-    until verb == "QUIT"
+      if mail.text then
+        reply = take_text(client, mail)
+      else
+        reply, is_last = take_command(client, mail)
+      end
+      if reply then client:send(reply, "\r\n") end
+    until is_last
   end,
 }

@@ -449,6 +449,31 @@ def test_addresses_of_mail(server, scripts):
     one.wait_log('from <> to <"a>b"@c.d>, 0 bytes')
 
 
+def test_a_mail_goes_on_after_a_reload(server, scripts, tmp_path):
+    """In the middle of the text, between two commands, and of a command, when the old version's time is over."""
+    text = (scripts / "smtp_sink.lua").read_text(encoding="utf-8")
+    one = server(text, "--workers", "1", "--reload-probation", "0", "--reload-deadline", "0.3", args=[tmp_path], watch=("--watch",))
+    with one.connect() as first, one.connect() as second, one.connect() as third:
+        first.send("HELO x\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nNOOP\r\n")
+        second.send(MAIL + "one\r\n.\r\n" + MAIL + "MAIL FROM:<eve@b>\r\n..tw")
+        third.send("HELO x\r\nMAIL FR")
+        for client, count in ((first, 5), (second, 10), (third, 2)):
+            for _ in range(count):
+                client.line()
+        one.wait_log("mail 1 from <a@b> to <c@d>, 5 bytes")
+        reloads.save(one, text.replace("250 taken", "250 taken anew"))
+        one.wait_log(reloads.TAKEN, 1, 20)
+        one.wait_log("a handler that still waits is ended, in on_stream", 3)
+        first.send("DATA\r\nthree\r\n.\r\nQUIT\r\n")
+        assert first.rest() == b"354 end with a line that has only a dot\r\n250 taken anew\r\n221 bye\r\n"
+        second.send("o\r\n.\r\nQUIT\r\n")
+        assert second.rest() == b"250 taken anew\r\n221 bye\r\n"
+        third.send("OM:<a@b>\r\nQUIT\r\n")
+        assert third.rest() == b"250 OK\r\n221 bye\r\n"
+    one.wait_log("mail 3 from")  # numbers go on, too
+    assert sorted(path.read_bytes() for path in tmp_path.glob("*.eml")) == [b"MAIL FROM:<eve@b>\r\n.two\r\n", b"one\r\n", b"three\r\n"]
+
+
 @needs("curl")
 def test_curl_sends_mail(server, scripts, tmp_path):
     one = server(scripts / "smtp_sink.lua")
