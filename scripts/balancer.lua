@@ -3,14 +3,16 @@
 --   portico --listen tcp://127.0.0.1:8000 scripts/balancer.lua 127.0.0.1:8001 127.0.0.1:8002     (the two by default)
 --
 -- Every second each server is connected to; one that does not answer gets no connections until it does. A
--- client whose server turns out to be gone is taken to the next one. Each worker counts for itself.
+-- client whose server turns out to be gone is taken to the next one. All workers count together, and so do
+-- the versions of this file.
 
 local CHECK_EVERY <const> = 1 -- seconds
 local CONNECT_TIMEOUT <const> = 2
 
+local counts = assert(portico.shared("balancer")) -- by address: how many connections a server has
 local servers = {}
 for i, address in ipairs(#arg > 0 and arg or { "127.0.0.1:8001", "127.0.0.1:8002" }) do
-  servers[i] = { address = address, count = 0, healthy = true }
+  servers[i] = { address = address, healthy = true }
 end
 
 local function mark(server, healthy, why)
@@ -29,41 +31,36 @@ end
 
 -- The healthy server with the fewest connections, without those that were tried.
 local function choose(tried)
-  local best
+  local best, least
   for _, server in ipairs(servers) do
-    if server.healthy and not tried[server] and (not best or server.count < best.count) then
-      best = server
+    local count = counts:get(server.address) or 0
+    if server.healthy and not tried[server] and (not best or count < least) then
+      best, least = server, count
     end
   end
   return best
 end
 
-local function connect()
-  local tried = {}
-  while true do
-    local server = choose(tried)
-    if not server then
-      return nil
-    end
-    server.count = server.count + 1 -- before the wait, so that others see it
-    local conn, message = portico.connect(server.address, { timeout = CONNECT_TIMEOUT })
-    if conn then
-      return conn, server
-    end
-    server.count = server.count - 1
-    tried[server] = true
-    mark(server, false, message)
-  end
-end
+local Counted = { __close = function(self) counts:incr(self.address, -1) end }
 
 return {
   on_stream = function(client)
-    local conn <close>, server = connect()
-    if not conn then
-      portico.log.warn(client, "no server is there")
-      return
+    local tried = {}
+    while true do
+      local server = choose(tried)
+      if not server then
+        portico.log.warn(client, "no server is there")
+        return
+      end
+      counts:incr(server.address) -- before the wait, so that others see it
+      local counted <close> = setmetatable({ address = server.address }, Counted)
+      local conn <close>, message = portico.connect(server.address, { timeout = CONNECT_TIMEOUT })
+      if conn then
+        client:pipe(conn, { both = true })
+        return
+      end
+      tried[server] = true
+      mark(server, false, message)
     end
-    local counted <close> = setmetatable({}, { __close = function() server.count = server.count - 1 end })
-    client:pipe(conn, { both = true })
   end,
 }

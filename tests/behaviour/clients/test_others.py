@@ -564,6 +564,32 @@ def test_a_server_that_does_not_answer_keeps_no_other_from_being_checked(server,
             listener.accept()[0].close()
 
 
+def test_a_reload_leaves_it_to_the_balancer_who_has_most(server, scripts):
+    """Connections of the version before count, until they are over."""
+    first, second = (server(f"return {{ on_stream = function(conn) conn:send('{mark}') conn:read('a') end }}") for mark in "ab")
+    text = (scripts / "balancer.lua").read_text(encoding="utf-8")
+    one = server(text, "--workers", "1", args=[f"127.0.0.1:{first.port}", f"127.0.0.1:{second.port}"], watch=("--watch",))
+    with contextlib.ExitStack() as stack:
+        clients = []
+
+        def goes_to():
+            clients.append(stack.enter_context(one.connect()))
+            return clients[-1].take(1)
+
+        assert [goes_to() for _ in range(3)] == [b"a", b"b", b"a"]
+        reloads.save(one, text + "-- changed\n")
+        one.wait_log(reloads.TAKEN, 1, 20)
+        assert [goes_to() for _ in range(3)] == [b"b", b"a", b"b"]
+        for i in (0, 2, 4):
+            assert clients[i].finish().rest() == b""
+
+        def is_free():
+            with one.connect() as client:
+                return client.take(1) == b"a"
+
+        rig.until(is_free, what="the end of who was connected to the first")
+
+
 def test_the_proxy_is_no_server_of_its_own(server, scripts):
     """Without --listen it listens elsewhere than at the address that it connects to, which is the default of both."""
     port = rig.free_port()
