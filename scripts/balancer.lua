@@ -45,6 +45,10 @@ local Counted = { __close = function(self) counts:incr(self.address, -1) end }
 
 return {
   on_stream = function(client)
+    if client.state.is_connected then -- by a version whose time is over: the connection to the server has ended with it
+      client:abort()
+      return
+    end
     local tried = {}
     while true do
       local server = choose(tried)
@@ -56,6 +60,7 @@ return {
       local counted <close> = setmetatable({ address = server.address }, Counted)
       local conn <close>, message = portico.connect(server.address, { timeout = CONNECT_TIMEOUT })
       if conn then
+        client.state.is_connected = true
         client:pipe(conn, { both = true })
         return
       end

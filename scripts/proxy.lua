@@ -33,11 +33,16 @@ return {
   listen = "tcp://127.0.0.1:8000", -- not where the server is, or it would be connected to itself
 
   on_stream = function(client)
+    if client.state.is_connected then -- by a version whose time is over: the connection to the server has ended with it
+      client:abort()
+      return
+    end
     local server <close>, message = portico.connect(target, { timeout = 1 })
     if not server then
       portico.log.warn(client, "cannot reach", target .. ":", message)
       return
     end
+    client.state.is_connected = true
     portico.log.info(client, "is connected to", target)
     local back = portico.spawn(pass, server, client, ("%d <- %s"):format(client.id, target))
     pass(client, server, ("%d -> %s"):format(client.id, target))

@@ -72,6 +72,13 @@ end
 
 return {
   on_stream = function(client)
+    if client.state.has_begun then -- with a version whose time is over: what it knew, or was connected to, has ended with it
+      client:abort()
+      return
+    elseif not client:peek(1, GREETING_TIMEOUT) then
+      return
+    end
+    client.state.has_begun = true
     if not authenticate(client) then
       return
     end

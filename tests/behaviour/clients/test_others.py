@@ -590,6 +590,39 @@ def test_a_reload_leaves_it_to_the_balancer_who_has_most(server, scripts):
         rig.until(is_free, what="the end of who was connected to the first")
 
 
+@pytest.mark.parametrize("name", ["proxy", "balancer", "socks5"])
+def test_who_is_connected_through_is_given_no_other_server(server, scripts, name):
+    """When the time of the old version is over, and its connections to servers with it."""
+    text = (scripts / f"{name}.lua").read_text(encoding="utf-8").replace("CHECK_EVERY <const> = 1", "CHECK_EVERY <const> = 600")
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
+        listener.settimeout(10 * rig.Settings.patience)
+        port = listener.getsockname()[1]
+        one = server(text, "--workers", "1", "--reload-probation", "0", "--reload-deadline", "0.3",
+                     args=[] if name == "socks5" else [f"127.0.0.1:{port}"], watch=("--watch",))
+
+        def begin(client):
+            if name == "socks5":
+                assert client.send(b"\5\1\0").take(2) == b"\5\0"
+                assert client.send(b"\5\1\0\1\x7f\0\0\1" + struct.pack(">H", port)).take(10)[1] == 0
+            client.send("hello")
+            while True:
+                far = stack.enter_context(listener.accept()[0])
+                far.settimeout(10 * rig.Settings.patience)
+                if far.recv(100) == b"hello":  # and no look of the balancer's
+                    return far
+
+        client, silent = stack.enter_context(one.connect()), stack.enter_context(one.connect())
+        far = begin(client)
+        reloads.save(one, text + "-- changed\n")
+        one.wait_log(reloads.TAKEN, 1, 20)
+        assert client.is_reset()
+        assert far.recv(100) == b""
+        with one.connect() as other:
+            begin(other)
+        if name == "socks5":
+            begin(silent)  # has said nothing before
+
+
 def test_the_proxy_is_no_server_of_its_own(server, scripts):
     """Without --listen it listens elsewhere than at the address that it connects to, which is the default of both."""
     port = rig.free_port()
