@@ -23,8 +23,8 @@ local objects = {
 """
 
 # Modules that others are made of.
-PARTS = ("buffer", "http_client", "http_headers", "http_server", "mqtt_broker", "mqtt_store", "options", "resp_channels", "resp_client", "resp_commands",
-         "resp_glob", "resp_server", "websocket_client", "websocket_frames", "websocket_server")
+PARTS = ("buffer", "http_client", "http_decoder", "http_headers", "http_server", "mqtt_broker", "mqtt_store", "options", "resp_channels",
+         "resp_client", "resp_commands", "resp_glob", "resp_server", "websocket_client", "websocket_frames", "websocket_server")
 
 # Fields that C answers one by one, which no walk can find.
 FIELDS = ("peer.peer", "peer.addr", "peer.listener", "socket.addr", "socket.peer", "remote.id", "listener.name", "listener.uri")
