@@ -320,7 +320,8 @@ void conn_wait_begin(conn *c, conn_wait *wait, conn_want want);
 /* Stops waiting before it is over. */
 void conn_wait_end(conn *c, conn_wait *wait);
 
-/* Draws bytes that have arrived, without waiting; for CONN_READY, and for paused connections in any mode.
+/* Draws bytes that have arrived, without waiting; for CONN_READY, and for paused connections in any mode. In on_data those that
+ * are offered come first.
  * bytes   moved, at most len; 0 with IO_OK: the peer has sent FIN.
  * result  IO_OK; IO_AGAIN: nothing now; IO_CLOSED; IO_RESET. */
 io_status conn_draw(conn *c, void *buffer, size_t len, size_t *bytes);

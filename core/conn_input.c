@@ -250,10 +250,12 @@ io_status conn_draw(conn *c, void *buffer, size_t len, size_t *bytes)
     if (len == 0) return IO_AGAIN; /* 0 bytes would read as FIN */
     c->undrawn = false;
     conn_mark_dirty(c);
-    if (c->stash != NULL) {
-        *bytes = len < stash_len(c->stash) ? len : stash_len(c->stash);
-        memcpy(buffer, stash_data(c->stash), *bytes);
-        stash_take(&c->stash, *bytes);
+    const uint8_t *data;
+    size_t have = conn_input(c, &data); /* also what on_data has and has offered: it comes before what the socket has */
+    if (have > 0) {
+        *bytes = len < have ? len : have;
+        memcpy(buffer, data, *bytes);
+        conn_consume(c, *bytes);
         c->messages++;
         return IO_OK;
     }

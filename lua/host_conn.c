@@ -204,6 +204,7 @@ static int method_recv(lua_State *L)
     if (c->receive != CONN_READY && !c->paused) {
         return luaL_error(L, "conn:recv is for scripts with on_readable, and for paused connections");
     }
+    if (conn_is_read(c)) return luaL_error(L, "conn:recv: somebody else is reading this connection");
     size_t bytes;
     io_status status = conn_draw(c, h->seat->scratch, max < HOST_DRAW_MAX ? (size_t)max : HOST_DRAW_MAX, &bytes);
     if (status == IO_OK && bytes > 0) {

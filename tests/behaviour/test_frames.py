@@ -257,6 +257,28 @@ def test_a_new_frame_is_in_force_for_what_waits_for_more(server):
     one.stop()
 
 
+def test_recv_draws_what_follows_the_message(server):
+    """What came with it is there at once, in front of what comes later."""
+    one = server("""return { frame = "line", on_message = function(conn, line)
+      if line ~= "raw" then return "[" .. line .. "]" end
+      conn:pause()
+      local got = assert(conn:recv(3))
+      while #got < 12 do
+        local data = conn:recv(math.min(12 - #got, 3))
+        if data then got = got .. data else portico.sleep(0.001) end
+      end
+      conn:write(got, "\\n")
+      conn:resume()
+    end }""")
+    with one.connect() as client:
+        client.send("raw\n123456789abcafter\n")
+        assert [client.line() for _ in range(2)] == [b"123456789abc\n", b"[after]\n"]
+        client.send("one\nraw\n12")
+        assert client.line() == b"[one]\n"
+        client.send("3456").send("789abcafter\n")
+        assert [client.line() for _ in range(2)] == [b"123456789abc\n", b"[after]\n"]
+
+
 @pytest.mark.packets("both")
 def test_many_messages_of_one_segment_are_answered_together(server):
     one = server('return { frame = "line", on_message = function(_, line) return line end }', "--workers", "1")

@@ -212,6 +212,8 @@ def test_what_one_waits_for_is_not_read_by_another(server):
         say(select(2, pcall(c.read, c, 2)))
         say(select(2, pcall(c.read, c, 2, 0)))
         say(select(2, pcall(c.peek, c, 2)))
+        c:pause()
+        say(select(2, pcall(c.recv, c, 2)))
         c:send("now")
       end)
       say(c:read(8))
@@ -220,8 +222,8 @@ def test_what_one_waits_for_is_not_read_by_another(server):
         client.send("12345")
         client.take(3)
         client.send("678")
-        taken = [f"conn:{name}: somebody else is reading this connection" for name in ("read", "read", "peek")]
-        assert said(one, 4) == [*taken, "12345678"]
+        taken = [f"conn:{name}: somebody else is reading this connection" for name in ("read", "read", "peek", "recv")]
+        assert said(one, 5) == [*taken, "12345678"]
 
 
 @pytest.mark.parametrize("mode", ["posted", "ready", "paused"])
