@@ -233,6 +233,8 @@ void conn_set_close(conn_set *set);
 
 /* The connection of that id; NULL: it is over. The first call makes a table, which is kept up to date from then on. */
 conn *conn_find(conn_set *set, uint64_t id);
+/* Gives an open connection another id: for all who keep the one it had, it is over. */
+void conn_renew_id(conn *c);
 
 /* What a new connection gets. */
 typedef struct conn_config {

@@ -96,6 +96,20 @@ conn *conn_find(conn_set *set, uint64_t id)
     return c;
 }
 
+static void give_id(conn *c)
+{
+    conn_set *set = c->set;
+    set->ids += set->ids_step;
+    c->id = set->ids;
+    if (set->by_id != NULL && !id_map_put(set->by_id, c->id, c)) forget_ids(set);
+}
+
+void conn_renew_id(conn *c)
+{
+    if (c->set->by_id != NULL) id_map_remove(c->set->by_id, c->id);
+    give_id(c);
+}
+
 conn *conn_slot_take(conn_set *set)
 {
     if (set->free == NULL && !add_slab(set)) return NULL;
@@ -110,9 +124,7 @@ conn *conn_slot_take(conn_set *set)
     set->live = c;
     set->count++;
     set->opened++;
-    set->ids += set->ids_step;
-    c->id = set->ids;
-    if (set->by_id != NULL && !id_map_put(set->by_id, c->id, c)) forget_ids(set);
+    give_id(c);
     c->opened_ns = c->active_ns = c->progress_ns = set->now_ns;
     return c;
 }

@@ -81,7 +81,7 @@ static int api_conns(lua_State *L)
     lua_Integer count = 0;
     lua_createtable(L, (int)conns->count, 0);
     for (conn *c = host_is_candidate(h) ? NULL : conns->live; c != NULL; c = c->live_next) {
-        if (c->state != CONN_OPEN || !c->open_told) continue;
+        if (c->state != CONN_OPEN || !c->open_told || host_conn_is_pooled(c)) continue;
         host_conn_push(L, c);
         lua_rawseti(L, -2, ++count);
     }

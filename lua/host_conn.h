@@ -28,6 +28,7 @@ struct host_conn {
     uint64_t before_generation; /* … that is the seat's fallback, and of this generation */
     uint32_t handlers;          /* outbound: its own */
     int ref;                    /* LUA_NOREF: not anchored */
+    bool pooled;                /* outbound: it waits in the pool, and is nobody's */
     bool carried;               /* moved here from a host that cannot be gone back to */
     int frame_ref;              /* conn->own_frame: the host_custom, if Lua decodes it */
 };
@@ -36,6 +37,12 @@ struct host_conn {
 static inline conn *host_conn_get(const host_conn *hc)
 {
     return hc->c != NULL && hc->c->id == hc->id ? hc->c : NULL;
+}
+
+/* It waits in a pool, where no script may find it. */
+static inline bool host_conn_is_pooled(const conn *c)
+{
+    return c->outbound && c->user != NULL && ((const host_conn *)c->user)->pooled;
 }
 
 /* ---- host_conn.c ---- */

@@ -1,8 +1,9 @@
 /* host_pool.c - outbound connections that wait to be used again.
  *
  * conn:release() puts one there, and portico.connect() with `pool` takes the one that came last. Who had it has a stale conn
- * from then on; the next one gets another userdata for the same connection. What is idle waits for input: bytes that nobody
- * has asked for, or the end, end it. A pool belongs to its host.
+ * from then on; the next one gets another userdata for the same connection, and another id, since others (handlers, workers,
+ * versions) may keep the one it had. What is idle is found by no script, and waits for input: bytes that nobody has asked for,
+ * or the end, end it. A pool belongs to its host.
  */
 #include "host_internal.h"
 
@@ -123,6 +124,7 @@ static bool put(host *h, conn *c, int64_t idle_ns)
     conn_set_receive(c, CONN_LENT);
     conn_pause(c);
     c->half_open = false;
+    ((host_conn *)c->user)->pooled = true;
     idle->c = c;
     idle->wait.wake = disturbed;
     idle->next = h->idle_conns;
@@ -141,6 +143,7 @@ conn *host_pool_take(host *h, const char *uri)
     conn *c = idle->c;
     conn_wait_end(c, &idle->wait);
     forget(h, idle);
+    ((host_conn *)c->user)->pooled = false;
     conn_limits *limits = conn_own_limits(c); /* has its own already */
     *limits = h->limits;
     limits->frame = frame_raw;
@@ -183,6 +186,7 @@ int host_conn_release(lua_State *L)
         lua_getiuservalue(L, 1, 3);
         lua_setiuservalue(L, 5, 3); /* c->listener is that string's */
         host_conn_drop(h, c->user);
+        conn_renew_id(c);
         fresh->c = c;
         fresh->id = c->id;
         c->user = fresh;

@@ -72,7 +72,7 @@ static void deliver_one(worker *w, mail *m)
 {
     const order *o = m->data;
     conn *c = conn_find(&w->conns, o->id);
-    if (c == NULL || !c->open_told || c->close_told) return;
+    if (c == NULL || !c->open_told || c->close_told || host_conn_is_pooled(c)) return;
     switch ((verb)o->what) {
     case SEND:
     case WRITE:
@@ -181,7 +181,9 @@ int host_api_conn(lua_State *L)
     luaL_argcheck(L, id > 0, 1, "the id of a connection expected");
     if (owner_of(h, (uint64_t)id) == h->worker->id) {
         conn *c = host_is_candidate(h) ? NULL : conn_find(&h->worker->conns, (uint64_t)id);
-        if (c == NULL || !c->open_told || c->close_told) return host_push_failure(L, "closed", "closed");
+        if (c == NULL || !c->open_told || c->close_told || host_conn_is_pooled(c)) {
+            return host_push_failure(L, "closed", "closed");
+        }
         host_conn_push(L, c);
         return 1;
     }

@@ -47,12 +47,53 @@ def test_a_released_connection_is_used_again(server, numbers):
       say(c:release())
       say(c:send("x")) say(c:release()) say(c.peer)
       local d, second = get(uri, { pool = true })
-      say(first == second, d.id == id, d.peer == "127.0.0.1:" .. uri:match("%d+$"), d.state.mine, d.listener == uri)
+      say(first == second, d.id > id, d.peer == "127.0.0.1:" .. uri:match("%d+$"), d.state.mine, d.listener == uri)
       d:release()
       local e, third = get(uri)
       say(third == first)
       """, numbers.uri)
     assert said == ["true", "nil closed closed", "nil closed closed", "nil", "true true true nil true", "false"]
+
+
+def test_an_idle_one_is_found_by_nobody_and_the_next_use_not_by_the_old_id(server, numbers):
+    """What was kept of it, here or on another worker, says nothing into the conversation of whoever has it next."""
+    said = client(server, """
+      local c = get(uri, { pool = true })
+      local id = c.id
+      local found = portico.conns() -- the list is made here
+      say(c:release())
+      say(portico.conn(id))
+      say(found() == nil, portico.conns()() == nil)
+      for i = 1, 9 do if portico.conn(id + i) then say("found " .. i) end end
+      local d = portico.connect(uri, { pool = true })
+      say(portico.conn(id))
+      say(portico.conn(d.id) == d, portico.conns()() == d)
+      d:send("x")
+      say(d:read("l", 5) == "1", d:release())
+      """, numbers.uri)
+    assert said == ["true", "nil closed closed", "true true", "nil closed closed", "true true", "true true"]
+
+
+def test_what_another_worker_posts_to_an_earlier_use_is_dropped(server, numbers):
+    one = server(BEGIN + """
+    if portico.worker.id == 1 then
+      portico.worker.serve("post", function(id) return portico.conn(id):send("twice") end)
+    end
+    if portico.worker.id == 0 then portico.after(0, function()
+      local uri = portico.args[1]
+      local c = get(uri, { pool = true })
+      local id = c.id
+      c:release()
+      say(portico.worker.call(1, "post", id))
+      local d = get(uri, { pool = true })
+      say(portico.worker.call(1, "post", id))
+      say(portico.worker.call(1, "post", d.id)) -- that one is heard: one answer now, another one later
+      say(d:read("l", 5), d:read("l", 5))
+      portico.shutdown()
+    end) end
+    return { listen = {} }""", "--workers", "2", args=[numbers.uri], listen=[], ready=False)
+    one.check_end()
+    assert one.said() == ["true", "true", "true", "1 more"]
 
 
 def test_the_last_one_comes_first_and_the_size_is_a_bound(server, numbers):
