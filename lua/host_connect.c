@@ -385,6 +385,8 @@ int host_api_connect(lua_State *L)
     host_check_wait(L, "portico.connect");
     if (timeout_ns > 0) a->deadline_ns = io_port_now(host_of(L)->worker->port) + timeout_ns;
     net_transport transport;
+    const char *wrong = host_uri_wrong(L, URI_SLOT);
+    if (wrong != NULL) return host_push_failure(L, wrong, io_status_name(IO_INVALID));
     net_uri_split(&transport, uri);
     luaL_argcheck(L, transport != NET_UDP, URI_SLOT, "tcp:// or unix: expected; for udp:// there is portico.udp");
     a->status = net_uri_parse(&a->target, uri, a->error, sizeof(a->error));

@@ -58,8 +58,10 @@ static const char *read_wish(lua_State *L, int index, listening_wish *wish)
             L, "%sa string like \"tcp://127.0.0.1:7777\" or \"unix:/run/my.sock\"%s expected, got %s",
             is_table ? "uri: " : "", is_table ? "" : ", or {uri = …, name = …}", luaL_typename(L, -1));
     }
-    if (net_uri_parse(&wish->uri, lua_tostring(L, -1), why, sizeof(why)) != IO_OK) {
-        return lua_pushfstring(L, "cannot use '%s' in `listen` as an address: %s", lua_tostring(L, -1), why);
+    const char *wrong = host_uri_wrong(L, -1);
+    if (wrong == NULL && net_uri_parse(&wish->uri, lua_tostring(L, -1), why, sizeof(why)) != IO_OK) wrong = why;
+    if (wrong != NULL) {
+        return lua_pushfstring(L, "cannot use '%s' in `listen` as an address: %s", lua_tostring(L, -1), wrong);
     }
     lua_pop(L, 1);
     if (lua_isnil(L, -1)) return NULL;

@@ -96,6 +96,8 @@ void host_metatable(lua_State *L, const char *name, const void *key, const luaL_
 void host_metatable_reads(lua_State *L, const void *key, lua_CFunction read);
 /* What is wrong with handlers that are there together, or NULL. */
 const char *host_handlers_wrong(uint32_t handlers);
+/* What C would not see of the string at index, which is to be an address: a zero byte, and all behind it. NULL: nothing. */
+const char *host_uri_wrong(lua_State *L, int index);
 /* Pushes nil, message, code, as scripts get it; returns 3. raises */
 int host_push_failure(lua_State *L, const char *message, const char *code);
 

@@ -203,6 +203,15 @@ const char *host_handlers_wrong(uint32_t handlers)
     return NULL;
 }
 
+/* ---- Addresses ---- */
+
+const char *host_uri_wrong(lua_State *L, int index)
+{
+    size_t len;
+    const char *text = lua_tolstring(L, index, &len);
+    return strlen(text) == len ? NULL : "the address holds a zero byte";
+}
+
 /* ---- Results ---- */
 
 int host_push_failure(lua_State *L, const char *message, const char *code)

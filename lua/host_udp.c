@@ -203,9 +203,9 @@ static net_addr read_address(lua_State *L, int index, int arg, const char *optio
     const char *text = lua_tostring(L, index);
     const char *rest = net_uri_split(&transport, text);
     bool is_other = transport == NET_UNIX || (transport == NET_TCP && rest != text);
-    const char *wrong = NULL;
+    const char *wrong = host_uri_wrong(L, index);
     if (is_other) wrong = "an address like \"127.0.0.1:53\" or \"udp://127.0.0.1:53\" expected";
-    else if (net_uri_parse(&uri, text, error, sizeof(error)) != IO_OK) wrong = error;
+    else if (wrong == NULL && net_uri_parse(&uri, text, error, sizeof(error)) != IO_OK) wrong = error;
     if (wrong != NULL) luaL_argerror(L, arg, lua_pushfstring(L, "%s%s", option, wrong));
     return uri.addr;
 }

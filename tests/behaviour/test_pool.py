@@ -272,6 +272,16 @@ def test_wrong_use_raises(server, numbers):
         assert words in line, (line, words)
 
 
+def test_an_address_ends_where_its_string_ends(server):
+    """What stands behind a zero byte belongs to it, too: a script that looks at the end of a name is not led elsewhere."""
+    assert client(server, """
+      say(portico.connect("tcp://127.0.0.1:1\\0.example.org"))
+      say(portico.connect("tcp://one.test:1\\0.example.org", { pool = true }))
+      for _, make in ipairs { portico.udp, portico.listen } do
+        say((select(2, pcall(make, "udp://127.0.0.1:0\\0.example.org"))):match("the address holds a zero byte"))
+      end""") == ["nil the address holds a zero byte invalid"] * 2 + ["the address holds a zero byte"] * 2
+
+
 # ---- Names with several addresses ----
 
 def with_file(path, place):
