@@ -300,7 +300,7 @@ return function(options)
 
   local function refuse(conn, d, status, text)
     d.closes = true
-    answer(conn, d, nil, status, text .. "\n", NOTHING)
+    answer(conn, d, d.req, status, text .. "\n", NOTHING)
     conn:close()
   end
 

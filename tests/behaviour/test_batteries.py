@@ -257,6 +257,14 @@ return http1.server {{ on_request = answer, {handler} = answer }}""")
     assert ".lua:" not in line
 
 
+def test_head_has_no_body_of_an_error(server):
+    one = server(ANSWERS % "error('on purpose')")
+    with one.connect() as client:
+        answer = client.send("HEAD / HTTP/1.1\r\nHost: h\r\n\r\n").rest()
+        assert answer.startswith(b"HTTP/1.1 500 ") and answer.endswith(b"\r\nContent-Length: 15\r\n\r\n")
+    one.wait_log("on purpose")
+
+
 @pytest.mark.parametrize("answer, cookies", [
     ('return 200, "body", { ["X-Own"] = "x", ["Set-Cookie"] = { "a=1", "b=2" } }', 2),
     ('local left = { "bo", "dy" } return 200, function() return table.remove(left, 1) end, { ["X-Own"] = "x", Connection = "close" }', 0),
