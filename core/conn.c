@@ -309,7 +309,7 @@ static void tell_fin(conn *c)
 static void tell(conn *c)
 {
     if (c->holds > 0) return;
-    if (c->shutdown_due) {
+    if (c->shutdown_due && c->feeds == 0) {
         conn_close(c, CONN_SHUTDOWN);
         return;
     }
@@ -407,6 +407,18 @@ void conn_unhold(conn *c)
     if (--c->holds == 0) conn_mark_dirty(c);
 }
 
+void conn_feed(conn *c)
+{
+    assert(c->feeds < UINT32_MAX);
+    c->feeds++;
+}
+
+void conn_unfeed(conn *c)
+{
+    assert(c->feeds > 0);
+    if (--c->feeds == 0 && c->shutdown_due) conn_mark_dirty(c);
+}
+
 void conn_turn(conn *c)
 {
     c->turn_due = true;
@@ -427,7 +439,8 @@ void conn_close(conn *c, conn_reason reason)
         return;
     }
     if (c->state != CONN_OPEN) return;
-    if (reason == CONN_SHUTDOWN && c->holds > 0) { /* what its handler is at work on may still be sent */
+    if (reason == CONN_SHUTDOWN &&
+        (c->holds > 0 || c->feeds > 0)) { /* what its handler is at work on may still be sent */
         c->shutdown_due = true;
         c->news = true;
         conn_mark_dirty(c);

@@ -147,6 +147,7 @@ struct conn {
     uint64_t sent;       /* bytes that the kernel took */
     int64_t active_ns;   /* last byte either way */
     int64_t progress_ns; /* when the kernel last took bytes, or the queue began to fill; after our FIN: when it went */
+    uint32_t feeds;      /* conn_feed() less conn_unfeed() */
     uint32_t messages;   /* on_data and draws that brought bytes; the owner may count otherwise */
     int16_t status;      /* an io_status: what broke it */
     uint8_t state;       /* a conn_state */
@@ -163,7 +164,7 @@ struct conn {
     bool close_told : 1;   /* on_close was called */
     bool turn_due : 1;     /* on_turn is owed */
     bool drain_due : 1;    /* on_drain is owed */
-    bool shutdown_due : 1; /* conn_close() with SHUTDOWN came while it was held: it follows when it is no more */
+    bool shutdown_due : 1; /* conn_close() with SHUTDOWN came while it was held or fed: it follows when it is no more */
     bool canceled : 1;     /* io_cancel() was called in CLOSING */
     /* And these, what concerns receiving. */
     bool paused : 1;     /* conn_pause() */
@@ -335,6 +336,9 @@ void conn_resume(conn *c);
 /* Defers all events; nests. */
 void conn_hold(conn *c);
 void conn_unhold(conn *c);
+/* Somebody passes bytes on to it, and will for a while; nests. */
+void conn_feed(conn *c);
+void conn_unfeed(conn *c);
 
 /* FIN after what is queued; receiving goes on. */
 void conn_shutdown(conn *c);
@@ -342,8 +346,8 @@ void conn_shutdown(conn *c);
  * else. */
 void conn_turn(conn *c);
 /* Sends what is queued, then FIN, then closes when the peer's FIN has come or the deadline has passed. reason: LOCAL,
- * SHUTDOWN, or LIMIT and ERROR for what a peer said. In any state but OPEN and CONNECTING nothing changes. SHUTDOWN waits while the connection is held, so
- * that its handler's answer is sent, too. */
+ * SHUTDOWN, or LIMIT and ERROR for what a peer said. In any state but OPEN and CONNECTING nothing changes. SHUTDOWN waits while the connection is held
+ * or fed, so that its handler's answer is sent, too, and all that a pipe brings. */
 void conn_close(conn *c, conn_reason reason);
 /* Ends it now: drops the queue, closes with RST. */
 void conn_abort(conn *c, conn_reason reason, io_status status);

@@ -17,6 +17,7 @@ static void finish(conn_pipe *p, pipe_end end)
 {
     p->end = (uint8_t)end;
     conn_unhold(p->source);
+    conn_unfeed(p->target);
     if (p->over != NULL) p->over(p);
 }
 
@@ -107,6 +108,7 @@ pipe_end pipe_begin(conn_pipe *p, conn *source, conn *target, uint64_t count, vo
     p->from.wake = source_has_news;
     p->to.wake = target_has_news;
     conn_hold(source);
+    conn_feed(target);
     step(p);
     p->over = over;
     return (pipe_end)p->end;
@@ -118,4 +120,5 @@ void pipe_stop(conn_pipe *p)
     conn_wait_end(p->target, &p->to);
     if (!p->flushing) conn_wait_end(p->source, &p->from);
     conn_unhold(p->source);
+    conn_unfeed(p->target);
 }

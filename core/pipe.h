@@ -4,7 +4,8 @@
  * source has sent FIN the target's FIN is queued, and the pipe is over when the target's queue is empty. Two pipes, one
  * for each direction, join two connections, with half-closing both ways.
  *
- * The source is held while its pipe lasts, and read by it. The target goes on as it is.
+ * The source is held while its pipe lasts, and read by it. The target goes on as it is, but that the server stops does not end it
+ * before the pipe is over.
  *
  * thread  the worker that owns both connections.
  */

@@ -216,6 +216,31 @@ def test_a_stop_waits_for_it(server, upstream):
         one.check_end(0)
 
 
+def test_a_stop_waits_for_one_that_goes_one_way(server, upstream):
+    """Nobody reads from its target meanwhile."""
+    one = server(SAY + """return { on_stream = function(c)
+      local up <close> = portico.connect(arg[1])
+      say(c:pipe(up, {count = 6}))
+      say(up:read("l"))
+      c:send("stored")
+    end }""", args=(upstream.uri,))
+    with one.connect() as client, upstream.take() as far:
+        client.send("abc")
+        assert far.take(3) == b"abc"
+        one.signal()
+        one.wait_log("stopping")
+        far.silent()
+        client.send("def")
+        assert far.take(3) == b"def"
+        far.send("ok\n")
+        assert client.rest() == b"stored"
+        assert far.rest() == b""
+        client.close()
+        far.close()
+        one.check_end(0)
+    assert one.said() == ["6", "ok"]
+
+
 WRONG = {
     "c:pipe()": "conn expected, got no value",
     "c:pipe(5)": "conn expected, got number",
