@@ -247,6 +247,7 @@ void host_connect_opened(host *h, conn *c, io_status status)
         if (a != NULL) remove_conn(a, hc);
         host_conn_detach(h, c);
         h->conns--;
+        host_loosen(h);
     }
     if (a == NULL) return;
     if (status != IO_OK) {

@@ -400,6 +400,23 @@ def free_port(family=socket.AF_INET, host="127.0.0.1"):
             return port
 
 
+def full_listener(address):
+    """One whose queue is full: who connects waits."""
+    listener = socket.socket()
+    listener.bind(address)
+    listener.listen(0)
+    queue = []
+    for _ in range(3):
+        client_socket = socket.socket()
+        client_socket.setblocking(False)
+        try:
+            client_socket.connect(listener.getsockname())
+        except BlockingIOError:
+            pass
+        queue.append(client_socket)
+    return [listener, *queue]
+
+
 def json_lines(lines):
     return [json.loads(line) for line in lines]
 

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from rig import SAY, Settings, until
+from rig import SAY, Settings, full_listener, until
 
 # Answers with the connection's id, a line each; "twice" answers twice, "bye" ends the connection after the answer.
 NUMBERS = """
@@ -322,23 +322,6 @@ CONNECT = """
     on_close = function() say("closed") end, on_message = function() end })
   say(c and c.peer or code, portico.monotonic() - start < 4)
 """
-
-
-def full_listener(address):
-    """One whose queue is full: who connects waits."""
-    listener = socket.socket()
-    listener.bind(address)
-    listener.listen(0)
-    queue = []
-    for _ in range(3):
-        client_socket = socket.socket()
-        client_socket.setblocking(False)
-        try:
-            client_socket.connect(listener.getsockname())
-        except BlockingIOError:
-            pass
-        queue.append(client_socket)
-    return [listener, *queue]
 
 
 def test_the_next_address_is_tried_when_one_does_not_answer(server, numbers, hosts):

@@ -3,7 +3,7 @@
 import pytest
 
 from reloads import ASK, STILL, TELLER, UNDONE, reload, save, say
-from rig import SAY, Settings, scaled
+from rig import SAY, Settings, full_listener, scaled
 
 pytestmark = pytest.mark.packets("both")
 
@@ -151,6 +151,21 @@ def test_what_holds_an_old_generation_is_told_and_ended_at_the_deadline(server):
         assert one.log("a handler that still waits is ended, in on_message of conn")
         assert one.log(r"\[C\]: in function 'portico.sleep'")
         assert say(sleeper, "x") == "b:2:1"  # the connection lives, with its state
+
+
+def test_a_connection_attempt_that_is_ended_at_the_deadline_holds_no_generation(server):
+    silent = full_listener(("127.0.0.1", 0))
+    text = GONE + "on_message = function(conn, data) " + ASK + "say('connects') portico.connect(arg[1], { timeout = 60 }) end }"
+    one = server(text % "a", "--workers", "1", "--reload-probation", "0.05", "--reload-deadline", "0.1",
+                 args=(f"127.0.0.1:{silent[0].getsockname()[1]}",))
+    with one.connect() as client, one.connect() as other:
+        other.send("x")
+        one.wait_said(1)
+        save(one, text % "b")
+        reload(one, client)
+        assert one.wait_said(2) == ["connects", "gone a"]
+    for waiting in silent:
+        waiting.close()
 
 
 def test_on_error_hears_of_a_handler_that_is_ended_at_the_deadline(server):
