@@ -101,9 +101,11 @@ io_status net_system_resolve(net_endpoint *endpoints, size_t *count, const char 
     const struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_ADDRCONFIG};
     struct addrinfo *list = NULL;
     int code = getaddrinfo(host, NULL, &hints, &list);
+    int error = errno;
     if (code != 0) {
-        (void)snprintf(why, why_size, "%s", code == EAI_SYSTEM ? strerror(errno) : gai_strerror(code));
-        return code == EAI_MEMORY ? IO_LIMIT : IO_NOT_FOUND;
+        bool is_limit = code == EAI_MEMORY || (code == EAI_SYSTEM && net_map_error(error) == IO_LIMIT);
+        (void)snprintf(why, why_size, "%s", code == EAI_SYSTEM ? strerror(error) : gai_strerror(code));
+        return is_limit ? IO_LIMIT : IO_NOT_FOUND;
     }
     return net_inet_take(endpoints, count, list, why, why_size);
 }

@@ -357,6 +357,19 @@ def test_all_refuse(server, hosts):
     assert client(server, CONNECT, f"tcp://two.test:{port}", prefix=prefix) == ["refused true"]
 
 
+def test_a_look_up_without_descriptors_says_so(server, numbers, hosts):
+    prefix = [*hosts("127.0.0.1 one.test\n"), "prlimit", "--nofile=40"]
+    assert client(server, """
+      local name = uri:gsub("127.0.0.1", "one.test")
+      assert(portico.connect(name)) -- glibc that cannot read its own settings says that there is no such name
+      repeat until not portico.connect(uri)
+      say(select(3, portico.connect(name)))
+      for c in portico.conns() do c:abort() end
+      while portico.conns()() do portico.sleep(0) end
+      say(portico.connect(name) ~= nil)
+      """, numbers.uri, prefix=prefix) == ["limit", "true"]
+
+
 def test_who_is_late_is_dropped_without_a_word(server, numbers, hosts):
     """The first address answers after the second has: nothing of it is heard."""
     prefix = hosts("127.0.0.2 two.test\n127.0.0.1 two.test\n")
