@@ -305,11 +305,20 @@ static void tell_fin(conn *c)
     else conn_close(c, CONN_EOF);
 }
 
+/* Somebody passes bytes on to it. */
+static bool is_fed(const conn *c)
+{
+    for (const conn_wait *wait = c->waits; wait != NULL; wait = wait->next) {
+        if (wait->feeds) return true;
+    }
+    return false;
+}
+
 /* Calls what is due, in order, until a handler waits or nothing is left. */
 static void tell(conn *c)
 {
     if (c->holds > 0) return;
-    if (c->shutdown_due && c->feeds == 0) {
+    if (c->shutdown_due && !is_fed(c)) {
         conn_close(c, CONN_SHUTDOWN);
         return;
     }
@@ -407,18 +416,6 @@ void conn_unhold(conn *c)
     if (--c->holds == 0) conn_mark_dirty(c);
 }
 
-void conn_feed(conn *c)
-{
-    assert(c->feeds < UINT32_MAX);
-    c->feeds++;
-}
-
-void conn_unfeed(conn *c)
-{
-    assert(c->feeds > 0);
-    if (--c->feeds == 0 && c->shutdown_due) conn_mark_dirty(c);
-}
-
 void conn_turn(conn *c)
 {
     c->turn_due = true;
@@ -439,8 +436,7 @@ void conn_close(conn *c, conn_reason reason)
         return;
     }
     if (c->state != CONN_OPEN) return;
-    if (reason == CONN_SHUTDOWN &&
-        (c->holds > 0 || c->feeds > 0)) { /* what its handler is at work on may still be sent */
+    if (reason == CONN_SHUTDOWN && (c->holds > 0 || is_fed(c))) { /* what its handler is at work on may still be sent */
         c->shutdown_due = true;
         c->news = true;
         conn_mark_dirty(c);

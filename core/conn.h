@@ -128,6 +128,7 @@ struct conn_wait {
     void (*wake)(conn_wait *wait, conn *c);
     conn_wait *next; /* the connection's list */
     uint8_t want;    /* a conn_want */
+    bool feeds;      /* said by who waits: it passes bytes on to the connection, and a stop waits for the end of that */
 };
 
 /* From recv_op to `out` stands what every message needs, so that it is few lines of memory: see io_op_prefetch(). */
@@ -147,7 +148,6 @@ struct conn {
     uint64_t sent;       /* bytes that the kernel took */
     int64_t active_ns;   /* last byte either way */
     int64_t progress_ns; /* when the kernel last took bytes, or the queue began to fill; after our FIN: when it went */
-    uint32_t feeds;      /* conn_feed() less conn_unfeed() */
     uint32_t messages;   /* on_data and draws that brought bytes; the owner may count otherwise */
     int16_t status;      /* an io_status: what broke it */
     uint8_t state;       /* a conn_state */
@@ -336,9 +336,6 @@ void conn_resume(conn *c);
 /* Defers all events; nests. */
 void conn_hold(conn *c);
 void conn_unhold(conn *c);
-/* Somebody passes bytes on to it, and will for a while; nests. */
-void conn_feed(conn *c);
-void conn_unfeed(conn *c);
 
 /* FIN after what is queued; receiving goes on. */
 void conn_shutdown(conn *c);

@@ -17,7 +17,6 @@ static void finish(conn_pipe *p, pipe_end end)
 {
     p->end = (uint8_t)end;
     conn_unhold(p->source);
-    conn_unfeed(p->target);
     if (p->over != NULL) p->over(p);
 }
 
@@ -107,8 +106,8 @@ pipe_end pipe_begin(conn_pipe *p, conn *source, conn *target, uint64_t count, vo
     *p = (conn_pipe){.source = source, .target = target, .left = count};
     p->from.wake = source_has_news;
     p->to.wake = target_has_news;
+    p->to.feeds = true;
     conn_hold(source);
-    conn_feed(target);
     step(p);
     p->over = over;
     return (pipe_end)p->end;
@@ -120,5 +119,4 @@ void pipe_stop(conn_pipe *p)
     conn_wait_end(p->target, &p->to);
     if (!p->flushing) conn_wait_end(p->source, &p->from);
     conn_unhold(p->source);
-    conn_unfeed(p->target);
 }
