@@ -23,12 +23,23 @@ static int push_names(lua_State *L)
     return 1;
 }
 
+/* The path at 1; NULL when C would not see all of it, with what the caller then returns pushed. */
+static const char *check_path(lua_State *L)
+{
+    size_t len;
+    const char *path = luaL_checklstring(L, 1, &len);
+    if (strlen(path) == len) return path;
+    host_push_failure(L, "the path holds a zero byte", "file");
+    return NULL;
+}
+
 /* files.list(path) */
 static int files_list(lua_State *L)
 {
     char error[128], *names;
     name_list list;
-    const char *path = luaL_checkstring(L, 1);
+    const char *path = check_path(L);
+    if (path == NULL) return 3;
     lua_pushcfunction(L, push_names); /* before there is anything to lose */
     if (!dir_list(&names, &list.len, path, error, sizeof(error))) return host_push_failure(L, error, "file");
     list.bytes = names;
@@ -45,7 +56,9 @@ static int files_stat(lua_State *L)
     static const char *const kinds[] = {[DIR_FILE] = "file", [DIR_DIRECTORY] = "directory", [DIR_OTHER] = "other"};
     char error[128];
     dir_entry entry;
-    if (!dir_look(&entry, luaL_checkstring(L, 1), error, sizeof(error))) return host_push_failure(L, error, "file");
+    const char *path = check_path(L);
+    if (path == NULL) return 3;
+    if (!dir_look(&entry, path, error, sizeof(error))) return host_push_failure(L, error, "file");
     lua_createtable(L, 0, 3);
     lua_pushstring(L, kinds[entry.kind]);
     lua_setfield(L, -2, "type");

@@ -297,6 +297,26 @@ def test_args_and_version(server):
     assert re.fullmatch(r"script\.lua one 2 zwei drei \d+\.\d+\.\d+", one.wait_said(1)[0])
 
 
+def test_files_are_listed_and_looked_at(server, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.txt").write_bytes(b"12345")
+    (folder / "inner").mkdir()
+    one = server(SAY + """
+      local names = assert(portico.files.list(arg[1]))
+      table.sort(names)
+      say(table.concat(names, " "))
+      local file = assert(portico.files.stat(arg[1] .. "/a.txt"))
+      say(file.type, file.size, math.abs(file.modified - portico.now()) < 100)
+      say(portico.files.stat(arg[1] .. "/inner").type)
+      say(select(3, portico.files.stat(arg[1] .. "/b.txt")), select(3, portico.files.list(arg[1] .. "/a.txt")))
+      say(portico.files.stat(arg[1] .. "/a.txt\\0.html")) -- C would see a.txt
+      say(portico.files.list(arg[1] .. "\\0"))
+      return {}""", "--workers", "1", args=[folder])
+    assert one.wait_said(6) == ["a.txt inner", "file 5 true", "directory", "file file", "nil the path holds a zero byte file",
+                                "nil the path holds a zero byte file"]
+
+
 def test_log_has_four_levels(server):
     one = server("""
       portico.log.debug("d-message") portico.log.info("i-message") portico.log.warn("w-message")
